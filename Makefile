@@ -1,0 +1,49 @@
+# Two commands on a machine with only Python 3.11 (or newer) and make:
+#
+#     make demo     set up .venv and run a real job on this machine's cores
+#     make test     set up .venv and run everything that CI runs
+#
+# uv is used where it is on PATH, pip otherwise. PYTHON=/path/to/python picks the interpreter, VENV=dir the place.
+
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PYTEST ?=
+
+.PHONY: help demo test lint format pins clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
+	@echo "    also: make lint, make format, make pins, make clean"
+
+demo: $(VENV)/.run
+	$(BIN)/python examples/census.py
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The newest versions that fit pyproject.toml, tried by `make test` in the same breath, become the pins.
+pins:
+	.ci/pins
+	$(MAKE) test
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.run: pyproject.toml constraints.txt .ci/setup
+	@PYTHON='$(PYTHON)' .ci/setup '$(VENV)' .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt .ci/setup
+	@PYTHON='$(PYTHON)' .ci/setup '$(VENV)' '.[dev]'
+	@touch $(VENV)/.run $@
