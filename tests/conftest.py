@@ -1,0 +1,53 @@
+"""What holds for every test of the session: a private runtime directory, and nothing left behind."""
+
+from __future__ import annotations
+
+import multiprocessing.resource_tracker
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import leaks
+
+SETTLE_S = 5.0
+"""How long after a test what it started may take to go."""
+
+np.dot(np.ones((2, 2)), np.ones((2, 2)))  # numpy's threads start now, and not as a leak of some test
+
+_watched: Path | None = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this run its own places for sockets and temporary files, and mark its processes."""
+    global _watched
+    os.environ.setdefault(
+        "PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir()
+    )  # tmp_path stays readable afterwards
+    _watched = Path(tempfile.mkdtemp(prefix="zf"))  # short: the name of a socket has room for 107 bytes
+    os.environ["XDG_RUNTIME_DIR"] = os.environ["TMPDIR"] = str(_watched)
+    os.environ.pop("ZFARM_ADDRESS", None)  # tests say themselves which farm they want
+    tempfile.tempdir = None
+    leaks.mark_processes()
+    multiprocessing.resource_tracker.ensure_running()  # it lives as long as its parent
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what pytest_configure made."""
+    if _watched is not None:
+        shutil.rmtree(_watched, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    assert _watched is not None
+    before = leaks.take_stock(_watched)
+    yield
+    lines = leaks.wait_settled(before, _watched, SETTLE_S)
+    if lines:
+        leaks.end_processes(before)
+        pytest.fail("left behind by this test:\n  " + "\n  ".join(lines), pytrace=False)
