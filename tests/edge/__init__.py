@@ -1,0 +1,1 @@
+"""Tests of the outside world: frames, sockets, pipes, files, processes."""

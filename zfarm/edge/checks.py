@@ -1,0 +1,338 @@
+"""What must hold between the fields of a message before a core may see it; it knows no frame and no socket.
+
+Types are checked by msgspec before. Each check gets the message and the number of blobs beside it, and raises
+Malformed with a reason. CHECKS has one entry per message of every direction; a test sees to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence, Sized
+from math import isfinite
+from operator import attrgetter
+from typing import Any, Final
+
+from zfarm import messages as m
+from zfarm.errors import ProtocolError
+from zfarm.settings import settings
+
+__all__ = ["CHECKS", "NAME_MAX", "Check", "Malformed"]
+
+NUMBER_MAX: Final = 2**63 - 1
+"""Of task numbers, lease ids and counters: what a signed 64-bit integer holds."""
+COUNT_MAX: Final = 2**31 - 1
+"""Of items, attempts, slots, channels and pids."""
+NAME_MAX: Final = 1024
+"""Characters of a session, host or function name."""
+
+
+class Malformed(ProtocolError, ValueError):
+    """What a peer sent is no message of its direction; the text says why."""
+
+
+Check = Callable[[Any, int], None]
+
+
+def _blobs(message: object, blobs: int, expected: int) -> None:
+    if blobs != expected:
+        raise Malformed(f"{type(message).__name__} with {blobs} blobs, {expected} expected")
+
+
+def _listed(what: str, values: Sized, most: int) -> None:
+    if len(values) > most:
+        raise Malformed(f"{len(values)} {what}, at most {most} allowed")
+
+
+def _number(what: str, value: int, most: int = NUMBER_MAX, least: int = 0) -> None:
+    if not least <= value <= most:
+        raise Malformed(f"{what} is {value}, not within {least} to {most}")
+
+
+def _numbers(what: str, values: Sequence[int], most: int = NUMBER_MAX, least: int = 0) -> None:
+    if values and (min(values) < least or max(values) > most):
+        raise Malformed(f"{what} from {min(values)} to {max(values)}, not within {least} to {most}")
+
+
+def _real(what: str, *values: float) -> None:
+    if not all(map(isfinite, values)):
+        raise Malformed(f"{what} is not a finite number")
+
+
+def _name(what: str, *values: str, most: int = NAME_MAX) -> None:
+    for value in values:
+        if len(value) > most:
+            raise Malformed(f"{what} has {len(value)} characters, at most {most} allowed")
+
+
+def _versions(versions: m.Versions) -> None:
+    _number("protocol", versions.protocol)
+    _name("a version", versions.zfarm, versions.python, most=64)
+
+
+# ---------------------------------------------------------------- messages of calls and outcomes
+
+
+def _submit(message: m.Submit, blobs: int) -> None:
+    calls, functions, setups = message.calls, len(message.names), message.setups
+    _listed("calls", calls, settings.batch_calls_max)
+    _number("setups", setups, settings.blobs_max)
+    _blobs(message, blobs, functions + setups + len(calls))
+    _name("a function's name", *message.names)
+    _numbers("tasks", [call.task for call in calls])
+    # the other columns of a batch are nearly constant: their few distinct values are what is checked
+    kinds = set(map(attrgetter("function", "setup", "items", "max_attempts"), calls))
+    for function, setup, items, max_attempts in kinds:
+        _number("function", function, functions - 1)
+        _number("setup", setup, setups - 1)
+        _number("items", items, COUNT_MAX)
+        _number("max_attempts", max_attempts, COUNT_MAX, 1)
+
+
+def _grants(message: m.Grants, blobs: int) -> None:
+    leases, owners, functions, setups = message.leases, message.owners, message.functions, message.setups
+    _listed("leases", leases, settings.batch_calls_max)
+    _number("number", message.number)
+    _number("functions", functions, settings.blobs_max)
+    _number("setups", setups, settings.blobs_max)
+    _blobs(message, blobs, functions + setups + len(leases))
+    _name("an owner", *owners)
+    _numbers("leases", [lease.lease for lease in leases])
+    _numbers("tasks", [lease.task for lease in leases])
+    kinds = set(map(attrgetter("owner", "function", "setup", "items", "expected_us"), leases))
+    for owner, function, setup, items, expected_us in kinds:
+        _number("owner", owner, len(owners) - 1)
+        _number("function", function, functions - 1)
+        _number("setup", setup, setups - 1)
+        _number("items", items, COUNT_MAX)
+        _number("expected_us", expected_us)
+
+
+def _fate(fate: m.Fate) -> None:
+    _name("a fate's host or worker", fate.host, fate.worker)
+    _name("a fate's text", fate.text, most=settings.text_bytes_max)
+    _number("signal", fate.signal, COUNT_MAX)
+    _number("exit_code", fate.exit_code, COUNT_MAX, -COUNT_MAX)
+
+
+def _reports(message: m.Reports, blobs: int) -> None:
+    reports = message.reports
+    _listed("reports", reports, settings.batch_calls_max)
+    _blobs(message, blobs, len(reports))
+    _numbers("leases", [report.lease for report in reports])
+    _numbers("kinds", [report.kind for report in reports], m.BROKEN)
+    _numbers("run times", [report.run_us for report in reports])
+    for report in reports:
+        if report.fate is not None:
+            _fate(report.fate)
+        elif report.kind == m.LOST:
+            raise Malformed(f"the report of lost lease {report.lease} has no fate")
+
+
+def _ended(message: m.Ended, blobs: int) -> None:
+    outcomes = message.outcomes
+    _listed("outcomes", outcomes, settings.batch_calls_max)
+    _blobs(message, blobs, len(outcomes))
+    _numbers("tasks", [outcome.task for outcome in outcomes])
+    _numbers("kinds", [outcome.kind for outcome in outcomes], m.BROKEN)
+    _numbers("run times", [outcome.run_us for outcome in outcomes])
+    for outcome in outcomes:
+        for fate in outcome.deaths:
+            _fate(fate)
+
+
+def _run(message: m.Run, blobs: int) -> None:
+    calls, functions = message.calls, message.functions
+    _listed("calls", calls, settings.batch_calls_max)
+    _number("functions", functions, settings.blobs_max)
+    _blobs(message, blobs, functions + message.setup + len(calls))
+    _numbers("seqs", [call.seq for call in calls])
+    _numbers("functions", [call.function for call in calls], functions - 1)
+    _numbers("items", [call.items for call in calls], COUNT_MAX)
+
+
+def _dones(message: m.Dones, blobs: int) -> None:
+    dones = message.dones
+    _listed("dones", dones, settings.batch_calls_max)
+    _blobs(message, blobs, len(dones))
+    _numbers("seqs", [done.seq for done in dones])
+    _numbers("run times", [done.run_us for done in dones])
+    for kind in {done.kind for done in dones}:
+        if kind not in (m.VALUE, m.ERROR, m.MIXED, m.BROKEN):  # a child cannot say that it died
+            raise Malformed(f"a child reports kind {kind}")
+
+
+# ---------------------------------------------------------------- messages without payload
+
+
+def _nothing(message: object, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+
+
+def _tasks(message: m.Cancel | m.Ask | m.Forget | m.Unknown | m.Began, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _listed("tasks", message.tasks, settings.blobs_max)
+    _numbers("tasks", message.tasks)
+
+
+def _leases(message: m.Return | m.Revoke | m.Thanks, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _listed("leases", message.leases, settings.blobs_max)
+    _numbers("leases", message.leases)
+
+
+def _hello(message: m.Hello, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _session(message.session)
+    _versions(message.versions)
+    _name("a host or name", message.host, message.name)
+    _number("pid", message.pid, COUNT_MAX)
+
+
+def _session(session: str) -> None:
+    if not session:
+        raise Malformed("the session is empty")
+    _name("a session", session)
+
+
+def _pulse(message: m.Pulse, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _number("number", message.number)
+    _number("open", message.open)
+
+
+def _look(message: m.Look, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _number("tasks_max", message.tasks_max, COUNT_MAX)
+
+
+def _welcome(message: m.Welcome, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _versions(message.versions)
+    _numbers("epoch, workers and slots", (message.epoch, message.workers, message.slots))
+
+
+def _refused(message: m.Refused, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _name("a code", message.code)
+    _name("a refusal", message.text, most=settings.text_bytes_max)
+
+
+def _echo(message: m.Echo, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _numbers("number and slots", (message.number, message.slots))
+
+
+def _held(held: Sequence[m.Held]) -> None:
+    _listed("held leases", held, settings.blobs_max)
+    _numbers("leases", [one.lease for one in held])
+    _numbers("tasks", [one.task for one in held])
+    _name("an owner", *(one.owner for one in held))
+
+
+def _join(message: m.Join, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _session(message.session)
+    _versions(message.versions)
+    _name("a host", message.host)
+    _numbers("slots and pid", (message.slots, message.pid), COUNT_MAX)
+    _held(message.held)
+
+
+def _beat(message: m.Beat, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _number("seen", message.seen)
+    _number("room", message.room, COUNT_MAX)
+    _listed("held leases", message.held, settings.blobs_max)
+    _numbers("leases", message.held)
+    if message.vitals is not None:
+        _vitals(message.vitals)
+
+
+def _vitals(v: m.Vitals) -> None:
+    _real("a vital stat", v.cpu_percent, v.load_1m, v.swap_percent)
+    sizes = (v.memory_bytes, v.memory_available_bytes, v.disk_free_bytes, v.rss_bytes)
+    _numbers("vital stats", (*sizes, v.cpus, v.processes))
+
+
+def _room(message: m.Room, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _number("room", message.room, COUNT_MAX)
+
+
+def _tunnel(message: m.Tunnel, blobs: int) -> None:
+    _number("channel", message.channel, COUNT_MAX)
+    if not blobs:
+        raise Malformed("Tunnel without a frame")
+
+
+def _tunnel_closed(message: m.TunnelClosed, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _number("channel", message.channel, COUNT_MAX)
+
+
+# ---------------------------------------------------------------- pictures and notes
+
+
+def _workers(workers: Iterable[m.WorkerPicture]) -> None:
+    for worker in workers:
+        _real("a worker's age", worker.last_seen_s, worker.uptime_s)
+        _vitals(worker.vitals)
+
+
+def _running(running: Iterable[m.TaskPicture]) -> None:
+    _real("a task's age", *(task.age_s for task in running))
+
+
+def _picture(message: m.Picture, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _real("the uptime", message.farm.uptime_s)
+    _workers(message.workers)
+    _running(message.running)
+
+
+def _farm_note(note: m.FarmNote, blobs: int) -> None:
+    _blobs(note, blobs, 0)
+    _real("the uptime", note.farm.uptime_s)
+    _running(note.running)
+
+
+def _workers_note(note: m.WorkersNote, blobs: int) -> None:
+    _blobs(note, blobs, 0)
+    _workers(note.workers)
+
+
+CHECKS: Final[dict[type, Check]] = {
+    m.Hello: _hello,
+    m.Submit: _submit,
+    m.Cancel: _tasks,
+    m.Ask: _tasks,
+    m.Forget: _tasks,
+    m.Pulse: _pulse,
+    m.Bye: _nothing,
+    m.Look: _look,
+    m.Welcome: _welcome,
+    m.Stranger: _nothing,
+    m.Refused: _refused,
+    m.Ended: _ended,
+    m.Began: _tasks,
+    m.Unknown: _tasks,
+    m.Echo: _echo,
+    m.Picture: _picture,
+    m.Join: _join,
+    m.Beat: _beat,
+    m.Reports: _reports,
+    m.Return: _leases,
+    m.Room: _room,
+    m.Leave: _nothing,
+    m.Tunnel: _tunnel,
+    m.TunnelClosed: _tunnel_closed,
+    m.Grants: _grants,
+    m.Revoke: _leases,
+    m.Thanks: _leases,
+    m.Drain: _nothing,
+    m.Run: _run,
+    m.Dones: _dones,
+    m.Waits: _nothing,
+    m.FarmNote: _farm_note,
+    m.WorkersNote: _workers_note,
+    m.TextNote: _nothing,
+}
