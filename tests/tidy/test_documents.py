@@ -1,4 +1,4 @@
-"""The documents: links lead somewhere, decisions have four parts and one screen, and the one page is a page."""
+"""The documents: links lead somewhere, decisions have four parts and one screen, the one page is a page."""
 
 from __future__ import annotations
 
