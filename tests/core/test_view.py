@@ -83,26 +83,16 @@ def test_notes_in_order_keep_it_current_and_replace_what_they_tell():
     view = View()
     view.take(picture(5), now=0.0)
 
-    view.fold(note(6), now=0.5)
     view.fold(WorkersNote(6, [worker("w2")]), now=0.5)
-    view.fold(note(7, values=3), now=1.0)
+    view.fold(TextNote(7, "info", "worker w2 joined"), now=0.5)
+    view.fold(note(8, values=3), now=1.0)
 
     assert not view.stale
-    assert view.farm == farm(7, values=3)
+    assert view.farm == farm(8, values=3)
     assert [w.worker for w in view.workers] == ["w2"]
-    assert view.queue == {"g": 7}
+    assert [said.text for said in view.texts] == ["worker w2 joined"]
+    assert view.queue == {"g": 8}
     assert view.running == []
-
-
-def test_workers_may_come_before_the_numbers_of_the_same_turn():
-    view = View()
-    view.take(picture(5), now=0.0)
-
-    view.fold(WorkersNote(6, [worker("w2")]), now=0.5)
-    view.fold(note(6), now=0.5)
-
-    assert not view.stale
-    assert [w.worker for w in view.workers] == ["w2"]
 
 
 @pytest.mark.parametrize("late", [note(8), WorkersNote(8, []), TextNote(8, "info", "hm")])
@@ -136,6 +126,7 @@ def test_a_picture_older_than_the_notes_closes_the_gap_and_changes_nothing_else(
     view.take(picture(5), now=0.0)
     view.fold(note(8), now=1.0)
     view.fold(note(9, values=9), now=1.5)
+    assert view.stale
 
     view.take(picture(7, ("w7",), values=7), now=1.6)
 
@@ -170,10 +161,10 @@ def test_notes_before_the_first_picture_wait_for_it():
 def test_a_note_that_was_seen_already_changes_nothing():
     view = View()
     view.take(picture(5, values=5), now=0.0)
-    view.fold(WorkersNote(5, [worker("w2")]), now=0.1)
+    view.fold(WorkersNote(6, [worker("w2")]), now=0.1)
 
-    view.fold(note(4, values=4), now=0.2)
-    view.fold(WorkersNote(4, []), now=0.2)
+    view.fold(note(5, values=4), now=0.2)
+    view.fold(WorkersNote(6, []), now=0.2)
 
     assert not view.stale
     assert view.farm == farm(5, values=5)
@@ -195,6 +186,16 @@ def test_another_epoch_is_another_broker_and_starts_anew():
     view.take(picture(1, epoch=8, values=2), now=20.1)
     assert not view.stale
     assert view.ended_per_s == 0.0
+
+
+def test_sentences_of_a_new_broker_are_kept_before_its_numbers_are_known():
+    view = View()
+    view.take(picture(50), now=0.0)
+
+    view.fold(TextNote(1, "info", "worker w joined"), now=20.0)
+    view.fold(note(2, epoch=8), now=20.5)
+
+    assert [said.text for said in view.texts] == ["worker w joined", "the broker was started anew"]
 
 
 def test_rates_follow_the_brokers_uptime_and_not_the_arrival():

@@ -21,6 +21,7 @@ from zfarm.messages import (
     TaskPicture,
     TextNote,
     WorkerPicture,
+    WorkersNote,
 )
 
 __all__ = ["RATE_WINDOW_S", "SILENT_AFTER_S", "Said", "View", "worker_state"]
@@ -76,54 +77,46 @@ class View:
         self.history: deque[float] = deque(maxlen=HISTORY_MAX)
         """Ended tasks per second, one value for about each second, the newest last."""
         self._seen_at: float | None = None
-        self._number = 0  # of the newest FarmNote or Picture that is in here
-        self._workers_number = 0  # the same, of what told about the workers
+        self._number = 0  # of the newest note or picture that is in here
         self._whole_from = 0  # no note is missing between this number and _number
+        self._farm_number = self._workers_number = 0  # of what told about the farm, and about the workers
         self._samples: deque[_Sample] = deque()
         self._kept: _Sample | None = None  # where the history ends
 
     # ------------------------------------------------------------------ what arrives
 
     def take(self, picture: Picture, now: float) -> None:
-        """Start from ``picture``; one that is older than the notes already folded only closes their gap."""
+        """Start from ``picture``; what newer notes have told already stays as they told it."""
         self._notice_restart(picture.farm, now)
         number = picture.farm.number
         if number >= self._workers_number:
-            self.workers = picture.workers
-            self._workers_number = number
-        if number >= self._number or self.farm is None:
-            self._number = number
-            self._show(picture.farm, picture.running, picture.queue, picture.clients, now)
+            self._show_workers(picture.workers, number)
+        if number >= self._farm_number:
+            self._show_farm(picture.farm, picture.running, picture.queue, picture.clients)
+        if number >= self._whole_from - 1:
             self.stale = False
-        elif number >= self._whole_from - 1:
-            self.stale = False
-
-    def fold(self, note: Note, now: float) -> None:
-        """Bring the view up to date with ``note``; one that has been seen already changes nothing."""
-        if isinstance(note, FarmNote):
-            self._fold_farm(note, now)
-            return
-        if note.number > self._number + 1:
-            self.stale = True
-        if isinstance(note, TextNote):
-            self.texts.append(Said(note.level, note.text, now))
-        elif note.number >= self._workers_number:
-            self.workers = note.workers
-            self._workers_number = note.number
+            self._whole_from = min(self._whole_from, number)
+        self._number = max(self._number, number)
         self._seen_at = now
 
-    def _fold_farm(self, note: FarmNote, now: float) -> None:
-        self._notice_restart(note.farm, now)
-        number = note.farm.number
-        if self.farm is None:
-            self._whole_from = number
-        elif number <= self._number:
+    def fold(self, note: Note, now: float) -> None:
+        """Bring the view up to date with ``note``; one that was seen already changes nothing."""
+        if isinstance(note, FarmNote):
+            self._notice_restart(note.farm, now)
+        number = note.farm.number if isinstance(note, FarmNote) else note.number
+        if isinstance(note, TextNote):
+            self.texts.append(Said(note.level, note.text, now))  # a sentence is never sent twice
+        if number <= self._number:
             return
-        elif number > self._number + 1:
+        if number > self._number + 1:
             self.stale = True
             self._whole_from = number
         self._number = number
-        self._show(note.farm, note.running, note.queue, note.clients, now)
+        if isinstance(note, FarmNote):
+            self._show_farm(note.farm, note.running, note.queue, note.clients)
+        elif isinstance(note, WorkersNote):
+            self._show_workers(note.workers, number)
+        self._seen_at = now
 
     def _notice_restart(self, farm: FarmPicture, now: float) -> None:
         """Another epoch is another broker: its counters and numbers start anew."""
@@ -133,23 +126,26 @@ class View:
         self.farm = None
         self.stale = True
         self.workers = []
-        self._number = self._workers_number = self._whole_from = 0
+        self._number = self._whole_from = self._farm_number = self._workers_number = 0
         self._samples.clear()
         self._kept = None
 
-    def _show(
+    def _show_workers(self, workers: list[WorkerPicture], number: int) -> None:
+        self.workers = workers
+        self._workers_number = number
+
+    def _show_farm(
         self,
         farm: FarmPicture,
         running: list[TaskPicture],
         queue: dict[str, int],
         clients: list[ClientPicture],
-        now: float,
     ) -> None:
         self.farm = farm
         self.running = running
         self.queue = queue
         self.clients = clients
-        self._seen_at = now
+        self._farm_number = farm.number
         self._count(farm)
 
     def _count(self, farm: FarmPicture) -> None:

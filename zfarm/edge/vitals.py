@@ -76,7 +76,7 @@ class Sampler:
         return total, max(0, available)
 
     def _swap(self) -> float:
-        """Percent of swap in use. psutil would want paging rates too, and warn where a container hides them."""
+        """Percent of swap in use. psutil would want paging rates too, and warn where they are hidden."""
         try:
             lines = _MEMINFO.read_text().splitlines()
         except OSError:
@@ -86,7 +86,7 @@ class Sampler:
         return 100.0 * (total - facts.get("SwapFree", 0)) / total if total else 0.0
 
     def _resident(self, children_pids: Iterable[int]) -> tuple[int, int]:
-        """Resident bytes of this process and its children, and how many there are; shared pages count often."""
+        """Resident bytes of this process and its children, and how many live; shared pages count often."""
         known = self._children
         self._children = {}
         rss, processes = self._own.memory_info().rss, 1
