@@ -31,6 +31,8 @@ def each_of(found: list[Source]) -> pytest.MarkDecorator:
 
 @each_of(ALL)
 def test_a_file_opens_with_one_sentence_that_says_what_lives_here(source: Source) -> None:
+    if source.path.name == "__init__.py" and not source.text and source.name.startswith("tests/"):
+        return  # a marker of a package and nothing else
     docstring = ast.get_docstring(source.tree)
 
     assert docstring, f"{source.name} has no docstring"
