@@ -1,0 +1,250 @@
+"""The broker's books: tasks, functions, clients and workers as facts; who decides about them is
+zfarm.core.broker.
+
+A task is queued, leased or ended, exactly one of the three, and that is derived from facts: it has an outcome
+(ended), or a lease (leased), or neither (queued). There is no status word to keep in step.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+from zfarm.messages import Blob, Fate, Outcome, Peer, Report, Vitals
+
+__all__ = ["ClientRecord", "Function", "Functions", "Orphan", "Task", "WorkerRecord"]
+
+FUNCTIONS_KEPT = 256
+"""Functions remembered after their last task, for their measured run times."""
+FUNCTION_BYTES_KEPT = 16 * 1024
+"""A function larger than this is forgotten with its last task."""
+RISE = 0.5
+FALL = 0.1
+"""Weights of a longer and of a shorter run in the measured run time: quick to believe in long calls, slow
+to forget
+them, so that a function that is short most of the time does not let calls queue up behind a long one."""
+RUN_US_MAX = 100_000.0
+"""Runs longer than this count as this long: all that matters of them is that they are not short."""
+CALL_US = 4
+"""What one call costs beside its run, so that calls that take no time do not pile up without limit."""
+
+
+class Function:
+    """A function's pickle, shared by its tasks, with what is known about its run time."""
+
+    __slots__ = ("blob", "mean_us", "name", "refs")
+
+    def __init__(self, blob: bytes, name: str) -> None:
+        self.blob = blob
+        self.name = name
+        self.refs = 0
+        self.mean_us = 0.0  # per item; 0: never measured
+
+    def expected_us(self, items: int) -> int:
+        """The run time to expect of one call, or of a batch of ``items``; 0: not known."""
+        if not self.mean_us:
+            return 0
+        return int(self.mean_us * (items or 1)) + CALL_US
+
+    def measured(self, run_us: int, items: int) -> None:
+        """Learn from one run."""
+        run = min(max(run_us, 1) / (items or 1), RUN_US_MAX)
+        mean = self.mean_us
+        self.mean_us = run if not mean else mean + (RISE if run > mean else FALL) * (run - mean)
+
+
+class Functions:
+    """Functions by their bytes, each stored once; a bounded number outlives its last task."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, Function] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def intern(self, blob: bytes, name: str) -> Function:
+        """The one Function with these bytes."""
+        function = self._known.get(blob)
+        if function is None:
+            function = self._known[blob] = Function(blob, name)
+        else:
+            self._known.move_to_end(blob)
+        return function
+
+    def release(self, function: Function) -> None:
+        """One task less needs this function."""
+        function.refs -= 1
+        if function.refs:
+            return
+        if len(function.blob) > FUNCTION_BYTES_KEPT:
+            self._known.pop(function.blob, None)
+            return
+        if len(self._known) > FUNCTIONS_KEPT:
+            for blob, candidate in self._known.items():
+                if not candidate.refs:
+                    del self._known[blob]
+                    return
+
+    def referenced(self) -> int:
+        """References that tasks hold; for check()."""
+        return sum(function.refs for function in self._known.values())
+
+
+class Task:
+    """One call and its one outcome."""
+
+    __slots__ = (
+        "began",
+        "blob",
+        "body",
+        "cancelling",
+        "client",
+        "deaths",
+        "expected_us",
+        "function",
+        "granted_at",
+        "items",
+        "lease",
+        "max_attempts",
+        "number",
+        "outcome",
+        "setup",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        client: ClientRecord,
+        number: int,
+        function: Function,
+        setup: bytes,
+        body: Blob,
+        items: int,
+        attempts: int,
+    ) -> None:
+        self.client = client
+        self.number = number
+        self.function = function
+        self.setup = setup
+        self.body = body
+        self.items = items
+        self.max_attempts = attempts
+        self.lease = 0
+        self.worker: WorkerRecord | None = None
+        self.outcome: Outcome | None = None
+        self.blob: Blob = b""
+        self.deaths: tuple[Fate, ...] = ()
+        self.began = False
+        self.cancelling = False
+        self.expected_us = 0
+        self.granted_at = 0.0
+
+
+class ClientRecord:
+    """One client: its tasks, its queue, and what this turn has for it."""
+
+    __slots__ = (
+        "away",
+        "began",
+        "ended",
+        "ended_count",
+        "heard_at",
+        "host",
+        "leased",
+        "name",
+        "peer",
+        "pid",
+        "queue",
+        "session",
+        "setups",
+        "tasks",
+        "unforgotten",
+        "unknown",
+    )
+
+    def __init__(self, session: str, peer: Peer, host: str, pid: int, name: str, now: float) -> None:
+        self.session = session
+        self.peer = peer
+        self.host = host
+        self.pid = pid
+        self.name = name
+        self.heard_at = now
+        self.away = False
+        self.tasks: dict[int, Task] = {}
+        self.queue: deque[Task] = deque()  # may also hold tasks that are queued no more; they are passed over
+        self.setups: dict[bytes, bytes] = {}
+        self.leased = 0
+        self.ended_count = 0
+        self.unforgotten = 0  # outcomes kept until the client says that they arrived
+        self.ended: list[tuple[Outcome, Blob]] = []
+        self.began: list[int] = []
+        self.unknown: list[int] = []
+
+
+class WorkerRecord:
+    """One worker: its slots, the leases it holds, and what this turn has for it."""
+
+    __slots__ = (
+        "crowded",
+        "deaths",
+        "done",
+        "draining",
+        "expected_us",
+        "failed",
+        "granted",
+        "grants_number",
+        "heard_at",
+        "host",
+        "joined_at",
+        "leases",
+        "peer",
+        "pid",
+        "revokes",
+        "room",
+        "session",
+        "slots",
+        "stops",
+        "thanks",
+        "vitals",
+    )
+
+    def __init__(self, session: str, peer: Peer, slots: int, host: str, pid: int, now: float) -> None:
+        self.session = session
+        self.peer = peer
+        self.slots = slots
+        self.room = slots
+        self.host = host
+        self.pid = pid
+        self.heard_at = now
+        self.joined_at = now
+        self.leases: dict[int, Task] = {}
+        self.expected_us = 0
+        self.crowded = False  # it gave calls back: no call is granted ahead of a free slot until it reports
+        self.draining = False
+        self.grants_number = 0
+        self.done = 0
+        self.failed = 0
+        self.deaths = 0
+        self.vitals = Vitals()
+        self.granted: list[Task] = []
+        self.revokes: list[int] = []
+        self.stops: list[int] = []
+        self.thanks: list[int] = []
+
+    @property
+    def short_name(self) -> str:
+        """A name for people: unique enough, and short."""
+        return f"{self.host}/{self.pid}"
+
+
+class Orphan:
+    """A lease that a worker holds from before this broker was started, until its client comes back and
+    names the task."""
+
+    __slots__ = ("blob", "lease", "report", "until", "worker")
+
+    def __init__(self, worker: WorkerRecord, lease: int, until: float) -> None:
+        self.worker = worker
+        self.lease = lease
+        self.until = until
+        self.report: Report | None = None
+        self.blob: Blob = b""

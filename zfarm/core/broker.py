@@ -1,0 +1,700 @@
+"""The broker's state machine: who asked for what, and which worker holds it.
+
+Rules of this file:
+  1. Everything that decides about tasks, leases, clients or workers is here, in dispatch.py and in books.py.
+  2. It never learns the time, a socket, a file or a pickle: those are arguments or actions.
+  3. It may be wrong about the world, never about itself: check() holds after every turn.
+  4. A message about a lease that is not in the books changes nothing. A living lease is repeated, never
+     replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+from zfarm.core import dispatch, pictures
+from zfarm.core.books import ClientRecord, Functions, Orphan, Task, WorkerRecord
+from zfarm.core.machine import NOW, Indexed, batches
+from zfarm.messages import (
+    BROKEN,
+    CANCELLED,
+    ERROR,
+    LOST,
+    MIXED,
+    VALUE,
+    Action,
+    Ask,
+    Beat,
+    Began,
+    Blob,
+    Bye,
+    Cancel,
+    Drop,
+    Echo,
+    Ended,
+    Fate,
+    Forget,
+    Grants,
+    Hello,
+    Join,
+    Lease,
+    Leave,
+    Look,
+    Message,
+    Outcome,
+    Payload,
+    Peer,
+    Publish,
+    Pulse,
+    Refused,
+    Report,
+    Reports,
+    Return,
+    Revoke,
+    Room,
+    Send,
+    Stranger,
+    Submit,
+    Tell,
+    TextNote,
+    Thanks,
+    Unknown,
+    Versions,
+    Welcome,
+)
+from zfarm.settings import Settings, settings
+
+__all__ = ["Broker"]
+
+Handler = Callable[[Any, Any, Payload, float], None]
+
+
+class Broker:
+    """Keeps the books of one farm: takes tasks from clients and grants leases on them to workers."""
+
+    def __init__(self, epoch: int, versions: Versions, now: float, limits: Settings = settings) -> None:
+        self.epoch = epoch
+        self.deadline = NOW
+        self.limits = limits
+        self.versions = versions
+        self.started_at = now
+        self.clients: dict[str, ClientRecord] = {}
+        self.workers: dict[str, WorkerRecord] = {}
+        self.peers: dict[Peer, ClientRecord | WorkerRecord] = {}
+        self.functions = Functions()
+        self.orphans: dict[tuple[str, int], Orphan] = {}
+        self.ready: dict[str, ClientRecord] = {}  # clients with something in their queue, next one first
+        self.counts = {VALUE: 0, ERROR: 0, MIXED: 0, CANCELLED: 0, LOST: 0, BROKEN: 0}
+        self.retried = 0
+        self.tasks = 0
+        self.notes = 0
+        self._next_lease = 1
+        self._watched = False
+        self._note_at = inf
+        self._sweep_at = now + limits.beat_interval_s
+        self._strangers: dict[Peer, None] = {}
+        self._touched: dict[int, ClientRecord | WorkerRecord] = {}
+        self._actions: list[Action] = []
+        self._from_client: dict[type, Handler] = {
+            Submit: self._on_submit,
+            Cancel: self._on_cancel,
+            Ask: self._on_ask,
+            Forget: self._on_forget,
+            Pulse: self._on_pulse,
+            Bye: self._on_bye,
+        }
+        self._from_worker: dict[type, Handler] = {
+            Beat: self._on_beat,
+            Reports: self._on_reports,
+            Return: self._on_return,
+            Began: self._on_began,
+            Room: self._on_room,
+            Leave: self._on_leave,
+        }
+
+    # ------------------------------------------------------------ the machine
+
+    def receive(self, peer: Peer, message: Message, payload: Payload, now: float) -> None:
+        """Note a message of a client or worker; who is not known is told so, and changes nothing."""
+        self.deadline = NOW
+        kind = type(message)
+        if kind is Hello:
+            self._on_hello(peer, message, now)  # type: ignore[arg-type]
+        elif kind is Join:
+            self._on_join(peer, message, now)  # type: ignore[arg-type]
+        elif kind is Look:
+            self._send(peer, pictures.picture(self, now, message.tasks_max))  # type: ignore[attr-defined]
+        else:
+            record = self.peers.get(peer)
+            if record is None:
+                if kind is not Bye:
+                    self._strangers[peer] = None
+                return
+            record.heard_at = now
+            handlers = self._from_client if isinstance(record, ClientRecord) else self._from_worker
+            handler = handlers.get(kind)
+            if handler is None:
+                self._refuse(peer, "ProtocolError", f"{kind.__name__} is not for a {type(record).__name__}")
+            else:
+                handler(record, message, payload, now)
+
+    def gone(self, peer: Peer, now: float) -> None:
+        """The link of this peer is dead: nothing more can be sent to it until it says Hello or Join again."""
+        record = self.peers.pop(peer, None)
+        if record is not None:
+            record.peer = None
+            self.deadline = NOW
+
+    def watch(self, watched: bool, now: float) -> None:
+        """Somebody subscribes to notes, or nobody does."""
+        self._watched = watched
+        self._note_at = now if watched else inf
+        self.deadline = NOW
+
+    def advance(self, now: float) -> list[Action]:
+        """Expire, dispatch, and send what this turn has for each peer."""
+        if now >= self._sweep_at:
+            self._sweep(now)
+            self._sweep_at = now + self.limits.beat_interval_s / 2
+        if self.ready and self.workers:
+            dispatch.dispatch(self, now)
+        for peer in self._strangers:
+            self._send(peer, Stranger())
+        self._strangers.clear()
+        if self._touched:
+            touched, self._touched = self._touched, {}
+            for record in touched.values():
+                if isinstance(record, ClientRecord):
+                    self._flush_client(record)
+                else:
+                    self._flush_worker(record)
+        if now >= self._note_at:
+            self._note_at = now + self.limits.note_interval_s
+            for note in pictures.notes(self, now):
+                self._actions.append(Publish(note))
+        actions, self._actions = self._actions, []
+        self.deadline = min(self._sweep_at, self._note_at)
+        return actions
+
+    # ------------------------------------------------------------ clients
+
+    def _on_hello(self, peer: Peer, message: Hello, now: float) -> None:
+        if not self._fits(peer, message.versions):
+            return
+        client = self.clients.get(message.session)
+        if client is None:
+            client = ClientRecord(message.session, peer, message.host, message.pid, message.name, now)
+            self.clients[message.session] = client
+        self._bind(client, peer, now)
+        self._send(peer, self._welcome())
+        if client.away:
+            client.away = False
+            self._tell("info", f"client {client.host}/{client.pid} is back")
+
+    def _on_submit(self, client: ClientRecord, message: Submit, payload: Payload, now: float) -> None:
+        names = message.names
+        first_setup = len(names)
+        first_body = first_setup + message.setups
+        functions = [self.functions.intern(bytes(payload[i]), name) for i, name in enumerate(names)]
+        setups = []
+        for i in range(first_setup, first_body):
+            setup = bytes(payload[i])
+            setups.append(client.setups.setdefault(setup, setup))
+        tasks = client.tasks
+        queue = client.queue
+        refused: list[int] = []
+        room = self.limits.tasks_max - self.tasks
+        for i, call in enumerate(message.calls, first_body):
+            known = tasks.get(call.task)
+            if known is not None:
+                if known.outcome is not None:
+                    self._show(known)
+                continue
+            if room <= 0:
+                refused.append(call.task)
+                continue
+            room -= 1
+            function = functions[call.function]
+            function.refs += 1
+            task = Task(
+                client, call.task, function, setups[call.setup], payload[i], call.items, call.max_attempts
+            )
+            tasks[call.task] = task
+            queue.append(task)
+        self.tasks = self.limits.tasks_max - room
+        if self.orphans:
+            self._adopt_for(client, [call.task for call in message.calls], now)
+        if queue:
+            self.ready.setdefault(client.session, client)
+        if refused:
+            text = f"the farm holds {self.tasks} tasks, its limit (ZFARM_TASKS_MAX)"
+            self._touch(client)
+            fate = Fate(host="", worker="", text=text)
+            client.ended.extend((Outcome(task=n, kind=LOST, deaths=(fate,)), b"") for n in refused)
+        for function in functions:  # a repeated submit must not leave a function behind that no task needs
+            if not function.refs:
+                function.refs = 1
+                self.functions.release(function)
+
+    def _on_cancel(self, client: ClientRecord, message: Cancel, payload: Payload, now: float) -> None:
+        self._touch(client)
+        for number in message.tasks:
+            task = client.tasks.get(number)
+            if task is None:
+                client.unknown.append(number)
+            elif task.outcome is not None:
+                continue  # it was shown when it ended, and is shown again when asked
+            elif task.worker is None:
+                self._settle(task, Outcome(task=number, kind=CANCELLED, deaths=task.deaths), b"")
+            elif task.began:
+                client.began.append(number)
+            else:
+                task.cancelling = True
+                task.worker.revokes.append(task.lease)
+                self._touch(task.worker)
+
+    def _on_ask(self, client: ClientRecord, message: Ask, payload: Payload, now: float) -> None:
+        self._touch(client)
+        for number in message.tasks:
+            task = client.tasks.get(number)
+            if task is None:
+                client.unknown.append(number)
+            elif task.outcome is not None:
+                self._show(task)
+            elif task.began:
+                client.began.append(number)
+
+    def _on_forget(self, client: ClientRecord, message: Forget, payload: Payload, now: float) -> None:
+        tasks = client.tasks
+        for number in message.tasks:
+            task = tasks.get(number)
+            if task is not None and task.outcome is not None:
+                del tasks[number]
+                client.unforgotten -= 1
+                self.tasks -= 1
+        if not tasks:
+            client.setups.clear()
+
+    def _on_pulse(self, client: ClientRecord, message: Pulse, payload: Payload, now: float) -> None:
+        if client.away:
+            client.away = False
+            self._tell("info", f"client {client.host}/{client.pid} is back")
+        self._send(client.peer, Echo(number=message.number, slots=self.slots()))
+
+    def _on_bye(self, client: ClientRecord, message: Bye, payload: Payload, now: float) -> None:
+        self._drop_client(client)
+
+    def _drop_client(self, client: ClientRecord) -> None:
+        """Forget a client: what it has in the queue is dropped, what runs is stopped."""
+        for task in client.tasks.values():
+            if task.worker is not None:
+                task.worker.stops.append(task.lease)
+                self._touch(task.worker)
+                self.unlease(task)
+            if task.outcome is None:
+                self.functions.release(task.function)
+        self.tasks -= len(client.tasks)
+        client.tasks.clear()
+        client.queue.clear()
+        self.ready.pop(client.session, None)
+        del self.clients[client.session]
+        if client.peer is not None:
+            del self.peers[client.peer]
+        self._touched.pop(id(client), None)
+        for key in [key for key in self.orphans if key[0] == client.session]:
+            self._stop_orphan(key)
+
+    # ------------------------------------------------------------ workers
+
+    def _on_join(self, peer: Peer, message: Join, now: float) -> None:
+        if not self._fits(peer, message.versions):
+            return
+        worker = self.workers.get(message.session)
+        if worker is None:
+            worker = WorkerRecord(message.session, peer, message.slots, message.host, message.pid, now)
+            self.workers[message.session] = worker
+            self._tell("info", f"worker {worker.short_name} joined with {worker.slots} slots")
+        else:
+            worker.room = message.slots
+        self._bind(worker, peer, now)
+        self._touch(worker)
+        worker.grants_number = 0
+        worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
+        self._send(peer, self._welcome())
+        held = {h.lease for h in message.held}
+        for lease, task in worker.leases.items():
+            if lease not in held:  # lost on the way to it: the same lease once more, never another
+                worker.granted.append(task)
+            if task.cancelling:
+                worker.revokes.append(lease)
+        for h in message.held:
+            if h.lease not in worker.leases:
+                self._adopt(worker, h.owner, h.task, h.lease, h.started, now)
+
+    def _on_beat(self, worker: WorkerRecord, message: Beat, payload: Payload, now: float) -> None:
+        worker.room = 0 if worker.draining else message.room
+        if message.vitals is not None:
+            worker.vitals = message.vitals
+        held = set(message.held)
+        if message.seen == worker.grants_number:
+            for lease, task in worker.leases.items():
+                if lease not in held:
+                    worker.granted.append(task)
+                    self._touch(worker)
+        for lease in held:
+            if lease not in worker.leases and not any(o.lease == lease for o in self.orphans.values()):
+                worker.stops.append(lease)
+                worker.thanks.append(lease)
+                self._touch(worker)
+
+    def _on_reports(self, worker: WorkerRecord, message: Reports, payload: Payload, now: float) -> None:
+        self._touch(worker)
+        worker.crowded = False
+        leases = worker.leases
+        for report, blob in zip(message.reports, payload, strict=True):
+            task = leases.get(report.lease)
+            if task is None:
+                if not self._kept_for_orphan(worker, report, blob):
+                    worker.thanks.append(report.lease)
+                continue
+            worker.thanks.append(report.lease)
+            self._report(worker, task, report, blob)
+
+    def _report(self, worker: WorkerRecord, task: Task, report: Report, blob: Blob) -> None:
+        if report.kind == LOST:
+            worker.deaths += 1
+            fate = report.fate or Fate(host=worker.host, worker=worker.short_name, text="died")
+            self._attempt_lost(task, fate)
+            return
+        worker.done += 1
+        if report.kind != VALUE:
+            worker.failed += 1
+        task.function.measured(report.run_us, task.items)
+        deaths = task.deaths if report.fate is None else (*task.deaths, report.fate)
+        self._settle(task, Outcome(task.number, report.kind, report.run_us, deaths), blob)
+
+    def _on_return(self, worker: WorkerRecord, message: Return, payload: Payload, now: float) -> None:
+        for lease in message.leases:
+            task = worker.leases.get(lease)
+            if task is None:
+                continue
+            self.unlease(task)
+            if task.cancelling:
+                self._settle(task, Outcome(task=task.number, kind=CANCELLED, deaths=task.deaths), b"")
+            else:
+                worker.crowded = True
+                self._requeue(task)
+
+    def _on_began(self, worker: WorkerRecord, message: Began, payload: Payload, now: float) -> None:
+        for lease in message.tasks:
+            task = worker.leases.get(lease)
+            if task is not None:
+                task.began = True
+                task.cancelling = False
+                task.client.began.append(task.number)
+                self._touch(task.client)
+
+    def _on_room(self, worker: WorkerRecord, message: Room, payload: Payload, now: float) -> None:
+        worker.room = message.room
+        worker.draining = message.room == 0
+
+    def _on_leave(self, worker: WorkerRecord, message: Leave, payload: Payload, now: float) -> None:
+        self._tell("info", f"worker {worker.short_name} left")
+        self._drop_worker(worker, "the worker left")
+
+    def _drop_worker(self, worker: WorkerRecord, why: str) -> None:
+        """Forget a worker; its leases are void, and their tasks lose an attempt."""
+        del self.workers[worker.session]
+        if worker.peer is not None:
+            del self.peers[worker.peer]
+        self._touched.pop(id(worker), None)
+        for key in [key for key, orphan in self.orphans.items() if orphan.worker is worker]:
+            del self.orphans[key]
+        for task in list(worker.leases.values()):
+            self._attempt_lost(task, Fate(host=worker.host, worker=worker.short_name, text=why))
+
+    # ------------------------------------------------------------ leases from before a loss
+
+    def _adopt(
+        self, worker: WorkerRecord, owner: str, number: int, lease: int, started: bool, now: float
+    ) -> None:
+        """A worker holds a lease that is not in its books here: take it over if its task still waits, else
+        stop it."""
+        client = self.clients.get(owner)
+        if client is None:
+            if lease >> 32 == self.epoch:  # granted by this very broker: its client has left
+                worker.stops.append(lease)
+                worker.thanks.append(lease)
+            else:
+                self.orphans[(owner, number)] = Orphan(worker, lease, now + self.limits.client_grace_s)
+            return
+        task = client.tasks.get(number)
+        if task is None and lease >> 32 != self.epoch:
+            self.orphans[(owner, number)] = Orphan(worker, lease, now + self.limits.client_grace_s)
+        elif task is None or task.outcome is not None or task.worker is not None:
+            worker.stops.append(lease)
+            worker.thanks.append(lease)
+        else:
+            self.lease(task, worker, lease, now)
+            task.began = started
+
+    def _adopt_for(self, client: ClientRecord, numbers: list[int], now: float) -> None:
+        for number in numbers:
+            orphan = self.orphans.pop((client.session, number), None)
+            if orphan is None:
+                continue
+            task = client.tasks[number]
+            if task.outcome is not None or task.worker is not None:
+                orphan.worker.stops.append(orphan.lease)
+                orphan.worker.thanks.append(orphan.lease)
+                self._touch(orphan.worker)
+                continue
+            self.lease(task, orphan.worker, orphan.lease, now)
+            if orphan.report is not None:
+                orphan.worker.thanks.append(orphan.lease)
+                self._touch(orphan.worker)
+                self._report(orphan.worker, task, orphan.report, orphan.blob)
+
+    def _kept_for_orphan(self, worker: WorkerRecord, report: Report, blob: Blob) -> bool:
+        """Keep a report whose client has not come back yet; it is thanked for when the task is known."""
+        for orphan in self.orphans.values():
+            if orphan.lease == report.lease and orphan.worker is worker:
+                orphan.report, orphan.blob = report, blob
+                return True
+        return False
+
+    def _stop_orphan(self, key: tuple[str, int]) -> None:
+        orphan = self.orphans.pop(key)
+        orphan.worker.stops.append(orphan.lease)
+        orphan.worker.thanks.append(orphan.lease)
+        self._touch(orphan.worker)
+
+    # ------------------------------------------------------------ tasks
+
+    def lease(self, task: Task, worker: WorkerRecord, lease: int, now: float) -> None:
+        """Enter a lease into the books; 0 makes a fresh one."""
+        if not lease:
+            lease = self.epoch << 32 | self._next_lease
+            self._next_lease += 1
+        task.lease = lease
+        task.worker = worker
+        task.granted_at = now
+        task.expected_us = task.function.expected_us(task.items)
+        worker.leases[lease] = task
+        worker.expected_us += task.expected_us
+        task.client.leased += 1
+
+    def unlease(self, task: Task) -> None:
+        """Strike a lease from the books."""
+        worker = task.worker
+        assert worker is not None, "a task without a lease has none to lose"
+        del worker.leases[task.lease]
+        worker.expected_us -= task.expected_us
+        task.worker = None
+        task.lease = 0
+        task.began = False
+        task.client.leased -= 1
+
+    def _requeue(self, task: Task) -> None:
+        client = task.client
+        client.queue.appendleft(task)
+        self.ready.setdefault(client.session, client)
+
+    def _attempt_lost(self, task: Task, fate: Fate) -> None:
+        self.unlease(task)
+        task.deaths = (*task.deaths, fate)
+        if task.cancelling:
+            self._settle(task, Outcome(task=task.number, kind=CANCELLED, deaths=task.deaths), b"")
+        elif task.items > 1 or len(task.deaths) >= task.max_attempts:
+            self._settle(task, Outcome(task=task.number, kind=LOST, deaths=task.deaths), b"")
+        else:
+            self.retried += 1
+            self._tell("warning", f"{task.function.name} runs again: {fate.text} on {fate.host}")
+            self._requeue(task)
+
+    def _settle(self, task: Task, outcome: Outcome, blob: Blob) -> None:
+        """Give a task its one outcome, and show it to its client."""
+        assert task.outcome is None, "a task has one outcome"
+        if task.worker is not None:
+            self.unlease(task)
+        task.outcome = outcome
+        task.blob = blob
+        task.body = b""
+        self.functions.release(task.function)
+        task.client.ended_count += 1
+        task.client.unforgotten += 1
+        self.counts[outcome.kind] += 1
+        self._show(task)
+
+    def _show(self, task: Task) -> None:
+        assert task.outcome is not None, "only what has ended can be shown"
+        client = task.client
+        client.ended.append((task.outcome, task.blob))
+        self._touched[id(client)] = client
+
+    # ------------------------------------------------------------ time
+
+    def _sweep(self, now: float) -> None:
+        limits = self.limits
+        for worker in list(self.workers.values()):
+            silent = now - worker.heard_at
+            if silent > limits.worker_lost_after_s:
+                why = f"worker {worker.short_name} was lost: silent for {silent:.1f} s"
+                self._tell("warning", f"{why}; its {len(worker.leases)} leases move")
+                self._drop_worker(worker, why)
+        for client in list(self.clients.values()):
+            silent = now - client.heard_at
+            if silent > limits.client_lost_after_s + limits.client_grace_s:
+                who = f"client {client.host}/{client.pid}"
+                self._tell("warning", f"{who} did not come back: its {len(client.tasks)} tasks are cancelled")
+                self._drop_client(client)
+            elif silent > limits.client_lost_after_s and not client.away:
+                client.away = True
+                self._tell("warning", f"client {client.host}/{client.pid} is away")
+        for key in [key for key, orphan in self.orphans.items() if now >= orphan.until]:
+            self._stop_orphan(key)
+
+    # ------------------------------------------------------------ peers and sending
+
+    def _fits(self, peer: Peer, theirs: Versions) -> bool:
+        mine = self.versions
+        for what, ours, other in (
+            ("protocol", str(mine.protocol), str(theirs.protocol)),
+            ("zfarm", mine.zfarm, theirs.zfarm),
+            ("Python", ".".join(mine.python.split(".")[:2]), ".".join(theirs.python.split(".")[:2])),
+        ):
+            if ours != other:
+                text = (
+                    f"the broker runs {what} {ours}, you run {what} {other}; "
+                    f"install the same {what} version on both sides"
+                )
+                self._refuse(peer, "VersionMismatch", text)
+                return False
+        return True
+
+    def _refuse(self, peer: Peer, code: str, text: str) -> None:
+        self._send(peer, Refused(code=code, text=text))
+        self._tell("warning", f"refused a peer: {text}")
+
+    def _welcome(self) -> Welcome:
+        return Welcome(
+            epoch=self.epoch, versions=self.versions, workers=len(self.workers), slots=self.slots()
+        )
+
+    def slots(self) -> int:
+        """All slots of all workers."""
+        return sum(worker.slots for worker in self.workers.values())
+
+    def _bind(self, record: ClientRecord | WorkerRecord, peer: Peer, now: float) -> None:
+        """From now on this record speaks through ``peer``; what still comes from its old link is a
+        stranger's."""
+        other = self.peers.get(peer)
+        if other is not None and other is not record:  # one link, one peer: the last word counts
+            other.peer = None
+        if record.peer is not None and record.peer != peer:
+            self.peers.pop(record.peer, None)
+            self._actions.append(Drop(record.peer))
+        record.peer = peer
+        record.heard_at = now
+        self.peers[peer] = record
+
+    def _touch(self, record: ClientRecord | WorkerRecord) -> None:
+        self._touched[id(record)] = record
+
+    def _send(self, peer: Peer, message: Message, payload: Payload = ()) -> None:
+        if peer is not None:
+            self._actions.append(Send(peer, message, payload))
+
+    def _tell(self, level: str, text: str) -> None:
+        self._actions.append(Tell(level, text))
+        if self._watched:
+            self.notes += 1
+            self._actions.append(Publish(TextNote(number=self.notes, level=level, text=text)))
+
+    def _flush_client(self, client: ClientRecord) -> None:
+        ended, began, unknown = client.ended, client.began, client.unknown
+        client.ended, client.began, client.unknown = [], [], []
+        if client.peer is None:
+            return
+        limits = self.limits
+        for batch in batches(ended, limits.batch_calls_max, limits.batch_bytes_max):
+            self._send(client.peer, Ended(outcomes=[o for o, _ in batch]), [blob for _, blob in batch])
+        for kind, numbers in ((Began, began), (Unknown, unknown)):
+            for start in range(0, len(numbers), limits.batch_calls_max):
+                self._send(client.peer, kind(tasks=numbers[start : start + limits.batch_calls_max]))
+
+    def _flush_worker(self, worker: WorkerRecord) -> None:
+        granted, revokes, stops, thanks = worker.granted, worker.revokes, worker.stops, worker.thanks
+        worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
+        if worker.peer is None:
+            return
+        if thanks:
+            self._send(worker.peer, Thanks(leases=thanks))
+        if stops:
+            self._send(worker.peer, Revoke(leases=stops, force=True))
+        pairs: list[tuple[Task, Blob]] = [(task, task.body) for task in granted if task.worker is worker]
+        for batch in batches(pairs, self.limits.batch_calls_max, self.limits.batch_bytes_max):
+            self._send_grants(worker, [task for task, _ in batch])
+        if revokes:  # after the grants: what is revoked must have been granted
+            self._send(worker.peer, Revoke(leases=revokes))
+
+    def _send_grants(self, worker: WorkerRecord, tasks: list[Task]) -> None:
+        functions: Indexed[bytes] = Indexed()
+        setups: Indexed[bytes] = Indexed()
+        owners: Indexed[str] = Indexed()
+        leases = [
+            Lease(
+                task.lease,
+                owners[task.client.session],
+                task.number,
+                functions[task.function.blob],
+                setups[task.setup],
+                task.items,
+                task.expected_us,
+            )
+            for task in tasks
+        ]
+        worker.grants_number += 1
+        grants = Grants(
+            number=worker.grants_number,
+            leases=leases,
+            owners=list(owners),
+            functions=len(functions),
+            setups=len(setups),
+        )
+        self._send(worker.peer, grants, [*functions, *setups, *(task.body for task in tasks)])
+
+    # ------------------------------------------------------------ invariants
+
+    def check(self) -> None:
+        """The books do not contradict themselves."""
+        for worker in self.workers.values():
+            assert worker.expected_us == sum(task.expected_us for task in worker.leases.values())
+            for lease, task in worker.leases.items():
+                assert task.lease == lease and task.worker is worker and task.outcome is None
+                assert self.clients.get(task.client.session) is task.client, "a lease outlived its client"
+        tasks = refs = 0
+        for session, client in self.clients.items():
+            queued = {id(task) for task in client.queue}
+            leased = 0
+            for number, task in client.tasks.items():
+                assert (
+                    task.number == number and task.client is client and len(task.deaths) <= task.max_attempts
+                )
+                refs += task.outcome is None
+                if task.worker is not None:
+                    leased += 1
+                    assert task.outcome is None and task.worker.leases.get(task.lease) is task
+                    assert self.workers.get(task.worker.session) is task.worker, "a lease outlived its worker"
+                elif task.outcome is None:
+                    assert id(task) in queued, "a task that nobody holds must be in the queue"
+                    assert session in self.ready, "a client with queued tasks must be ready"
+            assert leased == client.leased
+            assert client.unforgotten == sum(task.outcome is not None for task in client.tasks.values())
+            tasks += len(client.tasks)
+        assert tasks == self.tasks
+        assert refs == self.functions.referenced()
+        for peer, record in self.peers.items():
+            assert record.peer == peer

@@ -1,0 +1,331 @@
+"""The client's state machine: what was asked and is not yet answered.
+
+Rules of this file:
+  1. A task is in ``_tasks`` from submit to its one outcome; that is the memory which makes a broker without a
+     journal safe: whatever has no outcome is asked for again, and submitted again when the broker does not
+     know it.
+  2. Everything is repaired by one path: a new Welcome makes the client ask for all that is open.
+  3. It never learns what a token is, nor what a pickle says.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+
+from zfarm.core.machine import NOW, Indexed
+from zfarm.messages import (
+    BROKER,
+    CANCELLED,
+    Action,
+    Ask,
+    Began,
+    Blob,
+    Bye,
+    Call,
+    Cancel,
+    Connected,
+    Echo,
+    Ended,
+    Forget,
+    Hello,
+    Message,
+    Outcome,
+    Payload,
+    Peer,
+    Pulse,
+    Refused,
+    Rejected,
+    Resolve,
+    Running,
+    Send,
+    Stranger,
+    Submit,
+    Unknown,
+    Versions,
+    Welcome,
+)
+from zfarm.settings import Settings, settings
+
+__all__ = ["Client"]
+
+
+class Asked:
+    """One open task: all that is needed to ask for it again."""
+
+    __slots__ = (
+        "body",
+        "cancelling",
+        "function",
+        "items",
+        "max_attempts",
+        "name",
+        "number",
+        "sent",
+        "setup",
+        "token",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        token: object,
+        name: str,
+        function: bytes,
+        setup: bytes,
+        body: Blob,
+        items: int,
+        attempts: int,
+    ) -> None:
+        self.number = number
+        self.token = token
+        self.name = name
+        self.function = function
+        self.setup = setup
+        self.body = body
+        self.items = items
+        self.max_attempts = attempts
+        self.sent = False
+        self.cancelling = False
+
+
+class Client:
+    """Submits tasks to one broker and resolves each of them once."""
+
+    def __init__(
+        self,
+        session: str,
+        versions: Versions,
+        host: str,
+        pid: int,
+        name: str,
+        now: float,
+        limits: Settings = settings,
+    ) -> None:
+        self.session = session
+        self.deadline = NOW
+        self.slots = 0
+        self._hello = Hello(session=session, versions=versions, host=host, pid=pid, name=name)
+        self._limits = limits
+        self._tasks: dict[int, Asked] = {}
+        self._unsent: deque[Asked] = deque()
+        self._next_task = 1
+        self._welcome: Welcome | None = None
+        self._hello_at = now
+        self._pulse_at = inf
+        self._pulse = 0
+        self._heard_at = now
+        self._over = False
+        self._leaving = False
+        # what this turn has for the broker and for the shell
+        self._asks: list[int] = []
+        self._cancels: list[int] = []
+        self._forgets: list[int] = []
+        self._actions: list[Action] = []
+        self._handlers = {
+            Welcome: self._on_welcome,
+            Stranger: self._on_stranger,
+            Refused: self._on_refused,
+            Ended: self._on_ended,
+            Began: self._on_began,
+            Unknown: self._on_unknown,
+            Echo: self._on_echo,
+        }
+
+    # ------------------------------------------------------------ local inputs
+
+    @property
+    def open(self) -> int:
+        """How many tasks have no outcome yet."""
+        return len(self._tasks)
+
+    def submit(
+        self,
+        token: object,
+        name: str,
+        function: bytes,
+        setup: bytes,
+        body: Blob,
+        items: int = 0,
+        max_attempts: int = 3,
+    ) -> int:
+        """Note a call to be run and return its task number; ``token`` comes back with its outcome."""
+        number = self._next_task
+        self._next_task = number + 1
+        asked = Asked(number, token, name, function, setup, body, items, max_attempts)
+        self._tasks[number] = asked
+        self._unsent.append(asked)
+        self.deadline = NOW
+        return number
+
+    def cancel(self, task: int) -> None:
+        """Cancel ``task`` unless it has started; its Resolve or Running says what became of it. Unknown
+        tasks are ignored."""
+        asked = self._tasks.get(task)
+        if asked is None:
+            return
+        self.deadline = NOW
+        if asked.sent:
+            asked.cancelling = True
+            self._cancels.append(task)
+        else:
+            self._resolve(asked, Outcome(task=task, kind=CANCELLED), b"")
+
+    def leave(self) -> None:
+        """Say Bye at the next advance: the broker cancels what is open, running calls included."""
+        self._leaving = True
+        self.deadline = NOW
+
+    # ------------------------------------------------------------ the machine
+
+    def receive(self, peer: Peer, message: Message, payload: Payload, now: float) -> None:
+        """Note a message of the broker."""
+        self._heard_at = now
+        handler = self._handlers.get(type(message))
+        if handler is not None and not self._over:
+            handler(message, payload, now)  # type: ignore[operator]
+            self.deadline = NOW
+
+    def advance(self, now: float) -> list[Action]:
+        """Send what this turn has; beat; give up on a broker that is away for too long."""
+        actions, self._actions = self._actions, []
+        if self._over:
+            self.deadline = inf
+            return actions
+        if self._leaving:
+            self._over = True
+            self.deadline = inf
+            actions.append(Send(BROKER, Bye()))
+            return actions
+        if self._welcome is None:
+            if now >= self._hello_at:
+                self._hello_at = now + self._limits.beat_interval_s
+                actions.append(Send(BROKER, self._hello))
+        else:
+            self._send_all(actions)
+            if now >= self._pulse_at:
+                self._pulse += 1
+                self._pulse_at = now + self._limits.beat_interval_s
+                actions.append(Send(BROKER, Pulse(number=self._pulse, open=len(self._tasks))))
+        away_at = self._heard_at + self._limits.broker_away_max_s
+        if now >= away_at:
+            away = self._limits.broker_away_max_s
+            self._reject(actions, "BrokerUnreachable", f"the broker has not answered for {away:g} s")
+            return actions
+        self.deadline = min(away_at, self._hello_at if self._welcome is None else self._pulse_at)
+        return actions
+
+    def check(self) -> None:
+        """Every unsent task is open, and every open task is either sent or in the queue to be sent."""
+        waiting = {asked.number for asked in self._unsent}
+        for number, asked in self._tasks.items():
+            assert number == asked.number < self._next_task
+            assert asked.sent or number in waiting, f"task {number} is neither sent nor waiting to be sent"
+
+    # ------------------------------------------------------------ messages of the broker
+
+    def _on_welcome(self, message: Welcome, payload: Payload, now: float) -> None:
+        self._welcome = message
+        self.slots = message.slots
+        self._pulse_at = now + self._limits.beat_interval_s
+        self._actions.append(Connected(message))
+        # Whatever was on the old link may be lost in either direction: ask for all that was sent.
+        self._asks.extend(number for number, asked in self._tasks.items() if asked.sent)
+        self._cancels.extend(
+            number for number, asked in self._tasks.items() if asked.sent and asked.cancelling
+        )
+
+    def _on_stranger(self, message: Stranger, payload: Payload, now: float) -> None:
+        if self._welcome is not None:
+            self._welcome = None
+            self._hello_at = now
+
+    def _on_refused(self, message: Refused, payload: Payload, now: float) -> None:
+        self._reject(self._actions, message.code, message.text)
+
+    def _on_ended(self, message: Ended, payload: Payload, now: float) -> None:
+        tasks = self._tasks
+        forgets = self._forgets
+        for outcome, blob in zip(message.outcomes, payload, strict=True):
+            forgets.append(outcome.task)
+            asked = tasks.get(outcome.task)
+            if asked is not None:
+                self._resolve(asked, outcome, blob)
+
+    def _on_began(self, message: Began, payload: Payload, now: float) -> None:
+        for number in message.tasks:
+            asked = self._tasks.get(number)
+            if asked is not None:
+                asked.cancelling = False
+                self._actions.append(Running(asked.token))
+
+    def _on_unknown(self, message: Unknown, payload: Payload, now: float) -> None:
+        for number in message.tasks:
+            asked = self._tasks.get(number)
+            if asked is None or not asked.sent:
+                continue
+            if asked.cancelling:
+                self._resolve(asked, Outcome(task=number, kind=CANCELLED), b"")
+            else:
+                asked.sent = False
+                self._unsent.append(asked)
+
+    def _on_echo(self, message: Echo, payload: Payload, now: float) -> None:
+        self.slots = message.slots
+
+    # ------------------------------------------------------------ sending
+
+    def _resolve(self, asked: Asked, outcome: Outcome, blob: Blob) -> None:
+        del self._tasks[asked.number]
+        self._actions.append(Resolve(asked.token, outcome, blob))
+
+    def _reject(self, actions: list[Action], code: str, text: str) -> None:
+        self._over = True
+        self._tasks.clear()
+        self._unsent.clear()
+        self.deadline = inf
+        actions.append(Rejected(code, text))
+
+    def _send_all(self, actions: list[Action]) -> None:
+        calls_max = self._limits.batch_calls_max
+        for kind, numbers in ((Forget, self._forgets), (Ask, self._asks)):
+            for start in range(0, len(numbers), calls_max):
+                actions.append(Send(BROKER, kind(tasks=numbers[start : start + calls_max])))
+        self._forgets, self._asks = [], []
+        while self._unsent:
+            self._send_submit(actions)
+        if self._cancels:  # after the submits: FIFO makes the broker know what is cancelled
+            for start in range(0, len(self._cancels), calls_max):
+                actions.append(Send(BROKER, Cancel(tasks=self._cancels[start : start + calls_max])))
+            self._cancels = []
+
+    def _send_submit(self, actions: list[Action]) -> None:
+        functions: Indexed[bytes] = Indexed()
+        setups: Indexed[bytes] = Indexed()
+        names: list[str] = []
+        calls: list[Call] = []
+        bodies: list[Blob] = []
+        unsent = self._unsent
+        tasks = self._tasks
+        calls_max = self._limits.batch_calls_max
+        room = self._limits.batch_bytes_max
+        while unsent and len(calls) < calls_max:
+            asked = unsent[0]
+            size = len(asked.body) + (0 if asked.function in functions.index else len(asked.function))
+            if calls and size > room:
+                break
+            unsent.popleft()
+            if asked.number not in tasks:  # cancelled before it was sent
+                continue
+            room -= size
+            function = functions[asked.function]
+            if function == len(names):
+                names.append(asked.name)
+            asked.sent = True
+            calls.append(
+                Call(asked.number, function, setups[asked.setup], asked.items, asked.max_attempts),
+            )
+            bodies.append(asked.body)
+        if calls:
+            payload: list[Blob] = [*functions, *setups, *bodies]
+            actions.append(Send(BROKER, Submit(calls=calls, names=names, setups=len(setups)), payload))

@@ -1,0 +1,111 @@
+"""Which task goes to which worker: late binding over one queue per client. Pure; it changes leases only
+through the broker.
+
+A task is granted when a slot is free for it. Beyond that, calls that are known to be short may wait beside
+a busy
+slot, a few milliseconds of work at most, so that a slot never idles for a round trip; see
+Settings.lookahead_us.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heapreplace
+from typing import TYPE_CHECKING
+
+from zfarm.core.books import ClientRecord, Task, WorkerRecord
+
+if TYPE_CHECKING:
+    from zfarm.core.broker import Broker
+
+__all__ = ["dispatch"]
+
+
+def dispatch(broker: Broker, now: float) -> None:
+    """Grant what can be granted now."""
+    open_workers = [
+        worker for worker in broker.workers.values() if worker.peer is not None and worker.room > 0
+    ]
+    if not open_workers:
+        return
+    _fill_slots(broker, open_workers, now)
+    if broker.ready:
+        _fill_ahead(broker, open_workers, now)
+
+
+def _fill_slots(broker: Broker, workers: list[WorkerRecord], now: float) -> None:
+    """Give each free slot a task, the emptiest worker first."""
+    free = [(len(w.leases) / w.room, n, w) for n, w in enumerate(workers) if len(w.leases) < w.room]
+    if not free:
+        return
+    heapify(free)
+    while free:
+        _, n, worker = free[0]
+        if len(worker.leases) >= worker.room:
+            return  # the emptiest worker is full
+        task = _take(broker)
+        if task is None:
+            return
+        _grant(broker, task, worker, now)
+        heapreplace(free, (len(worker.leases) / worker.room, n, worker))
+
+
+def _fill_ahead(broker: Broker, workers: list[WorkerRecord], now: float) -> None:
+    """Let short calls wait beside busy slots."""
+    limits = broker.limits
+    loads = [(w.expected_us / w.room, n, w) for n, w in enumerate(workers) if not w.crowded]
+    if not loads:
+        return
+    heapify(loads)
+    while True:
+        load, n, worker = loads[0]
+        task = _peek(broker)
+        if task is None or load >= limits.lookahead_us:
+            return
+        expected = task.function.expected_us(task.items)
+        if not 0 < expected <= limits.short_call_us:
+            return
+        _take(broker)
+        _grant(broker, task, worker, now)
+        heapreplace(loads, (worker.expected_us / worker.room, n, worker))
+
+
+def _grant(broker: Broker, task: Task, worker: WorkerRecord, now: float) -> None:
+    broker.lease(task, worker, 0, now)
+    worker.granted.append(task)
+    broker._touched[id(worker)] = worker
+
+
+def _head(client: ClientRecord) -> Task | None:
+    """The first task of the queue that is still queued; what is not is dropped from the queue."""
+    queue = client.queue
+    while queue:
+        task = queue[0]
+        if task.worker is None and task.outcome is None:
+            return task
+        queue.popleft()
+    return None
+
+
+def _peek(broker: Broker) -> Task | None:
+    """The next task in turn: clients take turns, each in the order in which it submitted."""
+    ready = broker.ready
+    while ready:
+        session = next(iter(ready))
+        task = _head(ready[session])
+        if task is not None:
+            return task
+        del ready[session]
+    return None
+
+
+def _take(broker: Broker) -> Task | None:
+    task = _peek(broker)
+    if task is None:
+        return None
+    client = task.client
+    client.queue.popleft()
+    if len(broker.ready) > 1:  # to the end of the round
+        del broker.ready[client.session]
+        if client.queue:
+            broker.ready[client.session] = client
+    return task

@@ -1,0 +1,182 @@
+"""What the worker's machine knows of one child and of the calls in its pipe; who decides about them is
+zfarm.core.worker."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from functools import lru_cache
+
+import msgspec
+
+from zfarm.messages import Blob, Lease, Setup
+
+__all__ = ["Duty", "Kid"]
+
+_SETUPS = msgspec.msgpack.Decoder(Setup)
+
+
+@lru_cache(maxsize=256)
+def _facts(setup: bytes) -> tuple[str, int, bool]:
+    """Realm, max_tasks_per_child and "has an initializer" of an encoded Setup.
+
+    One that cannot be read is a realm of its own: its child will say why.
+    """
+    try:
+        decoded = _SETUPS.decode(setup)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return "unreadable", 1, False
+    return decoded.realm, decoded.max_tasks_per_child, bool(decoded.initializer)
+
+
+class Duty:
+    """One lease as the worker holds it."""
+
+    __slots__ = (
+        "body",
+        "expected_us",
+        "function",
+        "initialized",
+        "items",
+        "kid",
+        "lease",
+        "owner",
+        "queued_at",
+        "realm",
+        "revoked",
+        "seq",
+        "setup",
+        "stopping",
+        "task",
+        "tasks_max",
+    )
+
+    def __init__(self, lease: Lease, owner: str, function: bytes, setup: bytes, body: Blob) -> None:
+        self.lease = lease.lease
+        self.owner = owner
+        self.task = lease.task
+        self.items = lease.items
+        self.expected_us = lease.expected_us
+        self.function = function
+        self.setup = setup
+        self.body = body
+        self.realm, self.tasks_max, self.initialized = _facts(setup)
+        self.kid: Kid | None = None
+        self.seq = 0
+        self.queued_at = 0.0
+        self.revoked = False  # to be given back unless it has started
+        self.stopping = False  # to be stopped even if it has started
+
+
+class Kid:
+    """One child: the realm that it serves and the calls in its pipe, the running one first."""
+
+    __slots__ = (
+        "ending",
+        "expected_us",
+        "head_began",
+        "head_since",
+        "number",
+        "proven",
+        "realm",
+        "runs",
+        "sent",
+        "seq",
+        "setup",
+        "stopped",
+        "taking_back",
+        "tasks_max",
+        "used",
+        "waiting",
+    )
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.realm = ""  # of a fresh one
+        self.setup = b""
+        self.sent: deque[Duty] = deque()
+        self.runs: deque[int] = deque()  # the last call of each message in the pipe
+        self.seq = 0
+        self.expected_us = 0
+        self.used = 0
+        self.tasks_max = 0
+        self.head_since = 0.0
+        self.head_began = False
+        self.waiting = False
+        self.taking_back = False
+        self.proven = False  # it has ended a call, so its initializer works
+        self.ending = False  # gets no more calls
+        self.stopped = False  # was told to end
+
+    @property
+    def calls(self) -> int:
+        """Calls that were sent to it and have not ended."""
+        return len(self.sent)
+
+    @property
+    def worn_out(self) -> bool:
+        """It has had as many calls as its realm allows."""
+        return bool(self.tasks_max) and self.used >= self.tasks_max
+
+    def duties(self) -> Iterator[Duty]:
+        """Its calls, the running one first."""
+        return iter(self.sent)
+
+    def head(self) -> Duty:
+        """The call that runs."""
+        return self.sent[0]
+
+    def accepts_ahead(self, duty: Duty, window_us: int, runs: int) -> bool:
+        """Whether ``duty`` may wait in its pipe behind the running call."""
+        return (
+            bool(self.sent)
+            and self.realm == duty.realm
+            and not (self.waiting or self.ending or self.taking_back or self.worn_out or self.head_began)
+            and self.expected_us < window_us
+            and len(self.runs) < runs
+            and self.sent[-1].expected_us > 0
+        )
+
+    def adopt(self, duty: Duty) -> bool:
+        """Take on the setup of ``duty``; True if the child must be told."""
+        self.realm = duty.realm
+        self.tasks_max = duty.tasks_max
+        if self.setup == duty.setup:
+            return False
+        self.setup = duty.setup
+        return True
+
+    def take(self, duty: Duty) -> int:
+        """Enter a call that is being sent and return its number in this child."""
+        self.seq += 1
+        self.used += 1
+        duty.seq = self.seq
+        duty.kid = self
+        self.sent.append(duty)
+        self.expected_us += duty.expected_us
+        return self.seq
+
+    def ended(self, seq: int) -> Duty | None:
+        """Strike the call that has ended; None if this was known."""
+        if not self.sent or self.sent[0].seq != seq:
+            return None
+        self.proven = True
+        self.waiting = False
+        return self._strike(self.sent.popleft())
+
+    def void_after(self, started_seq: int) -> list[Duty]:
+        """Strike the calls after ``started_seq``, and return them in order."""
+        void: list[Duty] = []
+        while self.sent and self.sent[-1].seq > started_seq:
+            self.used -= 1
+            void.append(self._strike(self.sent.pop()))
+        void.reverse()
+        while len(self.runs) > 1 and self.sent and self.runs[-2] >= self.sent[-1].seq:
+            self.runs.pop()
+        return void
+
+    def _strike(self, duty: Duty) -> Duty:
+        self.expected_us -= duty.expected_us
+        while self.runs and (not self.sent or self.runs[0] < self.sent[0].seq):
+            self.runs.popleft()
+        return duty

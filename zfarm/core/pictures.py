@@ -1,0 +1,159 @@
+"""What the broker shows of itself: pictures for who asks and notes for who watches. It reads the books and
+changes none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from zfarm.core.books import ClientRecord
+from zfarm.messages import (
+    BROKEN,
+    CANCELLED,
+    ERROR,
+    LOST,
+    MIXED,
+    VALUE,
+    ClientPicture,
+    FarmNote,
+    FarmPicture,
+    Note,
+    Picture,
+    TaskPicture,
+    WorkerPicture,
+    WorkersNote,
+)
+
+if TYPE_CHECKING:
+    from zfarm.core.broker import Broker
+
+__all__ = ["notes", "picture"]
+
+QUEUE_SAMPLE = 1000
+"""Queued tasks of a client that are looked at to say what waits; the rest is assumed to be alike."""
+QUEUE_NAMES = 8
+"""Function names listed in a picture of the queue."""
+
+
+def picture(broker: Broker, now: float, tasks_max: int) -> Picture:
+    """All that there is to see."""
+    tasks_max = max(0, min(tasks_max, broker.limits.picture_tasks_max))
+    return Picture(
+        farm=_farm(broker, now),
+        workers=_workers(broker, now),
+        clients=_clients(broker),
+        running=_running(broker, now, tasks_max),
+        queue=_queue(broker),
+    )
+
+
+def notes(broker: Broker, now: float) -> list[Note]:
+    """What has become of the farm since the last notes; each has the next number."""
+    broker.notes += 2
+    farm = _farm(broker, now)
+    running = _running(broker, now, broker.limits.picture_tasks_max)
+    return [
+        WorkersNote(number=broker.notes - 1, workers=_workers(broker, now)),
+        FarmNote(farm=farm, running=running, queue=_queue(broker), clients=_clients(broker)),
+    ]
+
+
+def _queued(client: ClientRecord) -> int:
+    return len(client.tasks) - client.leased - client.unforgotten
+
+
+def _farm(broker: Broker, now: float) -> FarmPicture:
+    counts = broker.counts
+    return FarmPicture(
+        number=broker.notes,
+        uptime_s=now - broker.started_at,
+        epoch=broker.epoch,
+        queued=sum(_queued(client) for client in broker.clients.values()),
+        leased=sum(len(worker.leases) for worker in broker.workers.values()),
+        values=counts[VALUE],
+        errors=counts[ERROR] + counts[MIXED] + counts[BROKEN],
+        cancelled=counts[CANCELLED],
+        lost=counts[LOST],
+        retried=broker.retried,
+        workers=len(broker.workers),
+        slots=broker.slots(),
+        clients=len(broker.clients),
+    )
+
+
+def _workers(broker: Broker, now: float) -> list[WorkerPicture]:
+    return [
+        WorkerPicture(
+            worker=session[:8],
+            host=worker.host,
+            pid=worker.pid,
+            slots=worker.slots,
+            room=worker.room,
+            leases=len(worker.leases),
+            done=worker.done,
+            failed=worker.failed,
+            deaths=worker.deaths,
+            draining=worker.draining,
+            last_seen_s=now - worker.heard_at,
+            uptime_s=now - worker.joined_at,
+            vitals=worker.vitals,
+        )
+        for session, worker in broker.workers.items()
+    ]
+
+
+def _clients(broker: Broker) -> list[ClientPicture]:
+    return [
+        ClientPicture(
+            client=session[:8],
+            host=client.host,
+            pid=client.pid,
+            name=client.name,
+            queued=_queued(client),
+            leased=client.leased,
+            ended=client.ended_count,
+            away=client.away,
+        )
+        for session, client in broker.clients.items()
+    ]
+
+
+def _running(broker: Broker, now: float, tasks_max: int) -> list[TaskPicture]:
+    """The oldest leases of each worker, as many as it can run at once."""
+    running: list[TaskPicture] = []
+    for worker in broker.workers.values():
+        for task in islice(worker.leases.values(), worker.room):
+            running.append(
+                TaskPicture(
+                    owner=task.client.session[:8],
+                    task=task.number,
+                    name=task.function.name,
+                    worker=worker.short_name,
+                    age_s=now - task.granted_at,
+                    items=task.items,
+                    attempts=len(task.deaths) + 1,
+                )
+            )
+            if len(running) >= tasks_max:
+                return running
+    return running
+
+
+def _queue(broker: Broker) -> dict[str, int]:
+    """Names of the functions that wait, by how many of their tasks do; estimated from the head of each
+    queue."""
+    total: Counter[str] = Counter()
+    for client in broker.clients.values():
+        queued = _queued(client)
+        if not queued:
+            continue
+        names = Counter(
+            task.function.name
+            for task in islice(client.queue, QUEUE_SAMPLE)
+            if task.worker is None and task.outcome is None
+        )
+        looked_at = names.total() or 1
+        for name, count in names.items():
+            total[name] += round(count * queued / looked_at)
+    return dict(total.most_common(QUEUE_NAMES))

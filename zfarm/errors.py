@@ -1,0 +1,156 @@
+"""Every exception zfarm raises, drawn as a tree; it knows nothing but the standard library.
+
+FarmError(Exception)                            catch this and you have caught zfarm
+|- ConfigurationError (ValueError)              a setting that cannot work, and what would
+|- FarmClosed (RuntimeError)                    used after shutdown
+|- ForkError (RuntimeError)                     an executor used in a process forked after it was made
+|- FarmBroken (BrokenExecutor)                  nothing can go on: the farm cannot be (re)started
+|  `- InitializerFailed                         the initializer raised, exited or died in a child
+|- BrokerUnreachable (ConnectionError)          no answer from the broker within the stated time
+|- ProtocolError                                a peer broke the protocol
+|  |- VersionMismatch                           ours, theirs, who must upgrade
+|  `- AccessDenied (PermissionError)            a key that is not allowed to do this
+|- LimitExceeded                                which limit, its value, how to raise it
+|  |- FarmBusy                                  the farm's queue is full
+|  `- TooLarge                                  one payload is above the limit
+`- TaskError                                    the task has no value
+   |- TaskLost (BrokenExecutor)                 children or workers died under it: how often, how, where
+   |- NotPortable (TypeError)                   a call, value or error that cannot be pickled; what and why
+   `- RemoteError                               stands for an exception that could not come home
+
+The user's own exception comes home as itself, with a RemoteTraceback as its ``__cause__``.
+Every class keeps its facts as attributes and survives pickling.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass
+
+__all__ = [
+    "AccessDenied",
+    "BrokerUnreachable",
+    "ConfigurationError",
+    "Death",
+    "FarmBroken",
+    "FarmBusy",
+    "FarmClosed",
+    "FarmError",
+    "ForkError",
+    "InitializerFailed",
+    "LimitExceeded",
+    "NotPortable",
+    "ProtocolError",
+    "RemoteError",
+    "RemoteTraceback",
+    "TaskError",
+    "TaskLost",
+    "TooLarge",
+    "VersionMismatch",
+]
+
+
+class FarmError(Exception):
+    """The root of everything zfarm raises."""
+
+
+class ConfigurationError(FarmError, ValueError):
+    """A setting, file or argument that cannot work; the text says which one would."""
+
+
+class FarmClosed(FarmError, RuntimeError):
+    """The executor was shut down."""
+
+
+class ForkError(FarmError, RuntimeError):
+    """The executor belongs to another process: this one was forked after it was made."""
+
+
+class FarmBroken(FarmError, BrokenExecutor):
+    """Nothing can go on with this executor; the text says what happened and what to do."""
+
+
+class InitializerFailed(FarmBroken):
+    """The initializer raised, exited or died in a child."""
+
+
+class BrokerUnreachable(FarmError, ConnectionError):
+    """The broker gave no answer within the stated time."""
+
+
+class ProtocolError(FarmError):
+    """A peer said something that the protocol does not allow."""
+
+
+class VersionMismatch(ProtocolError):
+    """Protocol, zfarm or Python versions of two peers do not fit; the text names both."""
+
+
+class AccessDenied(ProtocolError, PermissionError):
+    """The key that a peer showed does not allow this."""
+
+
+class LimitExceeded(FarmError):
+    """A limit was met; the text names it, its value and how to raise it."""
+
+
+class FarmBusy(LimitExceeded):
+    """The farm holds as many tasks as it may."""
+
+
+class TooLarge(LimitExceeded):
+    """A pickled call or result is above ``payload_bytes_max``."""
+
+
+class TaskError(FarmError):
+    """The task has no value, for a reason that is not the user's exception."""
+
+
+@dataclass(frozen=True)
+class Death:
+    """How one attempt of a task ended without an outcome."""
+
+    host: str
+    worker: str
+    signal: int
+    exit_code: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.text} on {self.host}"
+
+
+class TaskLost(TaskError, BrokenExecutor):
+    """Children or workers died under the task, ``max_attempts`` times.
+
+    ``deaths`` tells each attempt; ``maybe_ran`` is True when the call may have had effects.
+    """
+
+    def __init__(self, text: str, deaths: tuple[Death, ...] = (), maybe_ran: bool = True) -> None:
+        super().__init__(text)
+        self.deaths = deaths
+        self.maybe_ran = maybe_ran
+
+
+class NotPortable(TaskError, TypeError):
+    """A call, value or exception that cannot be pickled or unpickled; the text names the culprit."""
+
+
+class RemoteError(TaskError):
+    """Stands for an exception that could not come home; keeps its type name and text."""
+
+    def __init__(self, text: str, type_name: str = "", traceback: str = "") -> None:
+        super().__init__(text)
+        self.type_name = type_name
+        self.traceback = traceback
+
+
+class RemoteTraceback(Exception):
+    """The ``__cause__`` of an exception that came home: the traceback text of the child."""
+
+    def __init__(self, traceback: str) -> None:
+        super().__init__(traceback)
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.traceback}"""'

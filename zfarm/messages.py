@@ -1,0 +1,593 @@
+"""Every message on a socket or a pipe, every note, and every action of a machine; no behaviour.
+
+Rules of this file:
+  1. One tagged union per direction. A peer's role decides which union its frames are decoded with.
+  2. Fields are only appended, always with defaults; the meaning of a field never changes.
+  3. Payload (pickles, frames of a tunnel) never stands in a header: it rides beside it as a list of
+     blobs, in the order that the message's docstring gives. zfarm.edge.wire packs it into frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+PROTOCOL: Final = 1
+
+Blob: TypeAlias = bytes | memoryview | bytearray
+Payload: TypeAlias = Sequence[Blob]
+Peer: TypeAlias = Hashable
+"""Who is at the other end: a routing id, a channel of a tunnel, or the name of the one broker."""
+
+BROKER: Final = "broker"
+"""The only peer of a worker's or client's machine."""
+
+# How a task ended. One byte on the wire, so numbers and not words.
+VALUE: Final = 0  # payload: the pickled value (of a batch: the pickled list of values)
+ERROR: Final = 1  # payload: the pickled exception with its remote traceback
+MIXED: Final = 2  # payload: of a batch in which some items failed; see zfarm.edge.callables
+CANCELLED: Final = 3
+LOST: Final = 4  # no payload; ``deaths`` tells why
+BROKEN: Final = 5  # payload: the pickled exception of the initializer
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one peer says to another."""
+
+
+# ---------------------------------------------------------------- parts of messages
+
+
+class Versions(Message):
+    """What a peer runs; a broker refuses peers that do not fit its own."""
+
+    protocol: int
+    zfarm: str
+    python: str
+
+
+class Call(Message):
+    """One call as a client asks for it. ``function`` and ``setup`` are indices into the message's payload
+    parts."""
+
+    task: int
+    function: int
+    setup: int
+    items: int = 0  # 0: one call; n: a batch of n items of a map
+    max_attempts: int = 3
+
+
+class Lease(Message):
+    """One call as a worker gets it: the right and duty to run that task once."""
+
+    lease: int
+    owner: int  # index into Grants.owners
+    task: int
+    function: int
+    setup: int
+    items: int = 0
+    expected_us: int = 0  # measured run time of such calls; 0: not known yet
+
+
+class Held(Message):
+    """A lease that a worker holds: ``task`` and ``owner`` let a broker that was restarted adopt it."""
+
+    lease: int
+    owner: str
+    task: int
+    started: bool = False
+
+
+class Fate(Message):
+    """How one attempt of a task ended without an outcome. ``signal`` 0: it exited with ``exit_code``."""
+
+    host: str
+    worker: str
+    signal: int = 0
+    exit_code: int = 0
+    text: str = ""
+
+
+class Report(Message):
+    """What a worker has to say about one lease. ``kind`` LOST: its child died, and ``fate`` tells how."""
+
+    lease: int
+    kind: int
+    run_us: int = 0
+    fate: Fate | None = None
+
+
+class Outcome(Message):
+    """How a task ended, for its client."""
+
+    task: int
+    kind: int
+    run_us: int = 0
+    deaths: tuple[Fate, ...] = ()
+
+
+class Vitals(Message):
+    """Vital stats of a worker's host, and of the worker with its children. Percentages are 0 to 100 of the
+    whole host."""
+
+    cpu_percent: float = 0.0
+    load_1m: float = 0.0
+    cpus: int = 0
+    memory_bytes: int = 0
+    memory_available_bytes: int = 0
+    swap_percent: float = 0.0
+    disk_free_bytes: int = 0
+    rss_bytes: int = 0  # worker and children together
+    processes: int = 0
+
+
+class Setup(Message):
+    """The world that a client's calls expect around them. Opaque to the broker: it travels encoded, as a
+    blob.
+
+    ``realm`` names client session and initializer: a child serves one realm only. ``prefix`` is the client's
+    ``sys.prefix`` and ``host`` its host: a child on that host with that prefix takes ``path`` as it is,
+    another one adds what exists.
+    """
+
+    realm: str
+    cwd: str
+    path: tuple[str, ...]
+    prefix: str = ""
+    host: str = ""
+    initializer: bytes = b""  # pickled (function, initargs); empty: none
+    max_tasks_per_child: int = 0  # 0: no limit
+
+
+# ---------------------------------------------------------------- client -> broker
+
+
+class Hello(Message, tag="hello"):
+    """Client -> broker, first of all and again after Stranger: who I am. ``session`` is fresh per client
+    life."""
+
+    session: str
+    versions: Versions
+    host: str = ""
+    pid: int = 0
+    name: str = ""
+
+
+class Submit(Message, tag="submit"):
+    """Client -> broker: run these. Payload: ``len(names)`` functions, ``setups`` setups, then one body per
+    call."""
+
+    calls: list[Call]
+    names: list[str]
+    setups: int
+
+
+class Cancel(Message, tag="cancel"):
+    """Client -> broker: cancel these unless they have started. Each is answered: Ended(cancelled) or Began,
+    or Unknown."""
+
+    tasks: list[int]
+
+
+class Ask(Message, tag="ask"):
+    """Client -> broker: these are open here; say again what has become of them."""
+
+    tasks: list[int]
+
+
+class Forget(Message, tag="forget"):
+    """Client -> broker: the outcomes of these have arrived."""
+
+    tasks: list[int]
+
+
+class Pulse(Message, tag="pulse"):
+    """Client -> broker: the client's beat. Answered with Echo."""
+
+    number: int
+    open: int
+
+
+class Bye(Message, tag="bye"):
+    """Client -> broker: I leave; cancel what is open, running calls included."""
+
+
+class Look(Message, tag="look"):
+    """Client or monitor -> broker: show me the farm. Answered with Picture; needs no Hello."""
+
+    tasks_max: int = 200
+
+
+# ---------------------------------------------------------------- broker -> client
+
+
+class Welcome(Message, tag="welcome"):
+    """Broker -> client or worker, answer to Hello or Join. A new ``epoch`` means that the broker was
+    started anew."""
+
+    epoch: int
+    versions: Versions
+    workers: int = 0
+    slots: int = 0
+
+
+class Stranger(Message, tag="stranger"):
+    """Broker -> any peer: I do not know you (any more); say Hello or Join again."""
+
+
+class Refused(Message, tag="refused"):
+    """Broker -> any peer: no, and why. ``code`` is the name of the exception of zfarm.errors to raise."""
+
+    code: str
+    text: str
+
+
+class Ended(Message, tag="ended"):
+    """Broker -> client: these have ended. Payload: one blob per outcome (empty where there is none)."""
+
+    outcomes: list[Outcome]
+
+
+class Began(Message, tag="began"):
+    """Broker -> client: these tasks run; worker -> broker: these leases run. They cannot be taken back any
+    more."""
+
+    tasks: list[int]
+
+
+class Unknown(Message, tag="unknown"):
+    """Broker -> client: I have never heard of these, or forgot them when you said so; submit them (again)."""
+
+    tasks: list[int]
+
+
+class Echo(Message, tag="echo"):
+    """Broker -> client: I am here; ``slots`` tells how many there are now."""
+
+    number: int
+    slots: int = 0
+
+
+class TaskPicture(Message):
+    """One running task as dashboards show it."""
+
+    owner: str
+    task: int
+    name: str
+    worker: str
+    age_s: float
+    items: int = 0
+    attempts: int = 0
+
+
+class WorkerPicture(Message):
+    """One worker as dashboards show it."""
+
+    worker: str
+    host: str
+    pid: int
+    slots: int
+    room: int
+    leases: int
+    done: int
+    failed: int
+    deaths: int
+    draining: bool
+    last_seen_s: float
+    uptime_s: float
+    vitals: Vitals
+
+
+class ClientPicture(Message):
+    """One client as dashboards show it."""
+
+    client: str
+    host: str
+    pid: int
+    name: str
+    queued: int
+    leased: int
+    ended: int
+    away: bool
+
+
+class FarmPicture(Message):
+    """The whole farm in numbers. Counters count since the broker was started; ``number`` numbers pictures
+    and notes."""
+
+    number: int
+    uptime_s: float
+    epoch: int
+    queued: int
+    leased: int
+    values: int
+    errors: int
+    cancelled: int
+    lost: int
+    retried: int
+    workers: int
+    slots: int
+    clients: int
+
+
+class Picture(Message, tag="picture"):
+    """Broker -> monitor: all that there is to see, at note ``farm.number``."""
+
+    farm: FarmPicture
+    workers: list[WorkerPicture]
+    clients: list[ClientPicture]
+    running: list[TaskPicture]
+    queue: dict[str, int]  # function name -> queued tasks, the largest first, a few
+
+
+# ---------------------------------------------------------------- worker -> broker
+
+
+class Join(Message, tag="join"):
+    """Worker -> broker, first of all and again after Stranger: here I am, and this is what I hold."""
+
+    session: str
+    versions: Versions
+    slots: int
+    host: str
+    pid: int
+    held: list[Held] = []
+
+
+class Beat(Message, tag="beat"):
+    """Worker -> broker: I am here, I have seen your Grants up to ``seen``, and these leases are all that I
+    hold or owe."""
+
+    seen: int
+    held: list[int]
+    room: int
+    vitals: Vitals | None = None
+
+
+class Reports(Message, tag="reports"):
+    """Worker -> broker: these leases have ended. Payload: one blob per report. Repeated until thanked."""
+
+    reports: list[Report]
+
+
+class Return(Message, tag="return"):
+    """Worker -> broker: these leases were not started here and will not be; give them to somebody else."""
+
+    leases: list[int]
+
+
+class Room(Message, tag="room"):
+    """Worker -> broker: I can run this many at once now (slots plus children that only wait for nested
+    calls)."""
+
+    room: int
+
+
+class Leave(Message, tag="leave"):
+    """Worker -> broker: I hold nothing any more and go."""
+
+
+class Tunnel(Message, tag="tunnel"):
+    """Worker <-> broker, child <-> worker: frames of a client that lives in child ``channel``. Payload: its
+    frames."""
+
+    channel: int
+
+
+class TunnelClosed(Message, tag="tunnel_closed"):
+    """Worker -> broker: the client in child ``channel`` is gone."""
+
+    channel: int
+
+
+# ---------------------------------------------------------------- broker -> worker
+
+
+class Grants(Message, tag="grants"):
+    """Broker -> worker: run these. ``number`` counts the Grants of this joining.
+
+    Payload: ``functions`` functions, ``setups`` setups, then one body per lease.
+    """
+
+    number: int
+    leases: list[Lease]
+    owners: list[str]
+    functions: int
+    setups: int
+
+
+class Revoke(Message, tag="revoke"):
+    """Broker -> worker: give these back if they have not started (Return), or say that they have (Began).
+
+    With ``force`` stop those that have started too: their children are killed; nothing is answered.
+    """
+
+    leases: list[int]
+    force: bool = False
+
+
+class Thanks(Message, tag="thanks"):
+    """Broker -> worker: the reports about these leases are booked, or not wanted; drop them."""
+
+    leases: list[int]
+
+
+class Drain(Message, tag="drain"):
+    """Broker -> worker: finish what has started, return the rest, and leave."""
+
+
+# ---------------------------------------------------------------- worker <-> child
+
+
+class ChildCall(Message):
+    """One call for a child; ``seq`` counts the calls of that child. ``function`` indexes the payload."""
+
+    seq: int
+    function: int
+    items: int = 0
+
+
+class Run(Message, tag="run"):
+    """Worker -> child: run these in order. Payload: ``functions`` functions, one setup if ``setup``, one
+    body per call."""
+
+    calls: list[ChildCall]
+    functions: int
+    setup: bool = False
+
+
+class Done(Message):
+    """One finished call of a child."""
+
+    seq: int
+    kind: int
+    run_us: int
+
+
+class Dones(Message, tag="dones"):
+    """Child -> worker: these are done. Payload: one blob each."""
+
+    dones: list[Done]
+
+
+class Waits(Message, tag="waits"):
+    """Child -> worker: the running call waits for nested calls (True), or goes on (False)."""
+
+    waiting: bool
+
+
+# ---------------------------------------------------------------- the unions, one per direction
+
+FromClient: TypeAlias = Hello | Submit | Cancel | Ask | Forget | Pulse | Bye | Look
+ToClient: TypeAlias = Welcome | Stranger | Refused | Ended | Began | Unknown | Echo | Picture
+FromWorker: TypeAlias = Join | Beat | Reports | Return | Began | Room | Leave | Tunnel | TunnelClosed
+ToWorker: TypeAlias = Welcome | Stranger | Refused | Grants | Revoke | Thanks | Drain | Tunnel
+ToChild: TypeAlias = Run | Tunnel
+FromChild: TypeAlias = Dones | Waits | Tunnel
+
+
+# ---------------------------------------------------------------- notes: what the broker publishes to
+# whoever watches
+
+
+class FarmNote(Message, tag="farm"):
+    """Note: the farm in numbers, the tasks that run now, and what waits. ``number`` grows by one with each
+    FarmNote."""
+
+    farm: FarmPicture
+    running: list[TaskPicture]
+    queue: dict[str, int]
+    clients: list[ClientPicture]
+
+
+class WorkersNote(Message, tag="workers"):
+    """Note: the workers as they are now; one that is missing has left or was lost."""
+
+    number: int
+    workers: list[WorkerPicture]
+
+
+class TextNote(Message, tag="text"):
+    """Note: something that happened, in one sentence, for a log or a dashboard."""
+
+    number: int
+    level: str  # info, warning, error
+    text: str
+
+
+Note: TypeAlias = FarmNote | WorkersNote | TextNote
+
+
+# ---------------------------------------------------------------- actions: what machines want done
+
+
+class Action(msgspec.Struct, gc=False):
+    """What a machine wants its shell to do, in the order given."""
+
+
+class Send(Action):
+    """Give this message to that peer."""
+
+    peer: Any
+    message: Any
+    payload: Any = ()
+
+
+class Publish(Action):
+    """Publish this note to whoever watches."""
+
+    note: Any
+
+
+class Tell(Action):
+    """Log this sentence. ``level`` is a name of the logging module in small letters."""
+
+    level: str
+    text: str
+
+
+class Drop(Action):
+    """Forget this peer: nothing more will be sent to it."""
+
+    peer: Any
+
+
+class Resolve(Action):
+    """Client: the task behind ``token`` has ended. ``blob`` is its payload."""
+
+    token: Any
+    outcome: Outcome
+    blob: Any = b""
+
+
+class Running(Action):
+    """Client: the task behind ``token`` runs and cannot be cancelled any more."""
+
+    token: Any
+
+
+class Connected(Action):
+    """Client, worker: the broker answered; ``welcome`` is what it said."""
+
+    welcome: Any
+
+
+class Rejected(Action):
+    """Client, worker: the broker refused us for good, or is away for too long; ``code`` names the exception
+    to raise."""
+
+    code: str
+    text: str
+
+
+class StartChild(Action):
+    """Worker: start a child under this number."""
+
+    child: int
+
+
+class RunCalls(Action):
+    """Worker: send ``run`` with ``payload`` to that child."""
+
+    child: int
+    run: Any
+    payload: Any
+
+
+class TakeBack(Action):
+    """Worker: void the calls that this child has not started; answer with ``child_took_back``."""
+
+    child: int
+
+
+class StopChild(Action):
+    """Worker: end this child; with ``kill`` at once, together with its process group."""
+
+    child: int
+    kill: bool
+
+
+class Finished(Action):
+    """Worker: drained and left; the process may end."""

@@ -1,0 +1,108 @@
+"""Every limit and interval, with its unit and its reason; it knows no other module of zfarm.
+
+A value is read once at import; each may be overridden by the environment as ZFARM_<NAME> in capitals.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+
+__all__ = ["Settings", "settings"]
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All tunables. Times are in seconds (``_s``) or microseconds (``_us``), sizes in bytes."""
+
+    # liveness
+    beat_interval_s: float = 1.0
+    """How often workers and clients say that they are here and what they hold."""
+    worker_lost_after_s: float = 5.0
+    """Silence after which a worker's leases move: five beats, so that one slow turn is not a death."""
+    client_lost_after_s: float = 10.0
+    """Silence after which a client counts as away; its tasks go on."""
+    client_grace_s: float = 60.0
+    """How long the tasks of a client that is away are kept before they are cancelled."""
+    reach_timeout_s: float = 5.0
+    """How long a new client, worker or command waits for the broker's first answer."""
+    broker_away_max_s: float = 600.0
+    """How long open futures wait for a broker that went away before they fail with BrokerUnreachable."""
+
+    # scheduling
+    lookahead_us: int = 4000
+    """Work that may wait beside a busy slot: hides the round trip (well under 1 ms) many times over."""
+    short_call_us: int = 2000
+    """Calls expected to take longer than this are never granted ahead of a free slot."""
+    run_us: int = 1000
+    """Work put into one message to a child: enough to pay for the message."""
+    began_after_us: int = 10_000
+    """A call that runs longer than this is reported as started."""
+    stuck_after_us: int = 20_000
+    """A call that runs longer than this gives back the calls that wait behind it in its child."""
+    batch_us: int = 20_000
+    """Run time that one batch of a map aims at: overhead below 2 %, progress 50 times a second."""
+    batch_growth: int = 64
+    """A map's batch may be at most this many times as large as the last one that was measured."""
+    max_attempts: int = 3
+    """How many children or workers may die under one task."""
+
+    # children
+    children_idle_max: int = 4
+    """Idle children kept beyond the slots, for realms that come back."""
+    blocked_children_max: int = 500
+    """Children of one worker that may wait for nested calls at once; each is a process."""
+    initializer_deaths_max: int = 3
+    """Children that may die inside the initializer before the realm counts as broken."""
+    stop_grace_s: float = 2.0
+    """How long a child may take to leave after its pipe was closed before it is killed."""
+    farm_restarts_max: int = 3
+    """Deaths of an embedded farm without one outcome in between, after which it counts as broken."""
+
+    # sizes
+    frame_share_max: int = 64 * 1024
+    """Blobs up to this size share a frame; larger ones travel in a frame of their own, uncopied."""
+    batch_calls_max: int = 2000
+    """Calls, grants or reports in one message."""
+    batch_bytes_max: int = 4 * MIB
+    """Payload bytes after which a message is full (a single larger blob still travels, alone)."""
+    blobs_max: int = 16_384
+    """Blobs in one message."""
+    header_bytes_max: int = 1 * MIB
+    """Bytes of one header frame."""
+    payload_bytes_max: int = 4096 * MIB
+    """Bytes of one pickled call or result."""
+    tasks_max: int = 20_000_000
+    """Tasks that one broker holds at most."""
+    text_bytes_max: int = 64 * 1024
+    """Characters of a traceback or message that travel; the rest is cut with a note."""
+
+    # dashboards
+    note_interval_s: float = 0.5
+    """How often the broker publishes a picture while somebody watches."""
+    picture_tasks_max: int = 200
+    """Running tasks listed in one picture."""
+
+
+def _from_environment() -> Settings:
+    chosen: dict[str, int | float] = {}
+    for field in fields(Settings):
+        text = os.environ.get("ZFARM_" + field.name.upper())
+        if text is None:
+            continue
+        kind = type(field.default)
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ValueError(
+                f"ZFARM_{field.name.upper()} is {text!r}; it must be a number ({kind.__name__})"
+            ) from None
+        if value <= 0:
+            raise ValueError(f"ZFARM_{field.name.upper()} is {text!r}; it must be greater than 0")
+        chosen[field.name] = value
+    return Settings(**chosen)  # type: ignore[arg-type]
+
+
+settings = _from_environment()
