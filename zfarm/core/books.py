@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
-from zfarm.messages import Blob, Fate, Outcome, Peer, Report, Vitals
+from zfarm.messages import Blob, Fate, Outcome, Peer, Vitals
 
-__all__ = ["ClientRecord", "Function", "Functions", "Orphan", "Task", "WorkerRecord"]
+__all__ = ["ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
 
 FUNCTIONS_KEPT = 256
 """Functions remembered after their last task, for their measured run times."""
@@ -234,17 +234,3 @@ class WorkerRecord:
     def short_name(self) -> str:
         """A name for people: unique enough, and short."""
         return f"{self.host}/{self.pid}"
-
-
-class Orphan:
-    """A lease that a worker holds from before this broker was started, until its client comes back and
-    names the task."""
-
-    __slots__ = ("blob", "lease", "report", "until", "worker")
-
-    def __init__(self, worker: WorkerRecord, lease: int, until: float) -> None:
-        self.worker = worker
-        self.lease = lease
-        self.until = until
-        self.report: Report | None = None
-        self.blob: Blob = b""

@@ -15,8 +15,11 @@ from math import inf
 from typing import Any
 
 from zfarm.core import dispatch, pictures
-from zfarm.core.books import ClientRecord, Functions, Orphan, Task, WorkerRecord
-from zfarm.core.machine import NOW, Indexed, batches
+from zfarm.core.books import ClientRecord, Functions, Task, WorkerRecord
+from zfarm.core.invariants import check_books
+from zfarm.core.machine import NOW
+from zfarm.core.orphans import Orphans
+from zfarm.core.outbox import client_messages, worker_messages
 from zfarm.messages import (
     BROKEN,
     CANCELLED,
@@ -33,13 +36,10 @@ from zfarm.messages import (
     Cancel,
     Drop,
     Echo,
-    Ended,
     Fate,
     Forget,
-    Grants,
     Hello,
     Join,
-    Lease,
     Leave,
     Look,
     Message,
@@ -52,15 +52,12 @@ from zfarm.messages import (
     Report,
     Reports,
     Return,
-    Revoke,
     Room,
     Send,
     Stranger,
     Submit,
     Tell,
     TextNote,
-    Thanks,
-    Unknown,
     Versions,
     Welcome,
 )
@@ -84,7 +81,7 @@ class Broker:
         self.workers: dict[str, WorkerRecord] = {}
         self.peers: dict[Peer, ClientRecord | WorkerRecord] = {}
         self.functions = Functions()
-        self.orphans: dict[tuple[str, int], Orphan] = {}
+        self.orphans = Orphans(self)
         self.ready: dict[str, ClientRecord] = {}  # clients with something in their queue, next one first
         self.counts = {VALUE: 0, ERROR: 0, MIXED: 0, CANCELLED: 0, LOST: 0, BROKEN: 0}
         self.retried = 0
@@ -167,9 +164,9 @@ class Broker:
             touched, self._touched = self._touched, {}
             for record in touched.values():
                 if isinstance(record, ClientRecord):
-                    self._flush_client(record)
+                    self._actions.extend(client_messages(record, self.limits))
                 else:
-                    self._flush_worker(record)
+                    self._actions.extend(worker_messages(record, self.limits))
         if now >= self._note_at:
             self._note_at = now + self.limits.note_interval_s
             for note in pictures.notes(self, now):
@@ -225,12 +222,12 @@ class Broker:
             queue.append(task)
         self.tasks = self.limits.tasks_max - room
         if self.orphans:
-            self._adopt_for(client, [call.task for call in message.calls], now)
+            self.orphans.claimed(client, [call.task for call in message.calls], now)
         if queue:
             self.ready.setdefault(client.session, client)
         if refused:
             text = f"the farm holds {self.tasks} tasks, its limit (ZFARM_TASKS_MAX)"
-            self._touch(client)
+            self.touch(client)
             fate = Fate(host="", worker="", text=text)
             client.ended.extend((Outcome(task=n, kind=LOST, deaths=(fate,)), b"") for n in refused)
         for function in functions:  # a repeated submit must not leave a function behind that no task needs
@@ -239,7 +236,7 @@ class Broker:
                 self.functions.release(function)
 
     def _on_cancel(self, client: ClientRecord, message: Cancel, payload: Payload, now: float) -> None:
-        self._touch(client)
+        self.touch(client)
         for number in message.tasks:
             task = client.tasks.get(number)
             if task is None:
@@ -253,10 +250,10 @@ class Broker:
             else:
                 task.cancelling = True
                 task.worker.revokes.append(task.lease)
-                self._touch(task.worker)
+                self.touch(task.worker)
 
     def _on_ask(self, client: ClientRecord, message: Ask, payload: Payload, now: float) -> None:
-        self._touch(client)
+        self.touch(client)
         for number in message.tasks:
             task = client.tasks.get(number)
             if task is None:
@@ -291,7 +288,7 @@ class Broker:
         for task in client.tasks.values():
             if task.worker is not None:
                 task.worker.stops.append(task.lease)
-                self._touch(task.worker)
+                self.touch(task.worker)
                 self.unlease(task)
             if task.outcome is None:
                 self.functions.release(task.function)
@@ -303,8 +300,7 @@ class Broker:
         if client.peer is not None:
             del self.peers[client.peer]
         self._touched.pop(id(client), None)
-        for key in [key for key in self.orphans if key[0] == client.session]:
-            self._stop_orphan(key)
+        self.orphans.stop_of(client.session)
 
     # ------------------------------------------------------------ workers
 
@@ -319,7 +315,7 @@ class Broker:
         else:
             worker.room = message.slots
         self._bind(worker, peer, now)
-        self._touch(worker)
+        self.touch(worker)
         worker.grants_number = 0
         worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
         self._send(peer, self._welcome())
@@ -331,7 +327,7 @@ class Broker:
                 worker.revokes.append(lease)
         for h in message.held:
             if h.lease not in worker.leases:
-                self._adopt(worker, h.owner, h.task, h.lease, h.started, now)
+                self.orphans.adopt(worker, h, now)
 
     def _on_beat(self, worker: WorkerRecord, message: Beat, payload: Payload, now: float) -> None:
         worker.room = 0 if worker.draining else message.room
@@ -342,27 +338,28 @@ class Broker:
             for lease, task in worker.leases.items():
                 if lease not in held:
                     worker.granted.append(task)
-                    self._touch(worker)
+                    self.touch(worker)
         for lease in held:
-            if lease not in worker.leases and not any(o.lease == lease for o in self.orphans.values()):
+            if lease not in worker.leases and lease not in self.orphans.leases():
                 worker.stops.append(lease)
                 worker.thanks.append(lease)
-                self._touch(worker)
+                self.touch(worker)
 
     def _on_reports(self, worker: WorkerRecord, message: Reports, payload: Payload, now: float) -> None:
-        self._touch(worker)
+        self.touch(worker)
         worker.crowded = False
         leases = worker.leases
         for report, blob in zip(message.reports, payload, strict=True):
             task = leases.get(report.lease)
             if task is None:
-                if not self._kept_for_orphan(worker, report, blob):
+                if not self.orphans.keep(worker, report, blob):
                     worker.thanks.append(report.lease)
                 continue
             worker.thanks.append(report.lease)
-            self._report(worker, task, report, blob)
+            self.report(worker, task, report, blob)
 
-    def _report(self, worker: WorkerRecord, task: Task, report: Report, blob: Blob) -> None:
+    def report(self, worker: WorkerRecord, task: Task, report: Report, blob: Blob) -> None:
+        """Book how a lease of this worker has ended."""
         if report.kind == LOST:
             worker.deaths += 1
             fate = report.fate or Fate(host=worker.host, worker=worker.short_name, text="died")
@@ -394,7 +391,7 @@ class Broker:
                 task.began = True
                 task.cancelling = False
                 task.client.began.append(task.number)
-                self._touch(task.client)
+                self.touch(task.client)
 
     def _on_room(self, worker: WorkerRecord, message: Room, payload: Payload, now: float) -> None:
         worker.room = message.room
@@ -410,66 +407,9 @@ class Broker:
         if worker.peer is not None:
             del self.peers[worker.peer]
         self._touched.pop(id(worker), None)
-        for key in [key for key, orphan in self.orphans.items() if orphan.worker is worker]:
-            del self.orphans[key]
+        self.orphans.lose(worker)
         for task in list(worker.leases.values()):
             self._attempt_lost(task, Fate(host=worker.host, worker=worker.short_name, text=why))
-
-    # ------------------------------------------------------------ leases from before a loss
-
-    def _adopt(
-        self, worker: WorkerRecord, owner: str, number: int, lease: int, started: bool, now: float
-    ) -> None:
-        """A worker holds a lease that is not in its books here: take it over if its task still waits, else
-        stop it."""
-        client = self.clients.get(owner)
-        if client is None:
-            if lease >> 32 == self.epoch:  # granted by this very broker: its client has left
-                worker.stops.append(lease)
-                worker.thanks.append(lease)
-            else:
-                self.orphans[(owner, number)] = Orphan(worker, lease, now + self.limits.client_grace_s)
-            return
-        task = client.tasks.get(number)
-        if task is None and lease >> 32 != self.epoch:
-            self.orphans[(owner, number)] = Orphan(worker, lease, now + self.limits.client_grace_s)
-        elif task is None or task.outcome is not None or task.worker is not None:
-            worker.stops.append(lease)
-            worker.thanks.append(lease)
-        else:
-            self.lease(task, worker, lease, now)
-            task.began = started
-
-    def _adopt_for(self, client: ClientRecord, numbers: list[int], now: float) -> None:
-        for number in numbers:
-            orphan = self.orphans.pop((client.session, number), None)
-            if orphan is None:
-                continue
-            task = client.tasks[number]
-            if task.outcome is not None or task.worker is not None:
-                orphan.worker.stops.append(orphan.lease)
-                orphan.worker.thanks.append(orphan.lease)
-                self._touch(orphan.worker)
-                continue
-            self.lease(task, orphan.worker, orphan.lease, now)
-            if orphan.report is not None:
-                orphan.worker.thanks.append(orphan.lease)
-                self._touch(orphan.worker)
-                self._report(orphan.worker, task, orphan.report, orphan.blob)
-
-    def _kept_for_orphan(self, worker: WorkerRecord, report: Report, blob: Blob) -> bool:
-        """Keep a report whose client has not come back yet; it is thanked for when the task is known."""
-        for orphan in self.orphans.values():
-            if orphan.lease == report.lease and orphan.worker is worker:
-                orphan.report, orphan.blob = report, blob
-                return True
-        return False
-
-    def _stop_orphan(self, key: tuple[str, int]) -> None:
-        orphan = self.orphans.pop(key)
-        orphan.worker.stops.append(orphan.lease)
-        orphan.worker.thanks.append(orphan.lease)
-        self._touch(orphan.worker)
 
     # ------------------------------------------------------------ tasks
 
@@ -553,8 +493,7 @@ class Broker:
             elif silent > limits.client_lost_after_s and not client.away:
                 client.away = True
                 self._tell("warning", f"client {client.host}/{client.pid} is away")
-        for key in [key for key, orphan in self.orphans.items() if now >= orphan.until]:
-            self._stop_orphan(key)
+        self.orphans.sweep(now)
 
     # ------------------------------------------------------------ peers and sending
 
@@ -600,7 +539,8 @@ class Broker:
         record.heard_at = now
         self.peers[peer] = record
 
-    def _touch(self, record: ClientRecord | WorkerRecord) -> None:
+    def touch(self, record: ClientRecord | WorkerRecord) -> None:
+        """This turn has something for this record's peer."""
         self._touched[id(record)] = record
 
     def _send(self, peer: Peer, message: Message, payload: Payload = ()) -> None:
@@ -613,88 +553,6 @@ class Broker:
             self.notes += 1
             self._actions.append(Publish(TextNote(number=self.notes, level=level, text=text)))
 
-    def _flush_client(self, client: ClientRecord) -> None:
-        ended, began, unknown = client.ended, client.began, client.unknown
-        client.ended, client.began, client.unknown = [], [], []
-        if client.peer is None:
-            return
-        limits = self.limits
-        for batch in batches(ended, limits.batch_calls_max, limits.batch_bytes_max):
-            self._send(client.peer, Ended(outcomes=[o for o, _ in batch]), [blob for _, blob in batch])
-        for kind, numbers in ((Began, began), (Unknown, unknown)):
-            for start in range(0, len(numbers), limits.batch_calls_max):
-                self._send(client.peer, kind(tasks=numbers[start : start + limits.batch_calls_max]))
-
-    def _flush_worker(self, worker: WorkerRecord) -> None:
-        granted, revokes, stops, thanks = worker.granted, worker.revokes, worker.stops, worker.thanks
-        worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
-        if worker.peer is None:
-            return
-        if thanks:
-            self._send(worker.peer, Thanks(leases=thanks))
-        if stops:
-            self._send(worker.peer, Revoke(leases=stops, force=True))
-        pairs: list[tuple[Task, Blob]] = [(task, task.body) for task in granted if task.worker is worker]
-        for batch in batches(pairs, self.limits.batch_calls_max, self.limits.batch_bytes_max):
-            self._send_grants(worker, [task for task, _ in batch])
-        if revokes:  # after the grants: what is revoked must have been granted
-            self._send(worker.peer, Revoke(leases=revokes))
-
-    def _send_grants(self, worker: WorkerRecord, tasks: list[Task]) -> None:
-        functions: Indexed[bytes] = Indexed()
-        setups: Indexed[bytes] = Indexed()
-        owners: Indexed[str] = Indexed()
-        leases = [
-            Lease(
-                task.lease,
-                owners[task.client.session],
-                task.number,
-                functions[task.function.blob],
-                setups[task.setup],
-                task.items,
-                task.expected_us,
-            )
-            for task in tasks
-        ]
-        worker.grants_number += 1
-        grants = Grants(
-            number=worker.grants_number,
-            leases=leases,
-            owners=list(owners),
-            functions=len(functions),
-            setups=len(setups),
-        )
-        self._send(worker.peer, grants, [*functions, *setups, *(task.body for task in tasks)])
-
-    # ------------------------------------------------------------ invariants
-
     def check(self) -> None:
         """The books do not contradict themselves."""
-        for worker in self.workers.values():
-            assert worker.expected_us == sum(task.expected_us for task in worker.leases.values())
-            for lease, task in worker.leases.items():
-                assert task.lease == lease and task.worker is worker and task.outcome is None
-                assert self.clients.get(task.client.session) is task.client, "a lease outlived its client"
-        tasks = refs = 0
-        for session, client in self.clients.items():
-            queued = {id(task) for task in client.queue}
-            leased = 0
-            for number, task in client.tasks.items():
-                assert (
-                    task.number == number and task.client is client and len(task.deaths) <= task.max_attempts
-                )
-                refs += task.outcome is None
-                if task.worker is not None:
-                    leased += 1
-                    assert task.outcome is None and task.worker.leases.get(task.lease) is task
-                    assert self.workers.get(task.worker.session) is task.worker, "a lease outlived its worker"
-                elif task.outcome is None:
-                    assert id(task) in queued, "a task that nobody holds must be in the queue"
-                    assert session in self.ready, "a client with queued tasks must be ready"
-            assert leased == client.leased
-            assert client.unforgotten == sum(task.outcome is not None for task in client.tasks.values())
-            tasks += len(client.tasks)
-        assert tasks == self.tasks
-        assert refs == self.functions.referenced()
-        for peer, record in self.peers.items():
-            assert record.peer == peer
+        check_books(self)

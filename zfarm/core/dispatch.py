@@ -72,7 +72,7 @@ def _fill_ahead(broker: Broker, workers: list[WorkerRecord], now: float) -> None
 def _grant(broker: Broker, task: Task, worker: WorkerRecord, now: float) -> None:
     broker.lease(task, worker, 0, now)
     worker.granted.append(task)
-    broker._touched[id(worker)] = worker
+    broker.touch(worker)
 
 
 def _head(client: ClientRecord) -> Task | None:

@@ -1,0 +1,41 @@
+"""What must hold in the broker's books after every turn; for tests and the simulator. It reads and never
+changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zfarm.core.broker import Broker
+
+__all__ = ["check_books"]
+
+
+def check_books(broker: Broker) -> None:
+    """Raise AssertionError when the books contradict themselves."""
+    for worker in broker.workers.values():
+        assert worker.expected_us == sum(task.expected_us for task in worker.leases.values())
+        for lease, task in worker.leases.items():
+            assert task.lease == lease and task.worker is worker and task.outcome is None
+            assert broker.clients.get(task.client.session) is task.client, "a lease outlived its client"
+    tasks = refs = 0
+    for session, client in broker.clients.items():
+        queued = {id(task) for task in client.queue}
+        leased = 0
+        for number, task in client.tasks.items():
+            assert task.number == number and task.client is client and len(task.deaths) <= task.max_attempts
+            refs += task.outcome is None
+            if task.worker is not None:
+                leased += 1
+                assert task.outcome is None and task.worker.leases.get(task.lease) is task
+                assert broker.workers.get(task.worker.session) is task.worker, "a lease outlived its worker"
+            elif task.outcome is None:
+                assert id(task) in queued, "a task that nobody holds must be in the queue"
+                assert session in broker.ready, "a client with queued tasks must be ready"
+        assert leased == client.leased
+        assert client.unforgotten == sum(task.outcome is not None for task in client.tasks.values())
+        tasks += len(client.tasks)
+    assert tasks == broker.tasks
+    assert refs == broker.functions.referenced()
+    for peer, record in broker.peers.items():
+        assert record.peer == peer

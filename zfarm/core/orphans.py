@@ -1,0 +1,112 @@
+"""Leases that workers hold from before the broker was started, or from before they were given up for lost.
+
+A worker that comes back names what it holds. If the task still waits here the lease is taken over, so that
+nothing
+runs twice; if its client has not come back yet, the lease (and its report, if it ends meanwhile) is kept
+for a while.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfarm.core.books import ClientRecord, WorkerRecord
+from zfarm.messages import Blob, Held, Report
+
+if TYPE_CHECKING:
+    from zfarm.core.broker import Broker
+
+__all__ = ["Orphans"]
+
+
+class Orphan:
+    """A lease whose client has not come back yet."""
+
+    __slots__ = ("blob", "lease", "report", "started", "until", "worker")
+
+    def __init__(self, worker: WorkerRecord, lease: int, started: bool, until: float) -> None:
+        self.worker = worker
+        self.lease = lease
+        self.started = started
+        self.until = until
+        self.report: Report | None = None
+        self.blob: Blob = b""
+
+
+class Orphans:
+    """All such leases of one broker, by client session and task number."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._kept: dict[tuple[str, int], Orphan] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def leases(self) -> set[int]:
+        """The leases kept here."""
+        return {orphan.lease for orphan in self._kept.values()}
+
+    def adopt(self, worker: WorkerRecord, held: Held, now: float) -> None:
+        """``worker`` holds a lease that is not in its books: take it over, keep it for its client, or stop
+        it."""
+        broker = self._broker
+        client = broker.clients.get(held.owner)
+        task = client.tasks.get(held.task) if client is not None else None
+        ours = held.lease >> 32 == broker.epoch  # granted by this very broker: it would know task and client
+        if task is None and not ours:
+            until = now + broker.limits.client_grace_s
+            self._kept[(held.owner, held.task)] = Orphan(worker, held.lease, held.started, until)
+        elif task is None or task.outcome is not None or task.worker is not None:
+            self._stop(worker, held.lease)
+        else:
+            broker.lease(task, worker, held.lease, now)
+            task.began = held.started
+
+    def claimed(self, client: ClientRecord, numbers: list[int], now: float) -> None:
+        """The client has come back with these tasks."""
+        broker = self._broker
+        for number in numbers:
+            orphan = self._kept.pop((client.session, number), None)
+            if orphan is None:
+                continue
+            task = client.tasks.get(number)
+            if task is None or task.outcome is not None or task.worker is not None:
+                self._stop(orphan.worker, orphan.lease)
+                continue
+            broker.lease(task, orphan.worker, orphan.lease, now)
+            task.began = orphan.started
+            if orphan.report is not None:
+                orphan.worker.thanks.append(orphan.lease)
+                broker.touch(orphan.worker)
+                broker.report(orphan.worker, task, orphan.report, orphan.blob)
+
+    def keep(self, worker: WorkerRecord, report: Report, blob: Blob) -> bool:
+        """Keep a report until its client comes back; False if it is about no lease kept here."""
+        for orphan in self._kept.values():
+            if orphan.lease == report.lease and orphan.worker is worker:
+                orphan.report, orphan.blob = report, blob
+                return True
+        return False
+
+    def lose(self, worker: WorkerRecord) -> None:
+        """The worker is gone, and its leases with it."""
+        self._kept = {key: orphan for key, orphan in self._kept.items() if orphan.worker is not worker}
+
+    def stop_of(self, session: str) -> None:
+        """The client is gone for good."""
+        self._stop_where([key for key in self._kept if key[0] == session])
+
+    def sweep(self, now: float) -> None:
+        """Stop what no client came back for in time."""
+        self._stop_where([key for key, orphan in self._kept.items() if now >= orphan.until])
+
+    def _stop_where(self, keys: list[tuple[str, int]]) -> None:
+        for key in keys:
+            orphan = self._kept.pop(key)
+            self._stop(orphan.worker, orphan.lease)
+
+    def _stop(self, worker: WorkerRecord, lease: int) -> None:
+        worker.stops.append(lease)
+        worker.thanks.append(lease)
+        self._broker.touch(worker)

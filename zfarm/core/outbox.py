@@ -1,0 +1,73 @@
+"""What one turn has for one peer of the broker, cut into messages. It empties the lists of a record, and
+decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from zfarm.core.books import ClientRecord, Task, WorkerRecord
+from zfarm.core.machine import Indexed, batches
+from zfarm.messages import Began, Blob, Ended, Grants, Lease, Revoke, Send, Thanks, Unknown
+from zfarm.settings import Settings
+
+__all__ = ["client_messages", "worker_messages"]
+
+
+def client_messages(client: ClientRecord, limits: Settings) -> Iterator[Send]:
+    """What this turn has for a client; dropped when it has no link, since it asks again when it has one."""
+    ended, began, unknown = client.ended, client.began, client.unknown
+    client.ended, client.began, client.unknown = [], [], []
+    peer = client.peer
+    if peer is None:
+        return
+    for batch in batches(ended, limits.batch_calls_max, limits.batch_bytes_max):
+        yield Send(peer, Ended(outcomes=[outcome for outcome, _ in batch]), [blob for _, blob in batch])
+    for kind, numbers in ((Began, began), (Unknown, unknown)):
+        for start in range(0, len(numbers), limits.batch_calls_max):
+            yield Send(peer, kind(tasks=numbers[start : start + limits.batch_calls_max]))
+
+
+def worker_messages(worker: WorkerRecord, limits: Settings) -> Iterator[Send]:
+    """What this turn has for a worker; dropped when it has no link, since its next Join brings it up
+    again."""
+    granted, revokes, stops, thanks = worker.granted, worker.revokes, worker.stops, worker.thanks
+    worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
+    peer = worker.peer
+    if peer is None:
+        return
+    if thanks:
+        yield Send(peer, Thanks(leases=thanks))
+    if stops:
+        yield Send(peer, Revoke(leases=stops, force=True))
+    pairs: list[tuple[Task, Blob]] = [(task, task.body) for task in granted if task.worker is worker]
+    for batch in batches(pairs, limits.batch_calls_max, limits.batch_bytes_max):
+        yield _grants(worker, [task for task, _ in batch])
+    if revokes:  # after the grants: what is revoked must have been granted
+        yield Send(peer, Revoke(leases=revokes))
+
+
+def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
+    functions: Indexed[bytes] = Indexed()
+    setups: Indexed[bytes] = Indexed()
+    owners: Indexed[str] = Indexed()
+    leases = [
+        Lease(
+            task.lease,
+            owners[task.client.session],
+            task.number,
+            functions[task.function.blob],
+            setups[task.setup],
+            task.items,
+            task.expected_us,
+        )
+        for task in tasks
+    ]
+    worker.grants_number += 1
+    grants = Grants(
+        number=worker.grants_number,
+        leases=leases,
+        owners=list(owners),
+        functions=len(functions),
+        setups=len(setups),
+    )
+    return Send(worker.peer, grants, [*functions, *setups, *(task.body for task in tasks)])
