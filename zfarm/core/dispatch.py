@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["dispatch"]
 
+HANDFUL_US = 250
+"""Work granted ahead to one worker, from one client, before the next worker and client have their turn."""
+
 
 def dispatch(broker: Broker, now: float) -> None:
     """Grant what can be granted now."""
@@ -50,23 +53,47 @@ def _fill_slots(broker: Broker, workers: list[WorkerRecord], now: float) -> None
 
 
 def _fill_ahead(broker: Broker, workers: list[WorkerRecord], now: float) -> None:
-    """Let short calls wait beside busy slots."""
-    limits = broker.limits
+    """Let short calls wait beside busy slots, a handful at a time for the least loaded worker."""
+    lookahead = broker.limits.lookahead_us
     loads = [(w.expected_us / w.room, n, w) for n, w in enumerate(workers) if not w.crowded]
     if not loads:
         return
     heapify(loads)
     while True:
         load, n, worker = loads[0]
+        if load >= lookahead:
+            return
         task = _peek(broker)
-        if task is None or load >= limits.lookahead_us:
+        if task is None:
             return
-        expected = task.function.expected_us(task.items)
-        if not 0 < expected <= limits.short_call_us:
+        until = min(worker.expected_us + HANDFUL_US, lookahead * worker.room)
+        if not _grant_handful(broker, task.client, worker, until, now):
             return
-        _take(broker)
-        _grant(broker, task, worker, now)
         heapreplace(loads, (worker.expected_us / worker.room, n, worker))
+
+
+def _grant_handful(
+    broker: Broker, client: ClientRecord, worker: WorkerRecord, until: float, now: float
+) -> bool:
+    """Grant short calls from the head of one client's queue until the worker expects that much work."""
+    queue = client.queue
+    granted = worker.granted
+    short = broker.limits.short_call_us
+    lease = broker.lease
+    some = False
+    while queue and worker.expected_us < until:
+        task = queue[0]
+        if task.worker is None and task.outcome is None:
+            if not 0 < task.function.expected_us(task.items) <= short:
+                break
+            lease(task, worker, 0, now)
+            granted.append(task)
+            some = True
+        queue.popleft()
+    if some:
+        broker.touch(worker)
+        _rotate(broker, client)
+    return some
 
 
 def _grant(broker: Broker, task: Task, worker: WorkerRecord, now: float) -> None:
@@ -100,12 +127,15 @@ def _peek(broker: Broker) -> Task | None:
 
 def _take(broker: Broker) -> Task | None:
     task = _peek(broker)
-    if task is None:
-        return None
-    client = task.client
-    client.queue.popleft()
-    if len(broker.ready) > 1:  # to the end of the round
+    if task is not None:
+        task.client.queue.popleft()
+        _rotate(broker, task.client)
+    return task
+
+
+def _rotate(broker: Broker, client: ClientRecord) -> None:
+    """The client had its turn."""
+    if len(broker.ready) > 1 or not client.queue:
         del broker.ready[client.session]
         if client.queue:
             broker.ready[client.session] = client
-    return task

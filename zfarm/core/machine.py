@@ -74,6 +74,10 @@ def batches(
 ) -> Iterator[list[tuple[Item, Blob]]]:
     """Cut (item, blob) pairs into lists of at most ``calls_max`` pairs and, unless a single blob is larger,
     ``bytes_max`` bytes."""
+    if len(items) <= calls_max and sum([len(blob) for _, blob in items]) <= bytes_max:
+        if items:
+            yield items
+        return
     batch: list[tuple[Item, Blob]] = []
     size = 0
     for pair in items:
