@@ -80,10 +80,13 @@ def test_importing_it_does_not_import_psutil():
 
 def test_the_sampler_delivers_from_its_own_thread_and_leaves_none_behind(child):
     got: queue.Queue[tuple[Vitals, str]] = queue.Queue()
-    sampler = VitalsSampler(0.05, lambda taken: got.put((taken, threading.current_thread().name)))
+    pids: list[int] = []
+    sampler = VitalsSampler(
+        0.05, lambda taken: got.put((taken, threading.current_thread().name)), lambda: list(pids)
+    )
     sampler.start()
     first = got.get(timeout=20)
-    sampler.children_pids = (child.pid,)
+    pids.append(child.pid)
     while got.get(timeout=20)[0].processes != 2:
         pass
     sampler.stop()

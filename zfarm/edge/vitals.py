@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -115,11 +115,16 @@ def sample(children_pids: Iterable[int] = ()) -> Vitals:
 class VitalsSampler:
     """A thread that calls ``deliver(vitals)``, in that thread, every ``interval_s`` seconds until `stop`.
 
-    ``children_pids`` may be replaced by the worker at any time by a new collection; it is never changed here.
+    ``children_pids`` is asked for the processes to count, in that thread too.
     """
 
-    def __init__(self, interval_s: float, deliver: Callable[[Vitals], None]) -> None:
-        self.children_pids: Collection[int] = ()
+    def __init__(
+        self,
+        interval_s: float,
+        deliver: Callable[[Vitals], None],
+        children_pids: Callable[[], Iterable[int]] = tuple,
+    ) -> None:
+        self._children_pids = children_pids
         self._interval_s = interval_s
         self._deliver = deliver
         self._stopped = threading.Event()
@@ -144,7 +149,7 @@ class VitalsSampler:
         while not self._stopped.wait(pause_s):
             pause_s = self._interval_s
             try:
-                vitals = sampler.sample(self.children_pids)
+                vitals = sampler.sample(self._children_pids())
             except (OSError, sampler.unreadable) as error:
                 self._complain(error)
                 continue
