@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
+import msgspec
+
 from zfarm.messages import Blob, Fate, Outcome, Peer, Vitals
 
 __all__ = ["ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
@@ -70,11 +72,9 @@ class Functions:
             self._known.move_to_end(blob)
         return function
 
-    def release(self, function: Function) -> None:
-        """One task less needs this function."""
-        function.refs -= 1
-        if function.refs:
-            return
+    def rest(self, function: Function) -> None:
+        """No task needs this function any more: keep it for its measured run time, unless that costs too
+        much."""
         if len(function.blob) > FUNCTION_BYTES_KEPT:
             self._known.pop(function.blob, None)
             return
@@ -89,54 +89,30 @@ class Functions:
         return sum(function.refs for function in self._known.values())
 
 
-class Task:
-    """One call and its one outcome."""
+class Task(msgspec.Struct, gc=False, eq=False):
+    """One call and its one outcome.
 
-    __slots__ = (
-        "began",
-        "blob",
-        "body",
-        "cancelling",
-        "client",
-        "deaths",
-        "expected_us",
-        "function",
-        "granted_at",
-        "items",
-        "lease",
-        "max_attempts",
-        "number",
-        "outcome",
-        "setup",
-        "worker",
-    )
+    A struct that the garbage collector does not track: a farm holds millions, and the one cycle (client to
+    task to
+    client) is cut when the task is forgotten or its client dropped.
+    """
 
-    def __init__(
-        self,
-        client: ClientRecord,
-        number: int,
-        function: Function,
-        setup: bytes,
-        body: Blob,
-        items: int,
-        attempts: int,
-    ) -> None:
-        self.client = client
-        self.number = number
-        self.function = function
-        self.setup = setup
-        self.body = body
-        self.items = items
-        self.max_attempts = attempts
-        self.lease = 0
-        self.worker: WorkerRecord | None = None
-        self.outcome: Outcome | None = None
-        self.blob: Blob = b""
-        self.deaths: tuple[Fate, ...] = ()
-        self.began = False
-        self.cancelling = False
-        self.expected_us = 0
-        self.granted_at = 0.0
+    client: ClientRecord
+    number: int
+    function: Function
+    setup: bytes
+    body: Blob
+    items: int
+    max_attempts: int
+    lease: int = 0
+    worker: WorkerRecord | None = None
+    expected_us: int = 0
+    granted_at: float = 0.0
+    began: bool = False
+    cancelling: bool = False
+    deaths: tuple[Fate, ...] = ()
+    outcome: Outcome | None = None
+    blob: Blob = b""
 
 
 class ClientRecord:

@@ -232,8 +232,7 @@ class Broker:
             client.ended.extend((Outcome(task=n, kind=LOST, deaths=(fate,)), b"") for n in refused)
         for function in functions:  # a repeated submit must not leave a function behind that no task needs
             if not function.refs:
-                function.refs = 1
-                self.functions.release(function)
+                self.functions.rest(function)
 
     def _on_cancel(self, client: ClientRecord, message: Cancel, payload: Payload, now: float) -> None:
         self.touch(client)
@@ -291,7 +290,9 @@ class Broker:
                 self.touch(task.worker)
                 self.unlease(task)
             if task.outcome is None:
-                self.functions.release(task.function)
+                task.function.refs -= 1
+                if not task.function.refs:
+                    self.functions.rest(task.function)
         self.tasks -= len(client.tasks)
         client.tasks.clear()
         client.queue.clear()
@@ -349,14 +350,14 @@ class Broker:
         self.touch(worker)
         worker.crowded = False
         leases = worker.leases
+        thanks = worker.thanks
         for report, blob in zip(message.reports, payload, strict=True):
             task = leases.get(report.lease)
-            if task is None:
-                if not self.orphans.keep(worker, report, blob):
-                    worker.thanks.append(report.lease)
-                continue
-            worker.thanks.append(report.lease)
-            self.report(worker, task, report, blob)
+            if task is not None:
+                thanks.append(report.lease)
+                self.report(worker, task, report, blob)
+            elif not self.orphans.keep(worker, report, blob):
+                thanks.append(report.lease)
 
     def report(self, worker: WorkerRecord, task: Task, report: Report, blob: Blob) -> None:
         """Book how a lease of this worker has ended."""
@@ -462,11 +463,16 @@ class Broker:
         task.outcome = outcome
         task.blob = blob
         task.body = b""
-        self.functions.release(task.function)
-        task.client.ended_count += 1
-        task.client.unforgotten += 1
+        function = task.function
+        function.refs -= 1
+        if not function.refs:
+            self.functions.rest(function)
+        client = task.client
+        client.ended_count += 1
+        client.unforgotten += 1
+        client.ended.append((outcome, blob))
+        self._touched[id(client)] = client
         self.counts[outcome.kind] += 1
-        self._show(task)
 
     def _show(self, task: Task) -> None:
         assert task.outcome is not None, "only what has ended can be shown"

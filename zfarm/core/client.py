@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from collections import deque
 from math import inf
+from typing import Any
+
+import msgspec
 
 from zfarm.core.machine import NOW, Indexed
 from zfarm.messages import (
@@ -50,43 +53,21 @@ from zfarm.settings import Settings, settings
 __all__ = ["Client"]
 
 
-class Asked:
-    """One open task: all that is needed to ask for it again."""
+class Asked(msgspec.Struct, gc=False, eq=False):
+    """One open task: all that is needed to ask for it again. Untracked by the garbage collector: there may be
+    millions, and they refer to nothing that refers back but their token, which the client's ``_tasks`` lets
+    go."""
 
-    __slots__ = (
-        "body",
-        "cancelling",
-        "function",
-        "items",
-        "max_attempts",
-        "name",
-        "number",
-        "sent",
-        "setup",
-        "token",
-    )
-
-    def __init__(
-        self,
-        number: int,
-        token: object,
-        name: str,
-        function: bytes,
-        setup: bytes,
-        body: Blob,
-        items: int,
-        attempts: int,
-    ) -> None:
-        self.number = number
-        self.token = token
-        self.name = name
-        self.function = function
-        self.setup = setup
-        self.body = body
-        self.items = items
-        self.max_attempts = attempts
-        self.sent = False
-        self.cancelling = False
+    number: int
+    token: Any
+    name: str
+    function: bytes
+    setup: bytes
+    body: Blob
+    items: int
+    max_attempts: int
+    sent: bool = False
+    cancelling: bool = False
 
 
 class Client:
@@ -309,23 +290,31 @@ class Client:
         tasks = self._tasks
         calls_max = self._limits.batch_calls_max
         room = self._limits.batch_bytes_max
+        last_function = last_setup = None
+        function = setup = 0
         while unsent and len(calls) < calls_max:
             asked = unsent[0]
-            size = len(asked.body) + (0 if asked.function in functions.index else len(asked.function))
+            body = asked.body
+            size = len(body)
+            if asked.function is not last_function and asked.function not in functions.index:
+                size += len(asked.function)
             if calls and size > room:
                 break
             unsent.popleft()
             if asked.number not in tasks:  # cancelled before it was sent
                 continue
             room -= size
-            function = functions[asked.function]
-            if function == len(names):
-                names.append(asked.name)
+            if asked.function is not last_function:
+                last_function = asked.function
+                function = functions[last_function]
+                if function == len(names):
+                    names.append(asked.name)
+            if asked.setup is not last_setup:
+                last_setup = asked.setup
+                setup = setups[last_setup]
             asked.sent = True
-            calls.append(
-                Call(asked.number, function, setups[asked.setup], asked.items, asked.max_attempts),
-            )
-            bodies.append(asked.body)
+            calls.append(Call(asked.number, function, setup, asked.items, asked.max_attempts))
+            bodies.append(body)
         if calls:
             payload: list[Blob] = [*functions, *setups, *bodies]
             actions.append(Send(BROKER, Submit(calls=calls, names=names, setups=len(setups)), payload))

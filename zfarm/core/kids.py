@@ -9,15 +9,15 @@ from functools import lru_cache
 
 import msgspec
 
-from zfarm.messages import Blob, Lease, Setup
+from zfarm.messages import Blob, Setup
 
-__all__ = ["Duty", "Kid"]
+__all__ = ["Duty", "Kid", "facts"]
 
 _SETUPS = msgspec.msgpack.Decoder(Setup)
 
 
 @lru_cache(maxsize=256)
-def _facts(setup: bytes) -> tuple[str, int, bool]:
+def facts(setup: bytes) -> tuple[str, int, bool]:
     """Realm, max_tasks_per_child and "has an initializer" of an encoded Setup.
 
     One that cannot be read is a realm of its own: its child will say why.
@@ -29,43 +29,25 @@ def _facts(setup: bytes) -> tuple[str, int, bool]:
     return decoded.realm, decoded.max_tasks_per_child, bool(decoded.initializer)
 
 
-class Duty:
+class Duty(msgspec.Struct, gc=False, eq=False):
     """One lease as the worker holds it."""
 
-    __slots__ = (
-        "body",
-        "expected_us",
-        "function",
-        "initialized",
-        "items",
-        "kid",
-        "lease",
-        "owner",
-        "queued_at",
-        "realm",
-        "revoked",
-        "seq",
-        "setup",
-        "stopping",
-        "task",
-        "tasks_max",
-    )
-
-    def __init__(self, lease: Lease, owner: str, function: bytes, setup: bytes, body: Blob) -> None:
-        self.lease = lease.lease
-        self.owner = owner
-        self.task = lease.task
-        self.items = lease.items
-        self.expected_us = lease.expected_us
-        self.function = function
-        self.setup = setup
-        self.body = body
-        self.realm, self.tasks_max, self.initialized = _facts(setup)
-        self.kid: Kid | None = None
-        self.seq = 0
-        self.queued_at = 0.0
-        self.revoked = False  # to be given back unless it has started
-        self.stopping = False  # to be stopped even if it has started
+    lease: int
+    owner: str
+    task: int
+    items: int
+    expected_us: int
+    function: bytes
+    setup: bytes
+    body: Blob
+    realm: str
+    tasks_max: int
+    initialized: bool
+    queued_at: float
+    kid: Kid | None = None
+    seq: int = 0
+    revoked: bool = False  # to be given back unless it has started
+    stopping: bool = False  # to be stopped even if it has started
 
 
 class Kid:

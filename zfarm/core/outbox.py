@@ -50,18 +50,20 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
     functions: Indexed[bytes] = Indexed()
     setups: Indexed[bytes] = Indexed()
     owners: Indexed[str] = Indexed()
-    leases = [
-        Lease(
-            task.lease,
-            owners[task.client.session],
-            task.number,
-            functions[task.function.blob],
-            setups[task.setup],
-            task.items,
-            task.expected_us,
-        )
-        for task in tasks
-    ]
+    leases: list[Lease] = []
+    last_function = last_setup = last_client = None
+    function = setup = owner = 0
+    for task in tasks:  # most are like the one before: looked up only when they are not
+        if task.function is not last_function:
+            last_function = task.function
+            function = functions[last_function.blob]
+        if task.setup is not last_setup:
+            last_setup = task.setup
+            setup = setups[last_setup]
+        if task.client is not last_client:
+            last_client = task.client
+            owner = owners[last_client.session]
+        leases.append(Lease(task.lease, owner, task.number, function, setup, task.items, task.expected_us))
     worker.grants_number += 1
     grants = Grants(
         number=worker.grants_number,

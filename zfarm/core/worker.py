@@ -16,7 +16,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, NamedTuple
 
-from zfarm.core.kids import Duty, Kid
+from zfarm.core.kids import Duty, Kid, facts
 from zfarm.core.machine import NOW, Indexed, batches
 from zfarm.messages import (
     BROKEN,
@@ -270,14 +270,26 @@ class Worker:
         first_body = message.functions + message.setups
         functions = [bytes(payload[i]) for i in range(message.functions)]
         setups = [bytes(payload[i]) for i in range(message.functions, first_body)]
+        known = [facts(setup) for setup in setups]
+        owners = message.owners
+        leases = self._leases
         for i, lease in enumerate(message.leases, first_body):
-            if lease.lease in self._leases or lease.lease in self._owed:
+            number = lease.lease
+            if number in leases or number in self._owed:
                 continue  # repeated
             duty = Duty(
-                lease, message.owners[lease.owner], functions[lease.function], setups[lease.setup], payload[i]
+                number,
+                owners[lease.owner],
+                lease.task,
+                lease.items,
+                lease.expected_us,
+                functions[lease.function],
+                setups[lease.setup],
+                payload[i],
+                *known[lease.setup],
+                now,
             )
-            duty.queued_at = now
-            self._leases[lease.lease] = duty
+            leases[number] = duty
             self._queue.append(duty)
 
     def _on_revoke(self, message: Revoke, payload: Payload, now: float) -> None:
@@ -424,7 +436,14 @@ class Worker:
         if not kid.calls:
             kid.head_since = now
             kid.head_began = False
-        calls = [ChildCall(kid.take(duty), functions[duty.function], duty.items) for duty in duties]
+        last = None
+        function = 0
+        calls: list[ChildCall] = []
+        for duty in duties:
+            if duty.function is not last:
+                last = duty.function
+                function = functions[last]
+            calls.append(ChildCall(kid.take(duty), function, duty.items))
         kid.runs.append(calls[-1].seq)
         payload: list[Blob] = [
             *functions,
