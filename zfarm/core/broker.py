@@ -340,11 +340,11 @@ class Broker:
                 if lease not in held:
                     worker.granted.append(task)
                     self.touch(worker)
-        for lease in held:
-            if lease not in worker.leases and lease not in self.orphans.leases():
-                worker.stops.append(lease)
-                worker.thanks.append(lease)
-                self.touch(worker)
+        unwanted = sorted(held.difference(worker.leases, self.orphans.leases()))
+        if unwanted:
+            worker.stops.extend(unwanted)
+            worker.thanks.extend(unwanted)
+            self.touch(worker)
 
     def _on_reports(self, worker: WorkerRecord, message: Reports, payload: Payload, now: float) -> None:
         self.touch(worker)
@@ -374,7 +374,7 @@ class Broker:
         self._settle(task, Outcome(task.number, report.kind, report.run_us, deaths), blob)
 
     def _on_return(self, worker: WorkerRecord, message: Return, payload: Payload, now: float) -> None:
-        for lease in message.leases:
+        for lease in reversed(message.leases):  # they go to the front of the queue, the first one last
             task = worker.leases.get(lease)
             if task is None:
                 continue
@@ -409,7 +409,7 @@ class Broker:
             del self.peers[worker.peer]
         self._touched.pop(id(worker), None)
         self.orphans.lose(worker)
-        for task in list(worker.leases.values()):
+        for task in list(reversed(worker.leases.values())):
             self._attempt_lost(task, Fate(host=worker.host, worker=worker.short_name, text=why))
 
     # ------------------------------------------------------------ tasks
