@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,53 @@ def test_a_command_and_its_options_exist(command: str) -> None:
     assert done.returncode == 0, done.stderr
     missing = [word for word in rest if word.startswith("--") and word.partition("=")[0] not in done.stdout]
     assert not missing, f"`zfarm {verb}` knows no {missing}"
+
+
+def test_the_three_commands_of_a_cluster_make_one(tmp_path: Path) -> None:
+    """As a reader would type them, in one directory; only the address is this machine's and any free port."""
+    broker, worker, client = (
+        line.replace("head:5555", "127.0.0.1:0") for line in commands() if "farm.json" in line
+    )
+    program, said = programs()[0]
+    (tmp_path / "prog.py").write_text(program, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ZFARM_")}
+    with contextlib.ExitStack() as stack:
+        for command in (broker, worker):
+            words = [sys.executable, "-m", *command.split()]
+            log = stack.enter_context((tmp_path / f"{words[3]}.log").open("w"))
+            started = subprocess.Popen(
+                words, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+            stack.callback(stop, started)
+        wait_for((tmp_path / "farm.json").exists, "the connection file")
+        variable, _, rest = client.partition(" ")
+        name, _, value = variable.partition("=")
+        assert rest == "python prog.py"
+        done = subprocess.run(
+            [sys.executable, "prog.py"],
+            cwd=tmp_path, env=environment | {name: value}, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    logs = (tmp_path / "broker.log").read_text() + (tmp_path / "worker.log").read_text()
+    assert (done.stdout, done.stderr, done.returncode) == (said, "", 0), logs
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
+def wait_for(condition: Callable[[], bool], what: str, limit_s: float = 20.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come within {limit_s} s"
+        time.sleep(0.02)
 
 
 def test_every_command_named_in_the_text_exists() -> None:
