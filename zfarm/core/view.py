@@ -173,6 +173,11 @@ class View:
         return float("inf") if self._seen_at is None else max(0.0, now - self._seen_at)
 
     @property
+    def rated(self) -> bool:
+        """Rates are known: the counters were seen at two moments at least."""
+        return len(self._samples) > 1
+
+    @property
     def ended_per_s(self) -> float:
         """Tasks that ended per second, in whatever way, over the last RATE_WINDOW_S."""
         return self._rate("ended")
@@ -188,6 +193,17 @@ class View:
         first, last = self._samples[0], self._samples[-1]
         rise: int = getattr(last, counter) - getattr(first, counter)
         return max(0.0, rise / (last.uptime_s - first.uptime_s))
+
+    @property
+    def running_now(self) -> int:
+        """Tasks that run: those leased but those that were granted ahead of a free slot."""
+        return sum(min(worker.leases, worker.room) for worker in self.workers)
+
+    @property
+    def waiting_now(self) -> int:
+        """Tasks that wait for a slot, at the broker or, a few, beside a busy slot."""
+        leased = sum(worker.leases for worker in self.workers)
+        return (self.farm.queued if self.farm is not None else 0) + leased - self.running_now
 
     @property
     def room(self) -> int:
