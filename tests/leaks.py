@@ -77,7 +77,7 @@ def end_processes(before: Stock) -> None:
 
 
 def our_processes(among: frozenset[int] | None = None) -> dict[int, str]:
-    """The processes of this test run but ourselves, all or those ``among`` these pids: pid to a readable line."""
+    """The processes of this test run but ourselves, all or those ``among`` these: pid to a readable line."""
     among = frozenset(psutil.pids()) if among is None else among
     relatives = {child.pid for child in psutil.Process().children(recursive=True)} if among else set()
     found = {}
