@@ -1,0 +1,332 @@
+"""What must hold in a simulated farm: facts noted as they happen, and judged at once or at the end.
+
+The books here are kept from what passes between processes and what children do, never from what a machine
+believes; only whether the broker counts a worker or client as lost is asked of the broker, and checked
+against its silence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.people import Run, Task
+from zfarm import messages as m
+
+if TYPE_CHECKING:
+    from tests.simulation.children import Child
+    from tests.simulation.farm import Farm
+    from tests.simulation.processes import ClientProcess, WorkerProcess
+
+
+class Known:
+    """What the broker's end of the network has seen of one session."""
+
+    __slots__ = ("heard_at", "peer", "said_goodbye")
+
+    def __init__(self, peer: Any, heard_at: float) -> None:
+        self.peer = peer
+        self.heard_at = heard_at
+        self.said_goodbye = False
+
+
+class Books:
+    """Every task, run and lease of a farm as an onlooker sees them."""
+
+    def __init__(self, farm: Farm) -> None:
+        self.farm = farm
+        self.numbers: dict[tuple[str, int], Task] = {}
+        self.known: dict[str, Known] = {}
+        self.by_peer: dict[Any, str] = {}
+        self.granted: dict[int, tuple[Task, str]] = {}
+        """Every lease ever granted by the present broker: its task and its worker's session."""
+        self.living: dict[int, int] = {}
+        """Token to the one lease of it that the present broker counts on."""
+        self.holds: dict[str, dict[int, Task]] = {}
+        """Leases granted to a worker's life and neither reported nor returned to any broker."""
+        self.unstarted: dict[str, set[int]] = {}
+        """Tokens granted to a worker's life that have neither started there nor been returned."""
+        self.pending: set[int] = set()
+        """Tokens submitted and neither resolved nor abandoned."""
+        self.waiting = 0
+        """Tasks submitted that have neither started nor ended."""
+        self.busy = 0
+        """Children that run a call and do not wait for nested ones."""
+        self._idle_since: float | None = None
+        self.quiet_kinds: set[str] | None = None
+
+    # ------------------------------------------------------------ clients
+
+    def submitted(self, client: ClientProcess, number: int, task: Task) -> None:
+        task.number = number
+        self.numbers[client.session, number] = task
+        self.pending.add(task.token)
+        task.prompt = not (self.waiting or self.busy) and self.farm.now > 1.0
+        self.waiting += 1
+        self.changed()
+
+    def resolved(self, client: ClientProcess, task: Task, outcome: m.Outcome, blob: m.Blob) -> None:
+        """A client was shown an outcome: it is the only one, it belongs to that task, and it is true."""
+        what = f"task {task.token} ({task.name})"
+        assert task.outcome is None, f"{what} was resolved twice: {task.outcome}, {outcome}"
+        assert outcome.task == task.number, f"{what} got the outcome of another"
+        self.waiting -= task.waits
+        task.outcome = outcome
+        self.pending.discard(task.token)
+        self.changed()
+        kind = outcome.kind
+        assert len(outcome.deaths) <= task.max_attempts
+        own = kind == m.BROKEN or len(outcome.deaths) <= task.blames
+        assert own, f"{what} is blamed for deaths that were not its own: {outcome}"
+        if kind in (m.VALUE, m.ERROR, m.MIXED):
+            assert (kind, bytes(blob)) == task.outcome_of_run(), (
+                f"{what} got a wrong value: {outcome} {blob!r}"
+            )
+            assert any(run.finished for run in task.runs), f"{what} has a value and never ran"
+        elif kind == m.BROKEN:
+            assert b"/99" in task.setup or b"/97" in task.setup, f"{what} is in a sound realm"
+        elif kind == m.LOST:
+            most = 1 if task.items > 1 else task.max_attempts
+            assert len(outcome.deaths) == most, f"{what} was given up after {outcome.deaths}"
+            self.farm.story.probe("lost, a batch" if task.items else "lost, all attempts")
+        else:
+            assert kind == m.CANCELLED
+            assert task.cancel_asked_at is not None, f"{what} was cancelled by nobody"
+            self._cancelled(what, task)
+        if task.cancel_asked_at is not None:
+            self.farm.story.probe("cancelled" if kind == m.CANCELLED else "cancel came too late")
+
+    def _cancelled(self, what: str, task: Task) -> None:
+        """Cancelled means: it never started, or where it did nobody can know any more."""
+        task.cancelled_at = self.farm.now
+        for run in task.runs:
+            excused = run.interrupted or not run.worker.alive or run.worker.lost or task.unsure
+            assert excused, f"{what} was cancelled, and had started at {run.started_at:.6f}"
+        if self.farm.mix.calm:
+            took = self.farm.now - (task.cancel_asked_at or 0.0)
+            assert took < self.farm.mix.cancel_bound_s, f"{what} took {took} s to be cancelled"
+
+    def running(self, task: Task) -> None:
+        """A client was told that this task runs."""
+        assert task.sent, f"task {task.token} is said to run, and no child has it"
+        self.farm.story.probe("running told")
+
+    def client_left(self, client: ClientProcess) -> None:
+        self.farm.story.probe("client left")
+        self._abandon(client)
+
+    def client_died(self, client: ClientProcess) -> None:
+        self._abandon(client)
+
+    def _abandon(self, client: ClientProcess) -> None:
+        for token in sorted(self.pending):
+            task = self.farm.tasks[token]
+            if task.client == client.name:
+                self.waiting -= task.waits
+                task.abandoned = True
+                self.pending.discard(token)
+        self.changed()
+
+    # ------------------------------------------------------------ the broker
+
+    def heard(self, peer: Any, message: m.Message) -> None:
+        """The broker is about to note this message."""
+        clock = self.farm.broker.clock
+        if isinstance(message, m.Join | m.Hello):
+            known = self.known.get(message.session)
+            if known is None:
+                self.known[message.session] = Known(peer, clock)
+            else:
+                self.by_peer.pop(known.peer, None)
+                known.peer, known.heard_at = peer, clock
+                self.farm.story.probe("joins again" if isinstance(message, m.Join) else "says hello again")
+            self.by_peer[peer] = message.session
+            return
+        session = self.by_peer.get(peer)
+        if session is None:
+            return
+        self.known[session].heard_at = clock
+        if isinstance(message, m.Reports):
+            for report in message.reports:
+                self._lease_ends(session, report.lease, started=True)
+        elif isinstance(message, m.Return):
+            for lease in message.leases:
+                self._lease_ends(session, lease, started=False)
+        elif isinstance(message, m.Bye | m.Leave):
+            self.known[session].said_goodbye = True
+
+    def gone(self, peer: Any) -> None:
+        """The broker is told that this peer's link is dead."""
+        self.by_peer.pop(peer, None)
+
+    def _lease_ends(self, session: str, lease: int, started: bool) -> None:
+        task, holder = self.granted.get(lease, (None, ""))
+        if task is None or holder != session:
+            self.farm.story.probe("a stale lease is reported or returned")
+            return
+        self.holds[session].pop(lease, None)
+        if not started:
+            self.unstarted.get(session, set()).discard(task.token)
+            self.farm.story.probe("returned")
+        if self.living.get(task.token) == lease:
+            del self.living[task.token]
+        elif started:
+            self.farm.story.probe("a report twice, or of a lease that was given up")
+
+    def broker_advanced(self) -> None:
+        """Whom did the broker give up in this turn, and was it right to?"""
+        broker = self.farm.broker.machine
+        settings = self.farm.mix.settings
+        clock = self.farm.broker.clock
+        for session in [s for s in self.known if s not in broker.workers and s not in broker.clients]:
+            known = self.known.pop(session)
+            self.by_peer.pop(known.peer, None)
+            worker = self.farm.lives.get(session)
+            limit = settings.worker_lost_after_s
+            if worker is None:
+                limit = settings.client_lost_after_s + settings.client_grace_s
+                self._client_lost(session, known)
+            silent = clock - known.heard_at
+            assert known.said_goodbye or silent >= limit, (
+                f"{session} was given up after {silent} s of silence"
+            )
+            if worker is not None:
+                self._worker_lost(worker)
+
+    def _worker_lost(self, worker: WorkerProcess) -> None:
+        """Its leases move: each of its tasks may run once more, and on it as well if it is only cut off."""
+        if not worker.finished:
+            self.farm.story.probe("worker lost while it lives" if worker.alive else "worker lost")
+        worker.lost = True
+        for lease, task in self.holds.get(worker.session, {}).items():
+            if self.living.get(task.token) == lease:
+                del self.living[task.token]
+            task.blames += not worker.finished
+            self._excuse(task)
+
+    def _client_lost(self, session: str, known: Known) -> None:
+        """Its tasks were cancelled, running ones as well; if it comes back, it submits them anew."""
+        if not known.said_goodbye:
+            self.farm.story.probe("client given up")
+        for (owner, _), task in self.numbers.items():
+            if owner == session:
+                self.living.pop(task.token, None)
+                task.unsure = True
+                self._excuse(task)
+
+    def broker_died(self) -> None:
+        """It remembers nothing; what runs may run again before the broker hears of it."""
+        self.known.clear()
+        self.by_peer.clear()
+        self.living.clear()
+        for token in self.pending:
+            task = self.farm.tasks[token]
+            task.unsure = True
+            self._excuse(task)
+
+    def broker_says(self, peer: Any, message: m.Message) -> None:
+        """The broker sends this now."""
+        if self.quiet_kinds is not None:
+            self.quiet_kinds.add(type(message).__name__)
+        if isinstance(message, m.Grants):
+            session = self.by_peer[peer]
+            for lease in message.leases:
+                task = self.numbers[message.owners[lease.owner], lease.task]
+                self._grants(session, task, lease.lease)
+        elif isinstance(message, m.Unknown | m.Refused):
+            self.farm.story.probe(type(message).__name__)
+        elif isinstance(message, m.Revoke):
+            self.farm.story.probe("revoke by force" if message.force else "revoke")
+
+    def _grants(self, session: str, task: Task, lease: int) -> None:
+        living = self.living.get(task.token)
+        if lease in self.granted:
+            assert self.granted[lease] == (task, session), f"lease {lease} changed hands"
+            self.farm.story.probe("grant repeated")
+        elif lease >> 32 != self.farm.broker.epoch:
+            self.farm.story.probe("adopted lease granted again")
+        assert living is None or living == lease, f"task {task.token} gets lease {lease} while {living} lives"
+        self.granted[lease] = (task, session)
+        self.living[task.token] = lease
+        self.holds.setdefault(session, {})[lease] = task
+        if not any(run.worker.session == session for run in task.runs):
+            self.unstarted.setdefault(session, set()).add(task.token)
+
+    # ------------------------------------------------------------ workers and children
+
+    def worker_says(self, worker: WorkerProcess, message: m.Message) -> None:
+        if self.quiet_kinds is not None:
+            self.quiet_kinds.add(type(message).__name__)
+
+    def worker_died(self, worker: WorkerProcess) -> None:
+        for token in sorted(self.unstarted.pop(worker.session, ())):
+            self._excuse(self.farm.tasks[token])
+
+    def child_died(self, child: Child, stopped: bool) -> None:
+        """Blame falls on the call that ran, and on no other."""
+        self.farm.story.tell(self.farm.now, child.owner.worker.name, "child gone", child.number)
+        run, child.running = child.running, None
+        if run is not None:
+            self.busy -= not child.waiting
+            run.interrupted = True
+            run.task.blames += not stopped
+            self._excuse(run.task)
+        if not child.started_seq and child.sent_seq and not stopped:
+            self._stillborn(child.owner.worker)
+        self.changed()
+
+    def _stillborn(self, worker: WorkerProcess) -> None:
+        """A child died before its first call: after a few such, the calls of its realm are given up."""
+        for lease in self.living.values():
+            task, holder = self.granted[lease]
+            task.blames += holder == worker.session
+
+    def started(self, child: Child, task: Task) -> Run:
+        """A child starts a call."""
+        farm, worker = self.farm, child.owner.worker
+        what = f"task {task.token} ({task.name})"
+        farm.story.tell(farm.now, worker.name, "child runs", (child.number, task.token))
+        voided = worker.lost or task.unsure
+        assert len(task.runs) < task.runs_allowed, f"{what} runs again, and nothing had died: {task.runs}"
+        assert task.cancelled_at is None or voided, f"{what} starts, and was cancelled"
+        running = [other for other in child.owner.all.values() if other.running is not None]
+        assert sum(not other.has_waited for other in running) < worker.slots, f"{worker.name} is overbooked"
+        self._prompt(what, task)
+        self.waiting -= task.waits
+        self.busy += 1
+        run = Run(task, worker, child.number, farm.now)
+        task.runs.append(run)
+        self.unstarted.get(worker.session, set()).discard(task.token)
+        if len(task.runs) > 1:
+            farm.story.probe("ran again")
+        self.changed()
+        return run
+
+    def _excuse(self, task: Task) -> None:
+        """Something died that had to do with it: it may run once more, and wherever else it was granted."""
+        elsewhere = sum(task.token in tokens for tokens in self.unstarted.values())
+        task.runs_allowed = max(task.runs_allowed, len(task.runs) + 1 + elsewhere)
+
+    # ------------------------------------------------------------ efficiency, where nothing goes wrong
+
+    def changed(self) -> None:
+        """Judge late binding: while calls wait, no slot stays free for long."""
+        if not self.farm.mix.calm:
+            return
+        idle = self.waiting > 0 and self.busy < self._capacity()
+        if not idle:
+            if self._idle_since is not None:
+                took = self.farm.now - self._idle_since
+                assert took < self.farm.mix.idle_bound_s, f"calls waited beside a free slot for {took} s"
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = self.farm.now
+
+    def _capacity(self) -> int:
+        """Slots of the workers that have had the time to join."""
+        return sum(worker.slots for worker in self.farm.workers.values() if self.farm.now > worker.born + 0.5)
+
+    def _prompt(self, what: str, task: Task) -> None:
+        """Judge promptness: on an idle farm a call starts at once."""
+        if self.farm.mix.calm and task.prompt:
+            took = self.farm.now - task.submitted_at
+            assert took < self.farm.mix.start_bound_s, f"{what} took {took} s to start on an idle farm"

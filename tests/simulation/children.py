@@ -1,0 +1,302 @@
+"""The virtual children of a worker: like real ones they start late, run calls in order, and die.
+
+What a child says travels in order through its pipe; that it is gone is learned last. User code may wait for
+nested calls, which a client inside the child submits through the worker's tunnel. Times and deaths come
+from the workload.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tests.simulation.lane import Lane
+from tests.simulation.people import Item, Run, Task, new_task, setup_of
+from zfarm.messages import BROKEN, ChildCall, Done, Message, Payload, Setup, Tunnel, TunnelClosed
+from zfarm.messages import Run as RunMessage
+
+if TYPE_CHECKING:
+    from tests.simulation.farm import Farm
+    from tests.simulation.processes import ClientProcess, WorkerProcess
+
+SIGKILL, SIGSEGV = 9, 11
+_SETUPS = msgspec.msgpack.Decoder(Setup)
+
+
+class Child:
+    """One child process."""
+
+    def __init__(self, owner: Children, number: int) -> None:
+        self.owner = owner
+        self.farm: Farm = owner.farm
+        self.number = number
+        self.alive = True
+        self.ready = False
+        self.closed = False
+        """Its pipe was closed: it leaves when the running call has ended."""
+        self.setup = b""
+        self.realm = ""
+        self.calls: deque[tuple[ChildCall, Task]] = deque()
+        self.started_seq = 0
+        self.sent_seq = 0
+        self.void_to = 0
+        self.taking_back = False
+        self.running: Run | None = None
+        self.waiting = False
+        self.has_waited = False
+        self.client: ClientProcess | None = None
+        self.unsent: list[tuple[Done, bytes]] = []
+        self.flushed_at = 0.0
+        self.down = Lane(owner.farm)
+        self.up = Lane(owner.farm)
+        self._nested_left = 0
+
+    # ------------------------------------------------------------ what the worker does to it
+
+    def take(self, run: RunMessage, payload: Payload) -> None:
+        """Calls have arrived in its pipe."""
+        if not self.alive:
+            return
+        bodies = len(payload) - len(run.calls)
+        if run.setup:
+            assert not self.realm or self.realm == _SETUPS.decode(payload[run.functions]).realm, (
+                "two realms in a child"
+            )
+            self.setup = bytes(payload[run.functions])
+            self.realm = _SETUPS.decode(self.setup).realm
+        for n, call in enumerate(run.calls):
+            task = self.farm.tasks[int(bytes(payload[bodies + n]))]
+            assert bytes(payload[call.function]) == task.function, f"{task.token} would run another function"
+            assert self.setup == task.setup, f"{task.token} would run in the realm of another"
+            assert call.items == task.items
+            if call.seq > self.void_to:
+                self.calls.append((call, task))
+        self._go_on()
+
+    def void(self) -> None:
+        """What has not started will never run; a millisecond later it is safe to say what has."""
+        if self.alive:
+            self.void_to = self.sent_seq
+            self.calls.clear()
+            self.farm.after(1e-3 + self.owner.pause(), self._took_back)
+
+    def _took_back(self) -> None:
+        if self.alive:
+            self._flush()  # what has ended is read from the shared page
+            self.say("child_took_back", self.started_seq)
+            self.taking_back = False
+
+    def close(self) -> None:
+        self.closed = True
+        if self.running is None:
+            self.die(0, 0)
+        else:
+            grace = self.farm.mix.settings.stop_grace_s
+            self.farm.after(grace, lambda: self.die(SIGKILL, 0))
+
+    def die(self, signal: int, exit_code: int, stopped: bool = False) -> None:
+        """The process ends, whatever it is doing; the pipe is read to its end, then the worker learns of it.
+
+        ``stopped``: its worker wanted that, or is gone itself, so nobody is to be blamed.
+        """
+        if not self.alive:
+            return
+        self._flush()  # what has ended is read from the shared page
+        self.alive = False
+        self.farm.books.child_died(self, stopped)
+        if self.client is not None:
+            self.client.die()
+            self.farm.books.client_died(self.client)
+            self.owner.tell(self, "tunnel", TunnelClosed(self.number), ())
+        text = f"killed by signal {signal}" if signal else f"exited with code {exit_code}"
+        self.say("child_died", self.started_seq, signal, exit_code, text)
+
+    # ------------------------------------------------------------ what it does
+
+    def say(self, name: str, *arguments: Any) -> None:
+        """Say something to the worker through the pipe."""
+        self.owner.tell(self, "call", name, self.number, *arguments)
+
+    def begin(self) -> None:
+        """The process has come up."""
+        if self.alive:
+            self.ready = True
+            self.say("child_started")
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Start the next call, unless one runs."""
+        if not (self.ready and self.alive) or self.running is not None:
+            return
+        if self.closed:
+            self.die(0, 0)
+        elif self.calls:
+            call, task = self.calls.popleft()
+            setup = _SETUPS.decode(self.setup)
+            if setup.initializer == b"dies":
+                self.die(SIGSEGV, 0)
+                return
+            self.started_seq = call.seq
+            if setup.initializer == b"fails":
+                self._ended(call, BROKEN, b"b%d" % task.token, 0.0)
+                return
+            self.has_waited = False
+            self.running = self.farm.books.started(self, task)
+            self._work(call, task)
+
+    def _work(self, call: ChildCall, task: Task) -> None:
+        rng = self.farm.rng
+        passed = 0.0
+        for item in task.parts:
+            if item.deadly and rng.random() < item.deadly:
+                signal, code = rng.choice(((SIGSEGV, 0), (SIGKILL, 0), (0, 1), (0, 0)))
+                self.farm.after(passed + rng.random() * item.run_s, partial(self.die, signal, code))
+                return
+            passed += item.run_s
+        nested = [calls for item in task.parts for calls in item.nested]
+        if nested:
+            self.farm.after(passed / 2, partial(self._call_nested, call, task, nested))
+        else:
+            self.farm.after(passed, partial(self._finish, call, task))
+
+    def _finish(self, call: ChildCall, task: Task) -> None:
+        if self.alive:
+            kind, blob = task.outcome_of_run()
+            run, self.running = self.running, None
+            assert run is not None
+            run.finished = True
+            self.farm.books.busy -= 1
+            self.farm.books.changed()
+            self._ended(call, kind, blob, task.run_s)
+
+    def _ended(self, call: ChildCall, kind: int, blob: bytes, run_s: float) -> None:
+        self.unsent.append((Done(call.seq, kind, int(run_s * 1e6)), blob))
+        now = self.farm.now
+        if not self.calls or now - self.flushed_at > 1e-3 or self.farm.rng.random() < 0.1:
+            self._flush()
+        self.farm.after(self.farm.rng.random() * 5e-6, self._go_on)
+
+    def _flush(self) -> None:
+        self.flushed_at = self.farm.now
+        unsent, self.unsent = self.unsent, []
+        if unsent:
+            self.say("child_reported", [done for done, _ in unsent], [blob for _, blob in unsent])
+
+    # ------------------------------------------------------------ nested calls
+
+    def _call_nested(self, call: ChildCall, task: Task, nested: list[list[Item]]) -> None:
+        if not self.alive:
+            return
+        self._flush()  # nobody shall wait for what has ended
+        client = self._client()
+        self._nested_left = len(nested)
+        for parts in nested:
+            ended = partial(self._nested_ended, call, task)
+            setup = setup_of(client.session, 0)
+            child = new_task(self.farm, client.name, "nested", b"function nested", setup, parts, 3, ended)
+            client.hand("submit", child)
+        self.waiting = self.has_waited = True
+        self.farm.books.busy -= 1
+        self.farm.books.changed()
+        self.say("child_waits", True)
+
+    def _nested_ended(self, call: ChildCall, task: Task, _nested: Task) -> None:
+        self._nested_left -= 1
+        if self._nested_left == 0 and self.alive:
+            self.waiting = False
+            self.farm.books.busy += 1
+            self.farm.books.changed()
+            self.say("child_waits", False)
+            self.farm.after(task.run_s / 2, partial(self._finish, call, task))
+
+    def _client(self) -> ClientProcess:
+        if self.client is None:
+            self.client = self.owner.new_client(self)
+        return self.client
+
+
+class Children:
+    """All children of one worker, and the pipes between."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self.worker = worker
+        self.farm: Farm = worker.farm
+        self.mix = worker.farm.mix
+        self.all: dict[int, Child] = {}
+
+    def pause(self) -> float:
+        """How long a pipe or a look at a shared page takes."""
+        return 20e-6 + self.farm.rng.random() * 80e-6
+
+    def start(self, number: int) -> None:
+        assert number not in self.all, f"child {number} was started twice"
+        child = self.all[number] = Child(self, number)
+        self.farm.after(self.farm.rng.uniform(0.5, 1.5) * self.mix.fork_s, child.begin)
+        if self.farm.chaos and self.farm.rng.random() < self.mix.stillborn_share:
+            self.farm.after(self.farm.rng.random() * self.mix.fork_s, lambda: child.die(SIGKILL, 0))
+
+    def run(self, number: int, run: RunMessage, payload: Payload) -> None:
+        child = self.all.get(number)
+        if child is not None:
+            assert not child.taking_back, "calls for a child whose take-back is not answered"
+            assert run.calls[0].seq == child.sent_seq + 1, "the calls of a child are counted"
+            child.sent_seq = run.calls[-1].seq
+            for body in payload[len(payload) - len(run.calls) :]:
+                self.farm.tasks[int(bytes(body))].sent = True
+            child.down.push(self.pause(), partial(child.take, run, payload))
+
+    def take_back(self, number: int) -> None:
+        child = self.all.get(number)
+        if child is not None:
+            assert not child.taking_back, "a take-back is asked for once"
+            child.taking_back = True
+            child.void()
+
+    def stop(self, number: int, kill: bool) -> None:
+        child = self.all.get(number)
+        if child is None:
+            return
+        if kill:
+            self.farm.story.probe("child killed")
+            child.die(SIGKILL, 0, stopped=True)
+        else:
+            child.down.push(self.pause(), child.close)
+
+    def tell(self, child: Child, *entry: Any) -> None:
+        """Something for the worker from this child; in order."""
+        child.up.push(self.pause(), partial(self._told, child, entry))
+
+    def _told(self, child: Child, entry: tuple[Any, ...]) -> None:
+        if entry[1] == "child_died":
+            self.all.pop(child.number, None)
+        self.worker.hand(*entry)
+
+    def die(self) -> None:
+        """The worker is gone: so are they."""
+        for child in list(self.all.values()):
+            child.die(SIGKILL, 0, stopped=True)
+        self.all.clear()
+
+    def tunnel(self, channel: int, message: Message, payload: Payload) -> None:
+        """A message of the broker for the client in a child."""
+        child = self.all.get(channel)
+        if child is not None and child.alive and child.client is not None:
+            child.client.hand("message", message, payload)
+
+    def new_client(self, child: Child) -> ClientProcess:
+        from tests.simulation.processes import ClientProcess
+
+        name = f"{self.worker.session}/{child.number}"
+        return ClientProcess(self.farm, name, name, partial(self._send_up, child))
+
+    def _send_up(self, child: Child, message: Message, payload: Payload) -> None:
+        if child.alive:
+            self.tell(child, "tunnel", Tunnel(child.number), (message, payload))
+
+    @property
+    def busy(self) -> int:
+        """Children that run a call."""
+        return sum(child.running is not None for child in self.all.values() if child.alive)

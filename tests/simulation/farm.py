@@ -1,0 +1,136 @@
+"""The virtual clock and all that lives on it: one broker, its workers and clients, and the network.
+
+Equal times are ordered by the seeded generator, so that races are explored; nothing else is random. What a
+process does stands in processes.py; what goes wrong, and when, in faults.py; what must hold all the while,
+in checkers.py.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from math import inf
+
+from tests.simulation.checkers import Books
+from tests.simulation.faults import Mix
+from tests.simulation.network import Network
+from tests.simulation.people import Task
+from tests.simulation.processes import BrokerProcess, ClientProcess, Process, WorkerProcess
+from tests.simulation.story import Story
+
+EVENTS_MAX = 400_000
+"""More than any seed needs; a farm that goes on beyond it runs in circles."""
+
+
+class Farm:
+    """One simulated farm, all of it decided by ``mix`` and its seed."""
+
+    def __init__(self, mix: Mix, keep: int | None = 200) -> None:
+        self.mix = mix
+        self.rng = random.Random(mix.seed * 2 + 1)
+        self.now = 0.0
+        self.events = 0
+        self.chaos = True
+        self.story = Story(keep)
+        self.books = Books(self)
+        self.network = Network(self)
+        self.tasks: dict[int, Task] = {}
+        self._heap: list[tuple[float, float, int, Callable[[], object]]] = []
+        self._pushed = 0
+        self._epoch = 100
+        self._lives = 0
+        self.broker = BrokerProcess(self, self._epoch)
+        self.workers: dict[str, WorkerProcess] = {}
+        """The present life of each worker, by name."""
+        self.lives: dict[str, WorkerProcess] = {}
+        """Every life there ever was, by session."""
+        self.clients: dict[str, ClientProcess] = {}
+        """The clients of people, by name. Those inside children belong to their children."""
+
+    # ------------------------------------------------------------ the clock
+
+    def at(self, time: float, what: Callable[[], object]) -> None:
+        """Do ``what`` at this virtual time."""
+        self._pushed += 1
+        heapq.heappush(self._heap, (time, self.rng.random(), self._pushed, what))
+
+    def after(self, delay: float, what: Callable[[], object]) -> None:
+        """Do ``what`` so many virtual seconds from now."""
+        self.at(self.now + delay, what)
+
+    def run(self, until: float, enough: Callable[[], bool] | None = None) -> None:
+        """Let virtual time pass; ``enough`` is asked now and then and may end it early."""
+        heap = self._heap
+        ask_at = self.now
+        while heap and heap[0][0] <= until:
+            if enough is not None and heap[0][0] >= ask_at:
+                if enough():
+                    return
+                ask_at = heap[0][0] + 0.25
+            self.now, _, _, what = heapq.heappop(heap)
+            self.events += 1
+            assert self.events < EVENTS_MAX, "this farm runs in circles"
+            what()
+        self.now = max(self.now, until) if until < inf else self.now
+
+    # ------------------------------------------------------------ births and deaths
+
+    def start_worker(self, name: str, near: bool = False) -> None:
+        """A new life of this worker, unless it is alive, or shares a process with a broker that is not."""
+        before = self.workers.get(name)
+        if (before is not None and before.alive) or (near and not self.broker.alive):
+            return
+        self._lives += 1
+        worker = WorkerProcess(self, name, f"{name}.{self._lives}", near)
+        self.story.tell(self.now, name, "starts", worker.session)
+        self.workers[name] = self.lives[worker.session] = worker
+
+    def start_client(self, name: str) -> ClientProcess:
+        """A client of people."""
+        self.clients[name] = client = ClientProcess(self, name, f"{name}.s")
+        return client
+
+    def kill_broker(self, back_after: float) -> None:
+        """``kill -9`` of the broker, which comes back with no memory and a higher epoch."""
+        if not self.broker.alive:
+            return
+        self.story.tell(self.now, "broker", "dies")
+        self.broker.die()
+        self.books.broker_died()
+        self.network.broker_died()
+        for worker in self.workers.values():
+            if worker.near and worker.alive:
+                self.kill_worker(worker, None)
+        self.after(back_after, self._restart_broker)
+
+    def _restart_broker(self) -> None:
+        self._epoch += 1
+        self.broker = BrokerProcess(self, self._epoch)
+        self.story.tell(self.now, "broker", "starts", self._epoch)
+        for worker in list(self.workers.values()):
+            if worker.near:
+                self.start_worker(worker.name, near=True)
+
+    def kill_worker(self, worker: WorkerProcess, back_after: float | None) -> None:
+        """``kill -9`` of a worker's process; its children die with it."""
+        if not worker.alive:
+            return
+        self.story.tell(self.now, worker.name, "dies", worker.session)
+        worker.die()
+        if back_after is not None:
+            self.after(back_after, lambda: self.start_worker(worker.name, worker.near))
+
+    def kill_client(self, client: ClientProcess) -> None:
+        """``kill -9`` of a client; nobody will ever ask for its tasks again."""
+        if client.alive:
+            self.story.tell(self.now, client.name, "dies")
+            client.die()
+            self.books.client_died(client)
+
+    # ------------------------------------------------------------ looking at it
+
+    def processes(self) -> list[Process]:
+        """All that live, in a stable order; those in children left out."""
+        found: list[Process] = [self.broker, *self.workers.values(), *self.clients.values()]
+        return [process for process in found if process.alive]

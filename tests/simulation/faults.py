@@ -1,0 +1,255 @@
+"""What goes wrong, and how often: each seed picks its own mix of faults and sizes, and some have none.
+
+Faults last for a while; then all is healed and must come to rest. Nothing here judges: see checkers.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING
+
+from zfarm.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.simulation.farm import Farm
+    from tests.simulation.network import Link
+
+MS = 1e-3
+
+
+@dataclass
+class Mix:
+    """One seed's choice. Rates are per virtual second and process; shares are probabilities."""
+
+    seed: int
+    settings: Settings = field(default_factory=Settings)
+    slots: dict[str, int] = field(default_factory=dict)
+    """Workers by name, and their slots."""
+    embedded: bool = False
+    """The first worker shares a process with the broker."""
+    clients: int = 1
+    faults_s: float = 5.0
+    rates: dict[str, float] = field(default_factory=dict)
+    calm: bool = False
+    """Nothing goes wrong, so that efficiency can be judged."""
+    watched: bool = False
+    # processes
+    clock_skew: float = 0.0
+    turn_s: float = 50e-6
+    late_s: float = 1 * MS
+    broker_back_s: float = 2.0
+    worker_back_s: float = 4.0
+    # links
+    latency_s: float = 0.3 * MS
+    spike_share: float = 0.0
+    connect_s: float = 0.05
+    reconnect_s: float = 1.0
+    half_open_s: float = 1.0
+    queue_while_down: bool = True
+    gone_is_told: bool = True
+    # children
+    fork_s: float = 5 * MS
+    stillborn_share: float = 0.0
+    # people
+    waves: tuple[str, ...] = ("short", "middling")
+    waves_max: int = 3
+    wave_gap_s: float = 1.0
+    short_max: int = 100
+    realms: tuple[int, ...] = (1,)
+    broken_realm_share: float = 0.0
+    limited_realm_share: float = 0.0
+    cancel_share: float = 0.0
+    leave_share: float = 0.0
+    deadly_share: float = 0.0
+    fail_share: float = 0.0
+
+    @property
+    def start_bound_s(self) -> float:
+        """On an idle farm without faults a call starts within this."""
+        return 6 * self.latency_s + 2 * self.fork_s + 5 * MS
+
+    @property
+    def cancel_bound_s(self) -> float:
+        """Without faults a cancel is answered within this."""
+        return 12 * self.latency_s + 5 * MS
+
+    @property
+    def idle_bound_s(self) -> float:
+        """Without faults no slot is free for longer than this while a call waits."""
+        settings = self.settings
+        return 12 * self.latency_s + 3 * self.fork_s + 2 * settings.stuck_after_us * 1e-6 + 20 * MS
+
+
+def mix_of(seed: int) -> Mix:
+    """The mix that belongs to this seed."""
+    rng = Random(seed)
+    mix = Mix(seed)
+    mix.settings = _settings(rng)
+    mix.slots = {f"w{n}": rng.choice((1, 1, 2, 3, 4)) for n in range(rng.choice((1, 1, 2, 2, 3)))}
+    mix.embedded = rng.random() < 0.25
+    mix.clients = rng.choice((1, 1, 2, 3))
+    mix.watched = rng.random() < 0.3
+    mix.latency_s = rng.choice((0.05, 0.3, 1.0)) * MS
+    mix.fork_s = rng.choice((1, 5, 20)) * MS
+    mix.waves = tuple(rng.sample(WAVES, rng.randint(1, 3)))
+    mix.waves_max = rng.choice((1, 2, 4))
+    mix.wave_gap_s = rng.choice((0.01, 1.0, 3.0))
+    mix.short_max = rng.choice((30, 60, 150))
+    mix.realms = rng.choice(((1,), (1, 2), (3,)))
+    mix.cancel_share = rng.choice((0.0, 0.0, 0.05, 0.3))
+    mix.fail_share = rng.choice((0.0, 0.1))
+    mix.calm = rng.random() < 0.2
+    if not mix.calm:
+        _spoil(mix, rng)
+    return mix
+
+
+def _settings(rng: Random) -> Settings:
+    """The production settings, or quicker ones: no promise hangs on their values."""
+    if rng.random() < 0.2:
+        return Settings(client_grace_s=rng.choice((5.0, 60.0)))
+    return Settings(
+        beat_interval_s=rng.choice((0.5, 1.0)),
+        worker_lost_after_s=rng.choice((2.5, 5.0)),
+        client_lost_after_s=rng.choice((2.5, 5.0)),
+        client_grace_s=rng.choice((1.0, 5.0, 10.0)),
+        batch_calls_max=rng.choice((5, 50, 2000)),
+        batch_bytes_max=rng.choice((40, 4 * 1024 * 1024)),
+        children_idle_max=rng.choice((1, 4)),
+    )
+
+
+def _spoil(mix: Mix, rng: Random) -> None:
+    """Choose what goes wrong."""
+    mix.clock_skew = rng.choice((0.0, 0.02))
+    mix.turn_s = rng.choice((50e-6, 50e-6, 5 * MS))
+    mix.late_s = rng.choice((1 * MS, 100 * MS))
+    mix.latency_s = rng.choice((mix.latency_s, 20 * MS, 400 * MS))
+    mix.spike_share = rng.choice((0.0, 0.02))
+    mix.reconnect_s = rng.choice((0.1, 1.0, 4.0))
+    mix.half_open_s = rng.choice((0.01, 1.0, 4.0))
+    mix.queue_while_down = rng.random() < 0.7
+    mix.gone_is_told = rng.random() < 0.7
+    mix.stillborn_share = rng.choice((0.0, 0.0, 0.2))
+    mix.broken_realm_share = rng.choice((0.0, 0.2))
+    mix.limited_realm_share = rng.choice((0.0, 0.3))
+    mix.leave_share = rng.choice((0.0, 0.3))
+    mix.deadly_share = rng.choice((0.0, 0.02, 0.2))
+    mix.faults_s = rng.choice((3.0, 6.0, 12.0))
+    kinds = list(FAULTS)
+    for kind in rng.sample(kinds, rng.randint(0, len(kinds) // 2 + 1)):
+        mix.rates[kind] = rng.choice((0.05, 0.2, 0.6)) * FAULTS[kind][1]
+
+
+# ---------------------------------------------------------------- the faults
+
+
+def kill_broker(farm: Farm) -> None:
+    farm.kill_broker(farm.rng.random() * farm.mix.broker_back_s)
+
+
+def kill_worker(farm: Farm) -> None:
+    worker = farm.rng.choice(list(farm.workers.values()))
+    if not worker.near:  # one in the broker's process dies with it
+        farm.kill_worker(worker, farm.rng.random() * farm.mix.worker_back_s)
+
+
+def kill_client(farm: Farm) -> None:
+    farm.kill_client(farm.rng.choice(list(farm.clients.values())))
+
+
+def die_in_turn(farm: Farm) -> None:
+    """Somebody dies in the middle of the next turn that has actions."""
+    processes = [process for process in farm.processes() if not getattr(process, "near", False)]
+    if processes:
+        farm.rng.choice(processes).doomed = farm.rng.randint(0, 3)
+
+
+def stop_somebody(farm: Farm) -> None:
+    processes = farm.processes()
+    if processes:
+        farm.rng.choice(processes).stop(farm.rng.choice((0.01, 0.3, 3.0, 8.0)) * farm.rng.random())
+
+
+def kill_child(farm: Farm) -> None:
+    worker = farm.rng.choice(list(farm.workers.values()))
+    children = [child for child in worker.children.all.values() if child.alive]
+    if children:
+        farm.rng.choice(children).die(9, 0)
+
+
+def drain_worker(farm: Farm) -> None:
+    """SIGTERM; another one takes its place some time later."""
+    worker = farm.rng.choice(list(farm.workers.values()))
+    if worker.alive and not worker.near:
+        worker.hand("call", "drain")
+        back = farm.rng.random() * farm.mix.worker_back_s
+        farm.after(back, partial(_replace, farm, worker.name))
+
+
+def _replace(farm: Farm, name: str) -> None:
+    if farm.workers[name].alive:
+        farm.after(0.5, partial(_replace, farm, name))
+    else:
+        farm.start_worker(name)
+
+
+def break_link(farm: Farm) -> None:
+    link = _some_link(farm)
+    if link is not None:
+        link.snap()
+
+
+def stall_link(farm: Farm) -> None:
+    """A partition: one way or both, and the connection outlives it."""
+    link = _some_link(farm)
+    if link is not None:
+        up, down = farm.rng.choice(((True, True), (True, False), (False, True)))
+        link.stall(farm.rng.choice((0.1, 1.0, 7.0)) * farm.rng.random(), up, down)
+
+
+def _some_link(farm: Farm) -> Link | None:
+    links = [process.link for process in farm.processes() if process.link is not None]
+    return farm.rng.choice(links) if links else None
+
+
+FAULTS: dict[str, tuple[Callable[[Farm], None], float]] = {
+    "kill broker": (kill_broker, 0.5),
+    "kill worker": (kill_worker, 1.0),
+    "kill client": (kill_client, 0.2),
+    "die in turn": (die_in_turn, 1.0),
+    "stop": (stop_somebody, 1.0),
+    "kill child": (kill_child, 4.0),
+    "drain": (drain_worker, 0.5),
+    "break": (break_link, 3.0),
+    "stall": (stall_link, 1.0),
+}
+"""What can happen, and how often at rate one, per second of the faulty phase."""
+
+WAVES = ["short", "middling", "long", "bimodal", "batches", "one by one", "nested"]
+
+
+def let_faults_happen(farm: Farm) -> None:
+    """Schedule the faults of the faulty phase, each kind as a Poisson process."""
+    for kind, rate in farm.mix.rates.items():
+        at = farm.rng.expovariate(rate)
+        while at < farm.mix.faults_s:
+            farm.at(at, partial(FAULTS[kind][0], farm))
+            at += farm.rng.expovariate(rate)
+
+
+def heal(farm: Farm) -> None:
+    """Faults are over: nothing is doomed, stopped or stalled, and every worker comes back."""
+    farm.chaos = False
+    farm.mix.spike_share = 0.0
+    for process in farm.processes():
+        process.doomed = None
+        process.stopped_until = min(process.stopped_until, farm.now)
+        if process.link is not None:
+            process.link.heal()
+    for name, worker in farm.workers.items():
+        if not worker.alive:
+            farm.start_worker(name, worker.near)

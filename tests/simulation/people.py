@@ -1,0 +1,265 @@
+"""Who asks for what, and when: the workloads of a simulated farm.
+
+A Task is one submission as its client sees it; what really happened to it (its runs) is noted here by
+checkers.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from zfarm.messages import ERROR, MIXED, VALUE, Outcome, Setup
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from tests.simulation.farm import Farm
+    from tests.simulation.processes import ClientProcess, WorkerProcess
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One call of a user's function."""
+
+    run_s: float
+    fails: bool = False
+    deadly: float = 0.0
+    """How likely it kills its child, each time that it runs; 1.0: a poison."""
+    nested: list[list[Item]] = field(default_factory=list)
+    """Calls that it submits itself and waits for, one task each."""
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One run of a task on a child."""
+
+    task: Task
+    worker: WorkerProcess
+    child: int
+    started_at: float
+    finished: bool = False
+    interrupted: bool = False
+    """Its child died meanwhile."""
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One submission, and what became of it."""
+
+    token: int
+    client: str
+    name: str
+    function: bytes
+    setup: bytes
+    parts: list[Item]
+    max_attempts: int
+    submitted_at: float
+    on_end: Callable[[Task], None] | None = None
+    number: int = 0
+    outcome: Outcome | None = None
+    abandoned: bool = False
+    """Its client is gone: nobody waits for it any more."""
+    cancel_asked_at: float | None = None
+    cancelled_at: float | None = None
+    prompt: bool = False
+    """It was submitted to an idle farm."""
+    sent: bool = False
+    """It was put into the pipe of a child: from then on it may start at any moment."""
+    unsure: bool = False
+    """The broker died or gave the client up while this was open: nobody knows what runs."""
+    runs: list[Run] = field(default_factory=list)
+    runs_allowed: int = 1
+    blames: int = 0
+    """Deaths of children while this very call ran, and losses of workers that held it."""
+
+    @property
+    def items(self) -> int:
+        return len(self.parts) if len(self.parts) > 1 else 0
+
+    @property
+    def body(self) -> bytes:
+        return b"%d" % self.token
+
+    @property
+    def run_s(self) -> float:
+        return sum(item.run_s for item in self.parts)
+
+    @property
+    def waits(self) -> bool:
+        """It has been submitted, and it has neither started nor ended."""
+        return not self.runs and self.outcome is None and not self.abandoned
+
+    def outcome_of_run(self) -> tuple[int, bytes]:
+        """What a run of it that comes to its end gives: kind and blob."""
+        failed = sum(item.fails for item in self.parts)
+        if not failed:
+            return VALUE, b"v%d" % self.token
+        if self.items:
+            return MIXED, b"m%d" % self.token
+        return ERROR, b"e%d" % self.token
+
+    def split(self, farm: Farm) -> list[Task]:
+        """The smaller tasks that take the place of a batch which was lost."""
+        middle = len(self.parts) // 2
+        halves = [self.parts[:middle], self.parts[middle:]] if middle > 2 else [[part] for part in self.parts]
+        return [
+            new_task(farm, self.client, self.name, self.function, self.setup, half, self.max_attempts)
+            for half in halves
+        ]
+
+
+def new_task(
+    farm: Farm,
+    client: str,
+    name: str,
+    function: bytes,
+    setup: bytes,
+    parts: list[Item],
+    max_attempts: int = 3,
+    on_end: Callable[[Task], None] | None = None,
+) -> Task:
+    """A task with a fresh token, entered in the farm's register."""
+    token = len(farm.tasks) + 1
+    task = Task(token, client, name, function, setup, parts, max_attempts, farm.now, on_end)
+    farm.tasks[token] = task
+    return task
+
+
+def setup_of(session: str, realm: int, broken: bool = False, tasks_max: int = 0) -> bytes:
+    """A realm of that client; in a broken one the initializer always fails."""
+    setup = Setup(
+        realm=f"{session}/{realm}",
+        cwd="/",
+        path=(),
+        initializer=b"fails" if broken else b"",
+        max_tasks_per_child=tasks_max,
+    )
+    return msgspec.msgpack.encode(setup)
+
+
+class Person:
+    """The user of one client: submits in waves, cancels now and then, and may leave."""
+
+    def __init__(self, farm: Farm, client: ClientProcess) -> None:
+        self.farm = farm
+        self.client = client
+        self.tasks: list[Task] = []
+        mix, rng = farm.mix, farm.rng
+        self.setups = [setup_of(client.session, realm) for realm in range(rng.choice(mix.realms))]
+        if rng.random() < mix.broken_realm_share:
+            self.setups.append(setup_of(client.session, 99, broken=True))
+        if rng.random() < mix.limited_realm_share:
+            self.setups.append(setup_of(client.session, 98, tasks_max=rng.randint(1, 5)))
+        at = 0.0
+        for _ in range(rng.randint(1, mix.waves_max)):
+            wave = rng.choice(mix.waves)
+            farm.after(at, partial(WAVES[wave], self))
+            at += rng.random() * mix.wave_gap_s
+        if rng.random() < mix.leave_share:
+            farm.after(rng.random() * (at + 5.0), self.leave)
+
+    def submit(self, name: str, parts: list[Item], on_end: Any = None, setup: bytes = b"") -> Task | None:
+        """Submit one task, and cancel it some time later if the dice say so."""
+        if not self.client.alive or self.client.left:
+            return None
+        farm = self.farm
+        mix, rng = farm.mix, farm.rng
+        setup = setup or rng.choice(self.setups)
+        attempts = rng.choice((1, 2, 3, 3, 3))
+        function = b"function " + name.encode()
+        task = new_task(farm, self.client.name, name, function, setup, parts, attempts, on_end)
+        self.tasks.append(task)
+        self.client.hand("submit", task)
+        if rng.random() < mix.cancel_share:
+            delay = rng.choice((0.0, 0.0005, 0.01, 0.5, 3.0)) * rng.random()
+            farm.after(delay, partial(self.client.hand, "cancel", task))
+        return task
+
+    def item(self, run_s: float) -> Item:
+        """A call of about that length; some fail, some die."""
+        mix, rng = self.farm.mix, self.farm.rng
+        deadly = rng.choice((0.3, 1.0)) if rng.random() < mix.deadly_share else 0.0
+        return Item(run_s * (0.5 + rng.random()), rng.random() < mix.fail_share, deadly)
+
+    def leave(self) -> None:
+        """Ctrl-C: whatever is open is cancelled."""
+        self.client.hand("leave")
+
+
+def short_calls(person: Person) -> None:
+    """Some hundred calls of ten microseconds, at once."""
+    setup = person.setups[0]
+    for _ in range(person.farm.rng.randint(20, person.farm.mix.short_max)):
+        person.submit("short", [person.item(10e-6)], setup=setup)
+
+
+def middling_calls(person: Person) -> None:
+    """Calls of about a millisecond, a few at a time."""
+    rng = person.farm.rng
+    for n in range(rng.randint(3, 25)):
+        person.farm.after(n * rng.random() * 0.002, partial(person.submit, "middling", [person.item(1e-3)]))
+
+
+def long_calls(person: Person) -> None:
+    """A few calls of many seconds."""
+    for _ in range(person.farm.rng.randint(1, 4)):
+        person.submit("long", [person.item(person.farm.rng.choice((0.3, 2.0, 6.0)))])
+
+
+def bimodal_calls(person: Person) -> None:
+    """One function that is quick most of the time, and then is not: what the broker measured deceives it."""
+    rng = person.farm.rng
+    for _ in range(rng.randint(10, 60)):
+        run_s = rng.choice((0.5, 3.0)) if rng.random() < 0.07 else 100e-6
+        person.submit("bimodal", [person.item(run_s)])
+
+
+def batches(person: Person) -> None:
+    """What a map sends: many items in one task."""
+    rng = person.farm.rng
+    for _ in range(rng.randint(1, 8)):
+        run_s = rng.choice((20e-6, 1e-3, 20e-3))
+        person.submit("batch", [person.item(run_s) for _ in range(rng.randint(2, 30))])
+
+
+def one_by_one(person: Person) -> None:
+    """Each call is submitted when the one before has ended."""
+    left = person.farm.rng.randint(2, 15)
+
+    def submit_next(_ended: Task | None = None) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            person.submit("single", [person.item(200e-6)], submit_next)
+
+    submit_next()
+
+
+def nested_calls(person: Person) -> None:
+    """Calls that submit calls and wait for them, enough of them to fill every slot."""
+    rng = person.farm.rng
+    for _ in range(rng.randint(1, 6)):
+        person.submit("parent", [nest(rng, person, depth=rng.choice((1, 1, 2)))])
+
+
+def nest(rng: Random, person: Person, depth: int) -> Item:
+    item = person.item(2e-3)
+    if depth:
+        item.nested = [[nest(rng, person, depth - 1)] for _ in range(rng.randint(1, 3))]
+    return item
+
+
+WAVES: dict[str, Callable[[Person], None]] = {
+    "short": short_calls,
+    "middling": middling_calls,
+    "long": long_calls,
+    "bimodal": bimodal_calls,
+    "batches": batches,
+    "one by one": one_by_one,
+    "nested": nested_calls,
+}

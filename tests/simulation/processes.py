@@ -1,0 +1,343 @@
+"""The processes of a simulated farm: each drives a production machine, turn by turn, and does what it says.
+
+A process has a clock of its own (offset and rate), may be stopped for a while and then gets everything at
+once, and may die between any two actions of a turn. It decides nothing: that is the machine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.children import Children
+from tests.simulation.network import Link
+from tests.simulation.people import Task
+from zfarm import messages as m
+from zfarm.core.broker import Broker
+from zfarm.core.client import Client
+from zfarm.core.worker import Worker
+
+if TYPE_CHECKING:
+    from tests.simulation.farm import Farm
+
+VERSIONS = m.Versions(protocol=m.PROTOCOL, zfarm="0", python="3")
+SPINS_MAX = 50
+"""Turns in a row in which nothing arrived and nothing was done: then the machine's deadline is wrong."""
+
+
+class Process:
+    """A machine with a clock and an inbox."""
+
+    machine: Any
+    link: Link | None = None
+
+    def __init__(self, farm: Farm, name: str) -> None:
+        rng, mix = farm.rng, farm.mix
+        self.farm = farm
+        self.name = name
+        self.alive = True
+        self.born = farm.now
+        self.stopped_until = 0.0
+        self.doomed: int | None = None
+        """Die in the next turn that has actions, after so many of them."""
+        self._offset = 1.0 + rng.random() * 1e5
+        self._rate = 1.0 + (rng.random() - 0.5) * mix.clock_skew
+        self._inbox: list[tuple[Any, ...]] = []
+        self._wake_at = inf
+        self._wake = 0
+        self._spins = 0
+
+    @property
+    def clock(self) -> float:
+        """The monotonic time that this process sees."""
+        return self._offset + self.farm.now * self._rate
+
+    def hand(self, *entry: Any) -> None:
+        """Something for the machine to note in its next turn."""
+        if self.alive:
+            self._inbox.append(entry)
+            self._wake_up(self.farm.now + self.farm.rng.random() * self.farm.mix.turn_s)
+
+    def stop(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT so much later."""
+        self.farm.story.tell(self.farm.now, self.name, "stops", seconds)
+        self.stopped_until = self.farm.now + seconds
+
+    def die(self) -> None:
+        """No turn will follow."""
+        self.alive = False
+        self._inbox.clear()
+
+    def take(self, entry: tuple[Any, ...], clock: float) -> None:
+        """Feed one entry of the inbox to the machine."""
+        raise AssertionError(f"{type(self).__name__} takes nothing")
+
+    def perform(self, action: m.Action) -> None:
+        """Do what the machine wants."""
+        raise AssertionError(f"{type(self).__name__} performs nothing")
+
+    def advanced(self) -> None:
+        """The machine has decided, and nothing of it is done yet."""
+
+    def lose_power(self) -> None:
+        """Die right now, in the middle of a turn."""
+        raise AssertionError(f"{type(self).__name__} cannot die")
+
+    def _wake_up(self, at: float) -> None:
+        at = max(at, self.stopped_until, self.farm.now)
+        if at < self._wake_at:
+            self._wake_at = at
+            self._wake += 1
+            self.farm.at(at, partial(self._turn, self._wake))
+
+    def _turn(self, wake: int) -> None:
+        if wake != self._wake or not self.alive:
+            return  # another wake-up came first, or nobody is there any more
+        self._wake_at = inf
+        if self.farm.now < self.stopped_until:
+            self._wake_up(self.stopped_until)
+            return
+        inbox, self._inbox = self._inbox, []
+        clock = self.clock
+        for entry in inbox:
+            self.take(entry, clock)
+        actions = self.machine.advance(clock)
+        self.advanced()
+        self._spins = 0 if inbox or actions else self._spins + 1
+        assert self._spins < SPINS_MAX, f"{self.name} spins: deadline {self.machine.deadline}, now {clock}"
+        doomed = self.doomed if actions else None
+        for done, action in enumerate(actions):
+            if doomed is not None and done >= doomed:
+                break
+            self.perform(action)
+        if doomed is not None:
+            self.lose_power()
+        if self.alive:
+            self.machine.check()
+            self._sleep()
+
+    def _sleep(self) -> None:
+        deadline = self.machine.deadline
+        if deadline < inf:
+            at = max(self.farm.now, (deadline - self._offset) / self._rate)
+            self._wake_up(at + 1e-9 + self.farm.rng.random() * self.farm.mix.late_s)
+
+    def _told(self, action: m.Tell) -> None:
+        self.farm.story.tell(self.farm.now, self.name, action.level, action.text)
+        self.farm.story.probe_tell(action)
+
+
+class BrokerProcess(Process):
+    """The broker: a ROUTER and a machine."""
+
+    def __init__(self, farm: Farm, epoch: int) -> None:
+        super().__init__(farm, "broker")
+        self.epoch = epoch
+        self.watched = False
+        self.machine = Broker(epoch, VERSIONS, self.clock, farm.mix.settings)
+        self.hand("advance")
+
+    def arrived(self, peer: Any, message: m.Message, payload: m.Payload) -> None:
+        """A message came in from a link."""
+        self.hand("message", peer, message, payload)
+
+    def lost(self, peer: Any) -> None:
+        """The router knows that this peer's connection is dead."""
+        self.hand("gone", peer)
+
+    def lose_power(self) -> None:
+        self.farm.kill_broker(self.farm.rng.random() * self.farm.mix.broker_back_s)
+
+    def take(self, entry: tuple[Any, ...], clock: float) -> None:
+        kind = entry[0]
+        if kind == "message":
+            _, peer, message, payload = entry
+            if isinstance(message, m.Tunnel):
+                peer, (message, payload) = (peer, message.channel), payload
+            if isinstance(message, m.TunnelClosed):
+                self.farm.books.gone((peer, message.channel))
+                self.machine.gone((peer, message.channel), clock)
+                return
+            self.farm.books.heard(peer, message)
+            self.machine.receive(peer, message, payload, clock)
+        elif kind == "gone":
+            self.farm.story.tell(self.farm.now, "broker", "loses", entry[1])
+            self.farm.books.gone(entry[1])
+            self.machine.gone(entry[1], clock)
+        elif kind == "watch":
+            self.watched = entry[1]
+            self.machine.watch(entry[1], clock)
+
+    def advanced(self) -> None:
+        self.farm.books.broker_advanced()
+
+    def perform(self, action: m.Action) -> None:
+        farm = self.farm
+        if isinstance(action, m.Send):
+            farm.story.tell(farm.now, "broker", "says", action)
+            farm.books.broker_says(action.peer, action.message)
+            peer, message, payload = action.peer, action.message, action.payload
+            if isinstance(peer, tuple):
+                peer, message, payload = peer[0], m.Tunnel(channel=peer[1]), (message, payload)
+            if not farm.network.send(peer, message, payload) and farm.mix.gone_is_told:
+                self.hand("gone", action.peer)
+        elif isinstance(action, m.Tell):
+            self._told(action)
+        elif isinstance(action, m.Publish):
+            assert self.watched, f"a note for nobody: {action.note}"
+            farm.story.tell(farm.now, "broker", "notes", type(action.note).__name__)
+        elif isinstance(action, m.Drop):
+            farm.story.tell(farm.now, "broker", "drops", action.peer)
+        else:
+            raise AssertionError(f"a broker cannot do {action}")
+
+
+class WorkerProcess(Process):
+    """A worker: a link, a machine and its children."""
+
+    machine: Worker
+    link: Link
+
+    def __init__(self, farm: Farm, name: str, session: str, near: bool) -> None:
+        super().__init__(farm, name)
+        self.session = session
+        self.near = near
+        self.slots = farm.mix.slots[name]
+        self.finished = False
+        self.lost = False
+        """The broker has not heard of this life for too long, at some time or other."""
+        self.children = Children(self)
+        self.link = Link(farm, name, partial(self.hand, "message"), near)
+        self.machine = Worker(session, VERSIONS, self.slots, f"host-{name}", 1, self.clock, farm.mix.settings)
+        self.hand("advance")
+
+    def die(self) -> None:
+        super().die()
+        self.link.close()
+        self.children.die()
+        self.farm.books.worker_died(self)
+
+    def lose_power(self) -> None:
+        self.farm.kill_worker(self, self.farm.rng.random() * self.farm.mix.worker_back_s)
+
+    def take(self, entry: tuple[Any, ...], clock: float) -> None:
+        kind = entry[0]
+        if kind == "message":
+            message, payload = entry[1:]
+            if isinstance(message, m.Tunnel):
+                self.children.tunnel(message.channel, *payload)
+            else:
+                self.machine.receive(m.BROKER, message, payload, clock)
+        elif kind == "call":
+            name, *arguments = entry[1:]
+            self.farm.story.tell(self.farm.now, self.name, name, tuple(_tellable(part) for part in arguments))
+            getattr(self.machine, name)(*arguments, clock)
+        elif kind == "tunnel":
+            self.link.send(*entry[1:])
+
+    def perform(self, action: m.Action) -> None:
+        farm = self.farm
+        if isinstance(action, m.Tell):
+            self._told(action)
+            return
+        farm.story.tell(farm.now, self.name, "does", action)
+        if isinstance(action, m.Send):
+            farm.books.worker_says(self, action.message)
+            self.link.send(action.message, action.payload)
+        elif isinstance(action, m.StartChild):
+            self.children.start(action.child)
+        elif isinstance(action, m.RunCalls):
+            self.children.run(action.child, action.run, action.payload)
+        elif isinstance(action, m.TakeBack):
+            self.children.take_back(action.child)
+        elif isinstance(action, m.StopChild):
+            self.children.stop(action.child, action.kill)
+        elif isinstance(action, m.Finished):
+            self.finished = True
+            self.die()
+        elif not isinstance(action, m.Connected):
+            raise AssertionError(f"a worker should not do {action}")
+
+
+class ClientProcess(Process):
+    """A client: a machine, a way to the broker, and a shell that splits the batches that were lost."""
+
+    machine: Client
+
+    def __init__(self, farm: Farm, name: str, session: str, tunnel: Any = None) -> None:
+        super().__init__(farm, name)
+        self.session = session
+        self.tunnel = tunnel
+        self.left = False
+        if tunnel is None:
+            self.link = Link(farm, name, partial(self.hand, "message"))
+        self.machine = Client(session, VERSIONS, "host-c", 1, name, self.clock, farm.mix.settings)
+        self.hand("advance")
+
+    def die(self) -> None:
+        super().die()
+        if self.link is not None:
+            self.link.close()
+
+    def lose_power(self) -> None:
+        self.farm.kill_client(self)
+
+    def take(self, entry: tuple[Any, ...], clock: float) -> None:
+        kind = entry[0]
+        if kind == "message":
+            _, message, payload = entry
+            self.machine.receive(m.BROKER, message, payload, clock)
+        elif kind == "submit":
+            self._submit(entry[1])
+        elif kind == "cancel":
+            self._cancel(entry[1])
+        elif kind == "leave":
+            self.left = True
+            self.farm.books.client_left(self)
+            self.machine.leave()
+
+    def perform(self, action: m.Action) -> None:
+        farm = self.farm
+        if isinstance(action, m.Tell):
+            self._told(action)
+            return
+        farm.story.tell(farm.now, self.name, "does", action)
+        if isinstance(action, m.Send):
+            if self.link is not None:
+                self.link.send(action.message, action.payload)
+            else:
+                self.tunnel(action.message, action.payload)
+            if isinstance(action.message, m.Bye):
+                self.die()
+        elif isinstance(action, m.Resolve):
+            self._resolve(action)
+        elif isinstance(action, m.Running):
+            farm.books.running(farm.tasks[action.token])
+        elif not isinstance(action, m.Connected):
+            raise AssertionError(f"a client should not do {action}")
+
+    def _submit(self, task: Task) -> None:
+        number = self.machine.submit(
+            task.token, task.name, task.function, task.setup, task.body, task.items, task.max_attempts
+        )
+        self.farm.books.submitted(self, number, task)
+
+    def _cancel(self, task: Task) -> None:
+        if task.outcome is None and task.number:
+            task.cancel_asked_at = self.farm.now
+            self.machine.cancel(task.number)
+
+    def _resolve(self, action: m.Resolve) -> None:
+        task = self.farm.tasks[action.token]
+        self.farm.books.resolved(self, task, action.outcome, action.blob)
+        if action.outcome.kind == m.LOST and task.items > 1:
+            for part in task.split(self.farm):
+                self.hand("submit", part)
+        elif task.on_end is not None:
+            task.on_end(task)
+
+
+def _tellable(part: Any) -> Any:
+    return part if isinstance(part, int | str | Sequence | m.Message) else repr(part)

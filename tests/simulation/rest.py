@@ -1,0 +1,107 @@
+"""A farm at rest: what its machines may still hold then, and what they may still say.
+
+It looks into the machines in a general way: any container that is not on the short list below must be empty.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.simulation.farm import Farm
+    from tests.simulation.processes import ClientProcess
+
+KEPT = {
+    "Broker.clients",
+    "Broker.workers",
+    "Broker.peers",
+    "Broker.functions._known",
+    "Broker.counts",
+    "Worker._kids",
+    "Worker._init_deaths",
+}
+"""Containers that may hold something at rest: who is there, which children live, and measured functions."""
+
+RESTLESS = {
+    "Submit",
+    "Grants",
+    "Reports",
+    "Ended",
+    "Unknown",
+    "Thanks",
+    "Return",
+    "Revoke",
+    "Stranger",
+    "Ask",
+}
+"""What a farm at rest has no reason to say."""
+
+
+def unrest(farm: Farm) -> list[str]:
+    """Why this farm is not at rest, one line each."""
+    found = [f"task {token} is open: {farm.tasks[token]}" for token in sorted(farm.books.pending)]
+    if found:
+        return found
+    if not farm.broker.alive:
+        return ["there is no broker"]
+    broker = farm.broker.machine
+    clients = [client for client in _clients(farm) if client.alive]
+    workers = [worker for worker in farm.workers.values() if worker.alive]
+    if sorted(broker.clients) != sorted(client.session for client in clients):
+        found.append(f"the broker knows the clients {sorted(broker.clients)}")
+    if sorted(broker.workers) != sorted(worker.session for worker in workers):
+        found.append(f"the broker knows the workers {sorted(broker.workers)}")
+    for process in (*workers, *clients):
+        if process.link is not None and (process.link.connection is None or process.link.connection.broken):
+            found.append(f"{process.name} has no link")
+    if len(broker.peers) != len(broker.clients) + len(broker.workers):
+        found.append(f"the broker knows the peers {list(broker.peers)}")
+    for process in (farm.broker, *workers, *clients):
+        machine = process.machine
+        for path, container in _containers(machine, type(machine).__name__, set()):
+            if container and path not in KEPT and "handlers" not in path and "_from_" not in path:
+                found.append(f"{process.name} holds {path} = {str(container)[:200]}")
+    for worker in workers:
+        most = worker.slots + farm.mix.settings.children_idle_max + 1
+        if len(worker.children.all) > most or worker.children.busy:
+            found.append(
+                f"{worker.name} has {len(worker.children.all)} children, {worker.children.busy} busy"
+            )
+    return found
+
+
+def _clients(farm: Farm) -> Iterator[ClientProcess]:
+    yield from farm.clients.values()
+    for worker in farm.workers.values():
+        for child in worker.children.all.values():
+            if child.client is not None:
+                yield child.client
+
+
+def _containers(thing: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Every container that hangs on a machine, with the attributes that lead to it."""
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    for name in _attributes(thing):
+        value = getattr(thing, name, None)
+        if isinstance(value, dict | OrderedDict | list | deque | set):
+            yield f"{path}.{name}", value
+            inner = list(value.values()) if isinstance(value, dict) else list(value)
+            for part in inner:
+                if _ours(part):
+                    yield from _containers(part, f"{path}.{name}[]", seen)
+        elif _ours(value):
+            yield from _containers(value, f"{path}.{name}", seen)
+
+
+def _ours(thing: Any) -> bool:
+    """An object of the core, and no mere message or setting."""
+    return type(thing).__module__.startswith("zfarm.core")
+
+
+def _attributes(thing: Any) -> list[str]:
+    slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
+    return [*vars(thing), *slots] if hasattr(thing, "__dict__") else slots

@@ -1,0 +1,76 @@
+"""One seed from birth to judgement: faults on, faults off, and then the farm must come to rest."""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from dataclasses import dataclass
+
+from tests.simulation.farm import Farm
+from tests.simulation.faults import heal, let_faults_happen, mix_of
+from tests.simulation.people import Person
+from tests.simulation.rest import RESTLESS, unrest
+
+REST_S = 150.0
+"""Virtual seconds after the last fault within which a farm must be at rest."""
+SETTLE_S = 2.5
+"""How long it must have been at rest before it counts."""
+QUIET_S = 2.5
+"""How long a farm at rest is listened to."""
+
+
+@dataclass
+class Result:
+    """What became of one seed."""
+
+    seed: int
+    failure: str
+    digest: str
+    probes: Counter[str]
+    events: int
+    virtual_s: float
+    farm: Farm
+
+    def report(self, last: int = 200) -> str:
+        """The failure with the end of its story."""
+        mix = self.farm.mix
+        return f"seed {self.seed}\n{mix}\n{self.farm.story.text(last)}\n{self.failure}"
+
+
+def simulate(seed: int, keep: int | None = 200) -> Result:
+    """Run one seed; a failure is told in the result, not raised."""
+    failure = ""
+    farm = Farm(mix_of(seed), keep)
+    try:
+        _live(farm)
+    except Exception:  # a machine must never raise, and a checker raises what it found
+        failure = traceback.format_exc()
+    return Result(seed, failure, farm.story.digest, farm.story.probes, farm.events, farm.now, farm)
+
+
+def _live(farm: Farm) -> None:
+    mix = farm.mix
+    for n, name in enumerate(mix.slots):
+        farm.start_worker(name, near=mix.embedded and n == 0)
+    people = [Person(farm, farm.start_client(f"c{n}")) for n in range(mix.clients)]
+    if mix.watched:
+        farm.broker.hand("watch", True)
+    let_faults_happen(farm)
+    farm.run(mix.faults_s)
+    heal(farm)
+    healed_at = farm.now
+    left = [""]
+    while left and farm.now < healed_at + REST_S:
+        farm.run(healed_at + REST_S, lambda: not unrest(farm))
+        farm.run(farm.now + SETTLE_S)  # what is in flight arrives
+        left = unrest(farm)
+    assert not left, f"{REST_S} s after the last fault the farm is not at rest:\n  " + "\n  ".join(left)
+    farm.books.quiet_kinds = set()
+    farm.run(farm.now + QUIET_S)
+    noisy = farm.books.quiet_kinds & RESTLESS
+    assert not noisy, f"at rest, and yet this was sent: {sorted(noisy)}"
+    left = unrest(farm)
+    assert not left, "it did not stay at rest:\n  " + "\n  ".join(left)
+    for person in people:
+        for task in person.tasks:
+            assert task.outcome is not None or task.abandoned, f"task {task.token} was forgotten"
