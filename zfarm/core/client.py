@@ -11,6 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import deque
+from itertools import chain
 from math import inf
 from typing import Any
 
@@ -102,6 +103,9 @@ class Client:
         self._asks: list[int] = []
         self._cancels: list[int] = []
         self._forgets: list[int] = []
+        # what was said about arrived outcomes since the last Pulse, and before each Pulse not answered yet
+        self._forgot: list[int] = []
+        self._unconfirmed: dict[int, list[int]] = {}
         self._actions: list[Action] = []
         self._handlers = {
             Welcome: self._on_welcome,
@@ -186,6 +190,9 @@ class Client:
             self._send_all(actions)
             if now >= self._pulse_at:
                 self._pulse += 1
+                if self._forgot:
+                    self._unconfirmed[self._pulse] = self._forgot
+                    self._forgot = []
                 self._pulse_at = now + self._limits.beat_interval_s
                 actions.append(Send(BROKER, Pulse(number=self._pulse, open=len(self._tasks))))
         away_at = self._heard_at + self._limits.broker_away_max_s
@@ -210,7 +217,10 @@ class Client:
         self.slots = message.slots
         self._pulse_at = now + self._limits.beat_interval_s
         self._actions.append(Connected(message))
-        # Whatever was on the old link may be lost in either direction: ask for all that was sent.
+        # Whatever was on the old link may be lost in either direction: ask for all that was sent, and say
+        # again what has arrived, or the broker would keep those outcomes for ever.
+        self._forgets = [*chain(*self._unconfirmed.values()), *self._forgot, *self._forgets]
+        self._forgot, self._unconfirmed = [], {}
         self._asks.extend(number for number, asked in self._tasks.items() if asked.sent)
         self._cancels.extend(
             number for number, asked in self._tasks.items() if asked.sent and asked.cancelling
@@ -253,6 +263,8 @@ class Client:
 
     def _on_echo(self, message: Echo, payload: Payload, now: float) -> None:
         self.slots = message.slots
+        for number in [number for number in self._unconfirmed if number <= message.number]:
+            del self._unconfirmed[number]  # all that was sent before that Pulse has arrived
 
     # ------------------------------------------------------------ sending
 
@@ -272,6 +284,7 @@ class Client:
         for kind, numbers in ((Forget, self._forgets), (Ask, self._asks)):
             for start in range(0, len(numbers), calls_max):
                 actions.append(Send(BROKER, kind(tasks=numbers[start : start + calls_max])))
+        self._forgot += self._forgets
         self._forgets, self._asks = [], []
         while self._unsent:
             self._send_submit(actions)
