@@ -376,14 +376,9 @@ class Broker:
     def _on_return(self, worker: WorkerRecord, message: Return, payload: Payload, now: float) -> None:
         for lease in reversed(message.leases):  # they go to the front of the queue, the first one last
             task = worker.leases.get(lease)
-            if task is None:
-                continue
-            self.unlease(task)
-            if task.cancelling:
-                self._settle(task, Outcome(task=task.number, kind=CANCELLED, deaths=task.deaths), b"")
-            else:
-                worker.crowded = True
-                self._requeue(task)
+            if task is not None:
+                worker.crowded |= not task.cancelling
+                self._give_back(task)
 
     def _on_began(self, worker: WorkerRecord, message: Began, payload: Payload, now: float) -> None:
         for lease in message.tasks:
@@ -400,6 +395,8 @@ class Broker:
 
     def _on_leave(self, worker: WorkerRecord, message: Leave, payload: Payload, now: float) -> None:
         self._tell("info", f"worker {worker.short_name} left")
+        for task in list(reversed(worker.leases.values())):  # granted while it was leaving: it holds nothing
+            self._give_back(task)
         self._drop_worker(worker, "the worker left")
 
     def _drop_worker(self, worker: WorkerRecord, why: str) -> None:
@@ -442,6 +439,14 @@ class Broker:
         client = task.client
         client.queue.appendleft(task)
         self.ready.setdefault(client.session, client)
+
+    def _give_back(self, task: Task) -> None:
+        """A lease ended without having started: nobody is blamed, the task waits again or is cancelled."""
+        self.unlease(task)
+        if task.cancelling:
+            self._settle(task, Outcome(task=task.number, kind=CANCELLED, deaths=task.deaths), b"")
+        else:
+            self._requeue(task)
 
     def _attempt_lost(self, task: Task, fate: Fate) -> None:
         self.unlease(task)
