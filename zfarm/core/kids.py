@@ -96,6 +96,11 @@ class Kid:
         return len(self.sent)
 
     @property
+    def idle(self) -> bool:
+        """It can take calls; one that was asked to give calls back cannot: its answer would void them."""
+        return not (self.sent or self.ending or self.worn_out or self.taking_back)
+
+    @property
     def worn_out(self) -> bool:
         """It has had as many calls as its realm allows."""
         return bool(self.tasks_max) and self.used >= self.tasks_max

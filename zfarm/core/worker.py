@@ -378,8 +378,8 @@ class Worker:
             self._actions.append(TakeBack(kid.number))
 
     def _busy(self) -> int:
-        """Slots in use: children with calls that do not only wait for nested ones."""
-        return sum(1 for kid in self._kids.values() if kid.calls and not kid.waiting)
+        """Slots in use: children with calls (or asked to give some back) that do not wait for nested ones."""
+        return sum(1 for kid in self._kids.values() if (kid.calls or kid.taking_back) and not kid.waiting)
 
     def _feed(self, now: float) -> None:
         """Send queued calls to children: first to idle ones while there are free slots, then a little ahead
@@ -401,7 +401,7 @@ class Worker:
     def _idle_kid(self, realm: str) -> Kid:
         """An idle child for this realm: one that serves it, else a fresh one; too many idle ones of other
         realms are ended."""
-        idle = [kid for kid in self._kids.values() if not (kid.calls or kid.ending or kid.worn_out)]
+        idle = [kid for kid in self._kids.values() if kid.idle]
         for kid in idle:
             if kid.realm == realm:
                 return kid
