@@ -65,6 +65,12 @@ class Process:
         self.farm.story.tell(self.farm.now, self.name, "stops", seconds)
         self.stopped_until = self.farm.now + seconds
 
+    def resume(self) -> None:
+        """SIGCONT now."""
+        if self.stopped_until > self.farm.now:
+            self.stopped_until = self.farm.now
+            self._wake_up(self.farm.now)
+
     def die(self) -> None:
         """No turn will follow."""
         self.alive = False
