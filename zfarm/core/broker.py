@@ -309,6 +309,9 @@ class Broker:
         if not self._fits(peer, message.versions):
             return
         worker = self.workers.get(message.session)
+        if worker is not None and worker.peer == peer:
+            worker.heard_at = now
+            return  # said again while the Welcome is on its way: the link is in order, so it will arrive
         if worker is None:
             worker = WorkerRecord(message.session, peer, message.slots, message.host, message.pid, now)
             self.workers[message.session] = worker
@@ -549,6 +552,7 @@ class Broker:
         record.peer = peer
         record.heard_at = now
         self.peers[peer] = record
+        self._strangers.pop(peer, None)  # it would hear so after its Welcome, and believe it
 
     def touch(self, record: ClientRecord | WorkerRecord) -> None:
         """This turn has something for this record's peer."""
