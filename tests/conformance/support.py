@@ -168,6 +168,7 @@ class Scripts:
     ) -> subprocess.Popen[str]:
         """Start a command in the scripts' directory, with zfarm importable from this source tree."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
+        environment.pop("PYTHONUNBUFFERED", None)  # it would hide what is not flushed
         process = subprocess.Popen(
             list(arguments),
             stdin=subprocess.PIPE if text is not None else subprocess.DEVNULL,
