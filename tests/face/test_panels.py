@@ -74,6 +74,14 @@ def test_a_broker_that_is_away_leaves_its_last_picture_and_says_since_when():
     check_golden("away-80x24.txt", lines)
 
 
+def test_a_broker_that_does_not_let_us_in_says_why():
+    shown = scene(
+        sample.view(), now=72.0, wall=WALL + 12, away_since=61.0, trouble="it does not know our key"
+    )
+
+    assert "no answer since 23:06:41 (11s): it does not know our key" in drawn(shown, 80, 24)[1]
+
+
 def test_before_the_first_answer_it_says_so():
     lines = drawn(scene(View(), away_since=50.5), 80, 24)
 

@@ -56,7 +56,7 @@ LEVEL_STYLES: Final = {"warning": "yellow", "error": "bold red"}
 class Scene:
     """What is to be drawn. ``now`` is the view's clock, ``wall`` the time of day (seconds since 1970) then.
 
-    ``away_since``: when the broker fell silent, in the view's clock; None while it answers.
+    ``away_since``: when the broker fell silent, in the view's clock; None while it answers. ``trouble``: why.
     """
 
     view: View
@@ -65,6 +65,7 @@ class Scene:
     wall: float
     versions: str = ""
     away_since: float | None = None
+    trouble: str = ""
     keys: str = ""
 
     @property
@@ -145,13 +146,15 @@ def _head(scene: Scene, width: int) -> list[Line]:
         facts.pop()
     lines = [[*name, (dot.join(fact for fact in facts if fact), "dim")]]
     if scene.away_since is not None:
-        lines.append([(f" {_away(scene)}; this is the last picture ", "bold reverse red")])
+        rest = "" if scene.trouble else "; this is the last picture"
+        lines.append([(f" {_away(scene)}{rest} ", "bold reverse red")])
     return [*lines, _totals(scene, width), _speed(scene, width)]
 
 
 def _away(scene: Scene) -> str:
     assert scene.away_since is not None
-    return f"no answer since {scene.clock(scene.away_since)} ({duration(scene.now - scene.away_since)})"
+    text = f"no answer since {scene.clock(scene.away_since)} ({duration(scene.now - scene.away_since)})"
+    return f"{text}: {clean(scene.trouble)}" if scene.trouble else text
 
 
 def _totals(scene: Scene, width: int) -> Line:

@@ -1,0 +1,228 @@
+"""The command ``zfarm``: reads the command line, calls a shell or a face, and turns errors into one sentence.
+
+Nothing heavy is imported before a subcommand runs, so ``zfarm --help`` and completion stay quick.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import rich_click as click
+
+import zfarm
+from zfarm.errors import (
+    AccessDenied,
+    BrokerUnreachable,
+    ConfigurationError,
+    FarmError,
+    ProtocolError,
+)
+
+__all__ = ["EXIT_CODES", "main"]
+
+EXIT_CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
+    (BrokerUnreachable, 69),
+    (AccessDenied, 77),
+    (ProtocolError, 76),
+    (ConfigurationError, 78),
+    (FarmError, 70),
+)
+"""The first that fits counts; the numbers are those of sysexits.h. 2: wrong usage, 130: interrupted."""
+
+INTERRUPTED: Final = 128 + signal.SIGINT
+
+EPILOG: Final = (
+    "ADDRESS is tcp://HOST:PORT or the path of a connection file. Without one: $ZFARM_ADDRESS, else the only "
+    "farm on this machine. Exit codes: 0 fine, 2 wrong usage, 69 the broker does not answer, 76 versions do "
+    "not fit, 77 access denied, 78 wrong configuration."
+)
+
+click.rich_click.STYLE_HELPTEXT = ""
+click.rich_click.MAX_WIDTH = 100
+click.rich_click.COMMAND_GROUPS = {
+    "zfarm": [
+        {"name": "Run a farm", "commands": ["broker", "worker"]},
+        {"name": "Look at it", "commands": ["status", "top", "version"]},
+    ]
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with ``arguments`` (default: those of the process) and return its exit code."""
+    try:
+        result = command.main(
+            args=None if arguments is None else list(arguments), prog_name="zfarm", standalone_mode=False
+        )
+        sys.stdout.flush()  # a closed pipe shows here, and not while the interpreter ends
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except FarmError as error:
+        return _fail(str(error), next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `zfarm status | head -1` is no error
+        return 0
+
+
+def _fail(text: str, code: int) -> int:
+    from rich.console import Console
+    from rich.text import Text
+
+    line = Text.assemble(("zfarm: ", "bold red"), text.strip() or "failed without saying why")
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line)
+    return code
+
+
+def _checked_settings() -> None:
+    """Read the settings now: a wrong one is a sentence, and no traceback out of some import."""
+    try:
+        import zfarm.settings  # noqa: F401
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _log_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--log-format",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            show_default=True,
+            help="How to write the log (to stderr): for people, or one JSON object per line.",
+        ),
+        click.option(
+            "--log-level",
+            type=click.Choice(["debug", "info", "warning", "error"]),
+            default="info",
+            show_default=True,
+            envvar="ZFARM_LOG_LEVEL",
+            help="Say what is at least this important.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+_connection_option = click.option(
+    "--connection",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Connection file: where the broker is, and the keys to it.",
+)
+_address_argument = click.argument("address", required=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.version_option(zfarm.__version__, message="zfarm %(version)s")
+def command() -> None:
+    """A task farm with the face of concurrent.futures.
+
+    One broker, workers on as many hosts as you like, and your program with zfarm.Executor.
+    """
+    _checked_settings()
+
+
+@command.command()
+@click.option(
+    "--bind",
+    multiple=True,
+    metavar="tcp://HOST:PORT",
+    help="Where to listen for workers and clients; may be repeated. Port 0: any free one.",
+)
+@click.option(
+    "--notes-bind", default="", metavar="tcp://HOST:PORT", help="Where dashboards listen.  [default: a free port]"
+)
+@_connection_option
+@click.option("--name", help="Name of the farm; names the connection file when no FILE is given.")
+@_log_options
+def broker(
+    bind: tuple[str, ...],
+    notes_bind: str,
+    connection: Path | None,
+    name: str | None,
+    log_level: str,
+    log_format: str,
+) -> int:
+    """Run the broker of a farm: it keeps the books and hands the tasks to workers.
+
+    Writes a connection file with the address and the keys, and prints the lines with which workers and
+    clients join. SIGTERM or Ctrl-C ends it.
+    """
+    from zfarm.face.logs import set_up
+
+    set_up(log_level, log_format)
+    import zfarm.broker
+
+    return zfarm.broker.main(bind, connection, name, notes_bind)
+
+
+@command.command()
+@_address_argument
+@click.option(
+    "--slots", type=click.IntRange(min=1), help="Tasks to run at once.  [default: the usable cores]"
+)
+@_connection_option
+@click.option("--name", help="How this worker is called in logs and dashboards.  [default: the host]")
+@_log_options
+def worker(
+    address: str | None,
+    slots: int | None,
+    connection: Path | None,
+    name: str | None,
+    log_level: str,
+    log_format: str,
+) -> int:
+    """Run the worker of this host: it owns slots and runs calls in child processes.
+
+    The first SIGTERM or Ctrl-C drains it (running tasks finish, the rest moves), a second one stops it.
+    """
+    from zfarm.face.logs import set_up
+
+    set_up(log_level, log_format)
+    import zfarm.worker
+
+    return zfarm.worker.main(address, slots, connection, name)
+
+
+@command.command()
+@_address_argument
+@_connection_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+def status(address: str | None, connection: Path | None, as_json: bool) -> int:
+    """Show a farm as it is now: broker, workers, slots, queue and running tasks."""
+    import zfarm.face.status
+
+    return zfarm.face.status.main(address, connection, as_json)
+
+
+@command.command()
+@_address_argument
+@_connection_option
+@click.option("--once", is_flag=True, help="Print one picture and leave; so it is without a terminal.")
+def top(address: str | None, connection: Path | None, once: bool) -> int:
+    """Watch a farm live: workers, slots, queue, running tasks, rates and failures. Leave with q."""
+    import zfarm.face.dashboard
+
+    return zfarm.face.dashboard.main(address, connection, once)
+
+
+@command.command()
+def version() -> None:
+    """Tell the versions that matter when two hosts do not get along."""
+    import platform
+
+    import zmq
+
+    from zfarm.messages import PROTOCOL
+
+    click.echo(f"zfarm {zfarm.__version__}, protocol {PROTOCOL}")
+    click.echo(f"Python {platform.python_version()} on {platform.platform()}")
+    click.echo(f"pyzmq {zmq.pyzmq_version()}, libzmq {zmq.zmq_version()}")

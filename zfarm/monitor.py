@@ -1,0 +1,245 @@
+"""A monitor: the client that only looks. It asks a broker for pictures and follows its notes, in one thread.
+
+What they mean is folded in core/view.py, how they look is the business of the faces.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeAlias
+
+from zfarm import __version__, errors
+from zfarm.edge import wire
+from zfarm.edge.loop import Loop
+from zfarm.edge.places import list_local_farms
+from zfarm.edge.ports import DealerPort, NotesReader
+from zfarm.edge.security import MONITOR, Access, connections_directory, load_connection, parse_address
+from zfarm.edge.sockets import close_context, new_context
+from zfarm.errors import BrokerUnreachable, ConfigurationError, FarmError, ProtocolError, VersionMismatch
+from zfarm.messages import Look, Note, Picture, Refused
+from zfarm.settings import settings
+
+__all__ = ["Heard", "Monitor", "find_farm"]
+
+Heard: TypeAlias = "Callable[[Picture | Note], None]"
+ASK_AGAIN_S: Final = 1.0
+
+
+class Monitor:
+    """The link of one who watches a farm, driven by its ``loop``; to be closed, or used by ``with``."""
+
+    def __init__(self, find: Callable[[], Access]) -> None:
+        """Connect to the farm that ``find`` names; it is asked again by `reopen`.
+
+        Raises:
+            ConfigurationError: there is no such farm, or its keys cannot be used.
+        """
+        self.loop = Loop()
+        self.trouble: FarmError | None = None
+        """Why the broker does not let us in, if it said so."""
+        self._find = find
+        self._heard: Heard | None = None
+        self._context = new_context()
+        self._notes: NotesReader | None = None
+        try:
+            self._access = find()
+            self._open()
+        except BaseException:
+            close_context(self._context)
+            self.loop.close()
+            raise
+
+    @property
+    def address(self) -> str:
+        """Where the farm is."""
+        return self._access.address
+
+    # ------------------------------------------------------------ asking once
+
+    def look(self, timeout_s: float = settings.reach_timeout_s) -> Picture:
+        """Ask for a picture and wait for it.
+
+        Raises:
+            BrokerUnreachable: there was no answer within ``timeout_s`` seconds.
+            AccessDenied: the broker does not know our key, or has another one than we were told.
+            ProtocolError: what was answered is no picture that this version understands.
+        """
+        got: list[Picture] = []
+
+        def hear(message: Picture | Note) -> None:
+            if isinstance(message, Picture):
+                got.append(message)
+
+        before, self._heard = self._heard, hear
+        deadline = time.monotonic() + timeout_s
+        timer = self.loop.add_timer(self.ask, ASK_AGAIN_S)
+        try:
+            self.ask()
+            while not got:
+                left = deadline - time.monotonic()
+                if self.trouble is not None:
+                    raise self.trouble
+                if left <= 0:
+                    raise BrokerUnreachable(
+                        f"no broker answered at {self.address} within {timeout_s:g} s; is it running, and "
+                        "does this address reach it?"
+                    )
+                self.loop.turn(left)
+        finally:
+            timer.cancel()
+            self._heard = before
+        return got[0]
+
+    # ------------------------------------------------------------ following
+
+    def follow(self, on_heard: Heard) -> None:
+        """Call ``on_heard``, in the turns of ``loop``, with each note and with each picture asked for."""
+        self._heard = on_heard
+        self._subscribe()
+
+    def ask(self) -> None:
+        """Ask for a picture; it may never come."""
+        self._port.send(wire.encode(Look()))
+
+    def reopen(self) -> None:
+        """Look for the farm anew and connect again: it may be back with other keys, or at another place."""
+        try:
+            self._access = self._find()
+        except ConfigurationError:
+            pass  # not back yet: the old place is as good as any
+        self._close_ports()
+        self.trouble = None
+        self._open()
+        if self._heard is not None:
+            self._subscribe()
+        self.ask()
+
+    def _open(self) -> None:
+        self._port = DealerPort(self._context, self._access, on_trouble=self._refused)
+        self.loop.add_source(self._port.socket, self._receive)
+        self.loop.add_source(self._port.monitor, self._port.watch_link)
+        self.loop.add_flusher(self._port.flush)
+
+    def _subscribe(self) -> None:
+        if self._access.notes_address:
+            self._notes = NotesReader(self._context, self._access)
+            self.loop.add_source(self._notes.socket, self._receive_notes)
+
+    def _receive(self) -> None:
+        for frames in self._port.receive():
+            try:
+                message, _ = wire.to_client.decode(frames)
+            except wire.Malformed as error:
+                self._refused(
+                    VersionMismatch(
+                        f"the broker at {self.address} answers in a way that zfarm {__version__} does not "
+                        f"understand ({error}); install the same zfarm version on both sides"
+                    )
+                )
+                continue
+            if isinstance(message, Refused):
+                self._refused(getattr(errors, message.code, ProtocolError)(message.text))
+            elif isinstance(message, Picture):
+                self.trouble = None
+                if self._heard is not None:
+                    self._heard(message)
+
+    def _receive_notes(self) -> None:
+        assert self._notes is not None
+        for _, frame in self._notes.receive():
+            try:
+                note = wire.decode_note(frame)
+            except wire.Malformed:
+                continue  # a newer broker says more than we know; the gap in the numbers shows
+            if self._heard is not None:
+                self._heard(note)
+
+    def _refused(self, error: FarmError) -> None:
+        self.trouble = error
+
+    # ------------------------------------------------------------ the end
+
+    def _close_ports(self) -> None:
+        self.loop.remove_source(self._port.socket)
+        self.loop.remove_source(self._port.monitor)
+        self.loop.remove_flusher(self._port.flush)
+        self._port.close()
+        if self._notes is not None:
+            self.loop.remove_source(self._notes.socket)
+            self._notes.close()
+            self._notes = None
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._close_ports()
+        close_context(self._context)
+        self.loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+# ---------------------------------------------------------------- which farm is meant
+
+
+def find_farm(address: str | None = None, connection: Path | None = None) -> Access:
+    """The farm that a user means, and what a monitor needs to reach it.
+
+    Argument, connection file, ZFARM_ADDRESS, ZFARM_CONNECTION_FILE; without any of them the only farm of this
+    user on this host, be it embedded in a program or a broker.
+
+    Raises:
+        ConfigurationError: there is none or more than one, or its address or keys cannot be used.
+    """
+    if not address and connection is None:
+        address = os.environ.get("ZFARM_ADDRESS", "")
+    named = address or connection or os.environ.get("ZFARM_CONNECTION_FILE")
+    if named:
+        return parse_address(address or "", MONITOR, connection or "")
+    farms = _farms_here()
+    if not farms:
+        raise ConfigurationError(
+            "no farm runs on this host: name one by its address (tcp://HOST:PORT), its connection file "
+            "or ZFARM_ADDRESS"
+        )
+    if len(farms) > 1:
+        listed = "\n  ".join(farms)
+        raise ConfigurationError(f"several farms run on this host; name one of them:\n  {listed}")
+    (access,) = farms.values()
+    return access
+
+
+def _farms_here() -> dict[str, Access]:
+    """Farms of this user on this host: what to type for them, with a remark -> how to reach them."""
+    farms: dict[str, Access] = {}
+    for farm in list_local_farms():
+        label = f"{farm.address}  (embedded in {farm.program or 'a program'}, process {farm.client_pid})"
+        farms[label] = Access(farm.address, farm.notes_address, name=farm.program)
+    directory = connections_directory()
+    for path in sorted(directory.glob("*.json")) if directory.is_dir() else ():
+        broker = load_connection(path)
+        if broker.host == socket.gethostname() and _runs(broker.pid):
+            farms[f"{path}  (broker, process {broker.pid})"] = broker.access(MONITOR)
+    return farms
+
+
+def _runs(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
