@@ -1,0 +1,357 @@
+"""Directories and files that are ours alone: private files, sockets of embedded farms; it opens no socket.
+
+Every farm of a user on this host has a directory of its own below one runtime directory: its sockets, a lock
+that its process holds for life, and a description for ``zfarm top`` and ``zfarm status``. Whoever finds a
+directory whose lock is free removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from zfarm.errors import ConfigurationError
+
+__all__ = [
+    "Claim",
+    "FarmPlace",
+    "LocalFarm",
+    "claim_socket",
+    "list_local_farms",
+    "new_place",
+    "private_directory",
+    "read_private",
+    "runtime_directory",
+    "sweep",
+    "write_private",
+]
+
+FILE_MAX: Final = 1024 * 1024
+"""Bytes of a private file: keys and descriptions are small."""
+
+
+# ---------------------------------------------------------------- private directories and files
+
+
+def private_directory(path: Path, create: bool = False, shared: bool = False) -> Path:
+    """Check that ``path`` is a directory of ours that nobody else can enter; make it first if ``create``.
+
+    With ``shared`` others may read it, but not write.
+
+    Raises:
+        ConfigurationError: it is not; the text says the remedy.
+    """
+    if create:
+        with contextlib.suppress(FileExistsError):
+            try:
+                os.makedirs(path.parent, mode=0o700, exist_ok=True)
+                os.mkdir(path, 0o700)
+            except OSError as error:
+                if isinstance(error, FileExistsError):
+                    raise
+                raise ConfigurationError(f"cannot make the directory {path}: {error.strerror}") from None
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise ConfigurationError(f"cannot use the directory {path}: {error.strerror}") from None
+    if stat.S_ISLNK(status.st_mode):
+        raise ConfigurationError(f"{path} is a symbolic link: name the directory that it leads to")
+    if not stat.S_ISDIR(status.st_mode):
+        raise ConfigurationError(f"{path} is no directory: move it away")
+    _check_owner(path, status)
+    bad = 0o022 if shared else 0o077
+    if status.st_mode & bad:
+        raise ConfigurationError(
+            f"the directory {path} is open to others (mode {stat.S_IMODE(status.st_mode):04o}): "
+            f"chmod {'go-w' if shared else '700'} {path}"
+        )
+    return path
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    if status.st_uid != os.geteuid():
+        raise ConfigurationError(
+            f"{path} belongs to user {status.st_uid}, and we are {os.geteuid()}: "
+            "use a file and directory of your own"
+        )
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner can read, complete or not at all, in a directory of ours.
+
+    A directory that is not there is made, private.
+
+    Raises:
+        ConfigurationError: others could write in the directory, or it cannot be written.
+    """
+    if not os.path.lexists(path.parent):
+        private_directory(path.parent, create=True)
+    private_directory(path.parent, shared=True)
+    beside = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(beside, flags, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(beside, path)
+    except OSError as error:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
+
+
+def read_private(path: Path) -> bytes:
+    """What is in a file that must be ours and closed to others.
+
+    Raises:
+        ConfigurationError: there is none, or it is a link, not ours, or open to others; and the remedy.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):
+            raise ConfigurationError(f"{path} is a symbolic link: name the file that it leads to") from None
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    with open(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigurationError(f"{path} is no regular file")
+        _check_owner(path, status)
+        if status.st_mode & 0o077:
+            raise ConfigurationError(
+                f"{path} holds secret keys and is open to others (mode {stat.S_IMODE(status.st_mode):04o}): "
+                f"chmod 600 {path}"
+            )
+        if status.st_size > FILE_MAX:
+            raise ConfigurationError(f"{path} has {status.st_size} bytes, at most {FILE_MAX} are allowed")
+        return file.read(FILE_MAX)
+
+
+# ---------------------------------------------------------------- the runtime directory
+
+
+def runtime_directory() -> Path:
+    """The private directory for sockets of this user on this host; short, since a socket's name must be.
+
+    XDG_RUNTIME_DIR/zfarm where that is good, else /tmp/zfarm-UID. Everybody can write in /tmp, so what is
+    found there is checked before it is used.
+
+    Raises:
+        ConfigurationError: somebody else has taken the place.
+    """
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    if given and os.path.isabs(given):
+        with contextlib.suppress(
+            ConfigurationError
+        ):  # a stale or foreign one (sudo keeps it) is no reason to fail
+            private_directory(Path(given))
+            return private_directory(Path(given) / "zfarm", create=True)
+    base = "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else tempfile.gettempdir()
+    return private_directory(Path(base) / f"zfarm-{os.geteuid()}", create=True)
+
+
+@dataclass(frozen=True)
+class LocalFarm:
+    """An embedded farm of this user on this host, as it describes itself."""
+
+    address: str
+    notes_address: str
+    pid: int  # of the farm's process
+    client_pid: int
+    started_at: float  # seconds since 1970
+    program: str = ""
+    directory: str = ""
+
+
+class FarmPlace:
+    """The directory of one embedded farm, held by a lock until ``remove``, ``release`` or the process ends.
+
+    To hand it to another process, let that inherit ``lock_fd`` and make a FarmPlace of the same two there,
+    then ``release`` it here. A process that was merely forked holds the lock, too: close ``lock_fd`` there.
+    """
+
+    def __init__(self, directory: Path, lock_fd: int) -> None:
+        self.directory = directory
+        self.address = f"ipc://{directory}/broker"
+        self.notes_address = f"ipc://{directory}/notes"
+        self.lock_fd = lock_fd
+
+    def describe(self, pid: int, client_pid: int, program: str = "") -> None:
+        """Let ``zfarm top`` and ``zfarm status`` find this farm."""
+        farm = LocalFarm(
+            self.address, self.notes_address, pid, client_pid, time.time(), program, str(self.directory)
+        )
+        write_private(self.directory / "farm.json", msgspec.json.encode(farm))
+
+    def release(self) -> None:
+        """Let go of the lock without removing anything: another process that has inherited it holds it on."""
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
+            self.lock_fd = -1
+
+    def remove(self) -> None:
+        """Remove the directory with all that is in it, then let go of the lock. Harmless when done before."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.release()
+
+
+def new_place() -> FarmPlace:
+    """A fresh private directory for one embedded farm; stale ones are swept on the way.
+
+    The lock belongs to the open file: a process forked from this one shares it, and it is free only when the
+    last of them has gone or let go.
+
+    Raises:
+        ConfigurationError: there is no private place for it.
+    """
+    parent = runtime_directory()
+    sweep(parent)
+    for _ in range(100):
+        directory = parent / secrets.token_hex(4)
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigurationError(f"cannot make a directory in {parent}: {error.strerror}") from None
+        lock_fd = _lock(directory / "lock", create=True)
+        # a sweeper may have come between mkdir and lock: then the lock lies in a directory that is gone
+        if lock_fd is not None and _still_there(directory / "lock", lock_fd):
+            return FarmPlace(directory, lock_fd)
+        if lock_fd is not None:
+            os.close(lock_fd)
+    raise ConfigurationError(f"cannot make a directory in {parent}: something removes it at once")
+
+
+def _lock(path: Path, create: bool = False, shared: bool = False) -> int | None:
+    """A descriptor that holds the lock ``path``; None if another process has it or it cannot be opened."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _still_there(path: Path, fd: int) -> bool:
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    held = os.fstat(fd)
+    return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
+
+
+def sweep(parent: Path | None = None) -> list[Path]:
+    """Remove the directories of farms that are gone, those whose lock is free; tells which."""
+    parent = parent or runtime_directory()
+    removed = []
+    for directory in _directories(parent):
+        lock_fd = _lock(directory / "lock", create=True)
+        if lock_fd is None:
+            continue
+        try:
+            if _still_there(directory / "lock", lock_fd):
+                shutil.rmtree(directory, ignore_errors=True)
+                removed.append(directory)
+        finally:
+            os.close(lock_fd)
+    return removed
+
+
+def _directories(parent: Path) -> Iterator[Path]:
+    with os.scandir(parent) as entries:
+        for entry in entries:
+            if (
+                entry.is_dir(follow_symlinks=False)
+                and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+            ):
+                yield parent / entry.name
+
+
+def list_local_farms() -> list[LocalFarm]:
+    """The embedded farms of this user that run on this host now, the newest last."""
+    farms = []
+    for directory in _directories(runtime_directory()):
+        lock_fd = _lock(directory / "lock", shared=True)  # two that look do not disturb each other
+        if lock_fd is not None:
+            os.close(lock_fd)  # nobody holds it: a farm that is gone
+            continue
+        try:
+            farm = msgspec.json.decode(read_private(directory / "farm.json"), type=LocalFarm)
+        except (ConfigurationError, msgspec.MsgspecError, UnicodeDecodeError):
+            continue  # not described yet, or gone meanwhile
+        farms.append(replace(farm, directory=str(directory)))
+    return sorted(farms, key=lambda farm: farm.started_at)
+
+
+# ---------------------------------------------------------------- sockets
+
+
+class Claim:
+    """The right to bind one local socket. Keep it while the socket is bound; ``release`` removes the path."""
+
+    def __init__(self, path: Path, lock_fd: int) -> None:
+        self.path = path
+        self._lock_fd = lock_fd
+
+    def release(self) -> None:
+        """Remove the socket and let the next one have its name. Harmless when done before."""
+        if self._lock_fd < 0:
+            return
+        for path in (self.path, _lock_path(self.path)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        os.close(self._lock_fd)
+        self._lock_fd = -1
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def claim_socket(path: Path) -> Claim:
+    """Make ``path`` safe to bind: binding takes over whatever is there, a live broker's socket included.
+
+    Raises:
+        ConfigurationError: the directory is open to others, another process listens there, or something that
+            is not a socket of ours lies there.
+    """
+    private_directory(path.parent)
+    for _ in range(100):
+        lock_fd = _lock(_lock_path(path), create=True)
+        if lock_fd is None:
+            raise ConfigurationError(f"another process listens on {path}: stop it or use another path")
+        if _still_there(_lock_path(path), lock_fd):
+            break
+        os.close(lock_fd)  # its last owner removed it while we took it
+    else:
+        raise ConfigurationError(f"cannot take the lock of {path}: something removes it at once")
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return Claim(path, lock_fd)
+    if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
+        os.close(lock_fd)
+        raise ConfigurationError(f"{path} is there and is no socket of ours: remove it or use another path")
+    os.unlink(path)  # left by a process that was killed: its lock was free
+    return Claim(path, lock_fd)

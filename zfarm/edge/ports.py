@@ -1,0 +1,489 @@
+"""The sockets of broker, client and worker, and what may be sent and received there; it knows no machine.
+
+No call here ever blocks. What a peer cannot take now waits in an outbox with a bound; beyond the bound a
+message is lost as on a broken link, which the machines repair. Frames of more than ``KEEP_FROM`` bytes stay
+in the library's buffers, and are relayed from there without a copy.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from math import inf
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import zmq
+
+from zfarm.edge.places import Claim, claim_socket
+from zfarm.edge.security import LOCAL, Access, KeyPair
+from zfarm.edge.sockets import Context, Socket, bind, connect, ipc_path, kick, new_socket
+from zfarm.edge.wire import Frame
+from zfarm.errors import AccessDenied, BrokerUnreachable, FarmError
+from zfarm.settings import settings
+
+__all__ = [
+    "CONTROL_DOMAIN",
+    "NOTES_DOMAIN",
+    "DealerPort",
+    "NotesPort",
+    "NotesReader",
+    "Received",
+    "RouterPort",
+]
+
+CONTROL_DOMAIN: Final = "zfarm"
+NOTES_DOMAIN: Final = "zfarm.notes"
+"""ZAP domains: which roles may connect to which of the broker's ports."""
+
+KEEP_FROM: Final = 64 * 1024
+FRAMES_MAX: Final = settings.blobs_max + 2
+OUTBOX_MESSAGES_MAX: Final = 4096
+OUTBOX_BYTES_MAX: Final = 256 * 1024 * 1024
+FLUSH_S: Final = 0.005
+"""A peer that can take more makes the socket's descriptor ready; should we miss that, we look after this."""
+OVERHEAD: Final = 64 * 1024
+"""Bytes that encryption and headers may add to a blob."""
+
+_UNKNOWN_KEY: Final = (
+    "the broker at {} does not know our key, or does not allow it this: "
+    "get a new connection file from its host"
+)
+_WRONG_SERVER: Final = (
+    "what listens at {} has another server key than our connection file says: "
+    "get a new one from the broker's host"
+)
+_NO_CURVE: Final = "what listens at {} does not speak as a broker does: is that the right port?"
+_NO_JUDGE: Final = "the broker at {} cannot check keys at the moment (status {})"
+
+_DONTWAIT: Final = int(zmq.DONTWAIT)
+_MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
+
+
+class Received(NamedTuple):
+    """One message and who sent it; ``role`` and ``principal`` come from the key that the peer showed."""
+
+    peer: bytes
+    role: str
+    principal: str
+    frames: list[Frame]
+
+
+def _frame_of(part: zmq.Frame) -> Frame:
+    return part.bytes if len(part) <= KEEP_FROM else part.buffer
+
+
+def _receive_rest(socket: Socket, part: zmq.Frame, most: int) -> list[Frame] | None:
+    """``part`` and all after it of the same message; None if there are more than ``most``."""
+    frames = [_frame_of(part)]
+    while part.more:
+        part = socket.recv(_DONTWAIT, copy=False)
+        if len(frames) < most:
+            frames.append(_frame_of(part))
+        else:
+            frames[most:] = [b""]
+    return frames if len(frames) <= most else None
+
+
+def _send(socket: Socket, frames: Sequence[Frame]) -> None:
+    """Send, whole or not at all. A view of a frame that was received goes out as that frame, uncopied."""
+    last = len(frames) - 1
+    for number, frame in enumerate(frames):
+        data: Any = frame
+        if (
+            isinstance(frame, memoryview)
+            and isinstance(frame.obj, zmq.Frame)
+            and len(frame) == len(frame.obj)
+        ):
+            data = frame.obj
+        socket.send(data, _MORE if number < last else _DONTWAIT)
+
+
+def _readable(socket: Socket) -> bool:
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+
+def _size(frames: Sequence[Frame]) -> int:
+    return sum(map(len, frames))
+
+
+class _Outbox:
+    """Messages that one peer cannot take yet."""
+
+    __slots__ = ("bytes", "messages")
+
+    def __init__(self) -> None:
+        self.messages: deque[list[Frame]] = deque()
+        self.bytes = 0
+
+    def add(self, frames: list[Frame]) -> bool:
+        """Keep ``frames`` for later; False if there is no room for them."""
+        size = _size(frames)
+        full = len(self.messages) >= OUTBOX_MESSAGES_MAX or self.bytes + size > OUTBOX_BYTES_MAX
+        if full and self.messages:  # a single one may be of any size
+            return False
+        self.messages.append(frames)
+        self.bytes += size
+        return True
+
+    def sent(self) -> None:
+        """The first message has gone."""
+        self.bytes -= _size(self.messages.popleft())
+
+
+class RouterPort:
+    """The broker's control socket."""
+
+    def __init__(
+        self,
+        context: Context,
+        address: str,
+        keys: KeyPair | None = None,
+        on_lost: Callable[[bytes], None] = lambda peer: None,
+    ) -> None:
+        """Listen on ``address``, with the broker's ``keys`` unless it is a local one.
+
+        ``on_lost`` is called, within ``send`` or ``flush``, with a peer whose connection is gone.
+
+        Raises:
+            ConfigurationError: it cannot be bound, is in use, or lacks keys.
+        """
+        self.on_lost = on_lost
+        self.dropped = 0
+        """Messages lost since a peer's outbox was full."""
+        self.refused = 0
+        """Messages thrown away since their form or sender was not as it must be."""
+        self._secure = keys is not None
+        self._outboxes: dict[bytes, _Outbox] = {}
+        path = ipc_path(address)
+        self._claim: Claim | None = claim_socket(Path(path)) if path else None
+        self.socket = new_socket(context, zmq.ROUTER, address, settings.payload_bytes_max + OVERHEAD)
+        try:
+            self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            self.socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
+            self.address = bind(self.socket, address, keys, CONTROL_DOMAIN)
+        except BaseException:
+            self.close()
+            raise
+
+    def receive(self, limit: int = 200) -> list[Received]:
+        """Up to ``limit`` messages that have arrived; whoever sends what is no message is disconnected."""
+        socket = self.socket
+        got: list[Received] = []
+        for number in range(limit):
+            if number and not _readable(socket):
+                break
+            try:
+                part = socket.recv(_DONTWAIT, copy=False)
+            except zmq.Again:
+                break
+            peer = part.bytes
+            role, principal = self._who(part) if self._secure else (LOCAL, LOCAL)
+            if not part.more:
+                self.refused += 1
+                kick(part)
+                continue
+            frames = _receive_rest(socket, socket.recv(_DONTWAIT, copy=False), FRAMES_MAX)
+            if frames is None or not role:
+                self.refused += 1
+                kick(part)
+                continue
+            got.append(Received(peer, role, principal, frames))
+        return got
+
+    @staticmethod
+    def _who(part: zmq.Frame) -> tuple[str, str]:
+        """Role and principal behind a message; no role for a stranger, which ZAP lets nobody be."""
+        try:
+            user = str(part.get("User-Id"))
+            kind = str(part.get("Socket-Type"))
+        except zmq.ZMQError:
+            return "", ""
+        return (user.partition(":")[0], user) if kind == "DEALER" else ("", "")
+
+    def send(self, peer: bytes, frames: Sequence[Frame]) -> None:
+        """Give a message to ``peer`` or keep it in its outbox; ``on_lost`` is told of a peer that is gone."""
+        message = [peer, *frames]
+        outbox = self._outboxes.get(peer)
+        if outbox is None:
+            try:
+                _send(self.socket, message)
+                return
+            except zmq.Again:
+                outbox = self._outboxes[peer] = _Outbox()
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                self.on_lost(peer)
+                return
+        if not outbox.add(message):
+            self.dropped += 1
+
+    def flush(self) -> float:
+        """Send what waits and can go now; seconds until the next look. For ``Loop.add_flusher``."""
+        if not self._outboxes:
+            return inf
+        lost = []
+        for peer, outbox in list(self._outboxes.items()):
+            try:
+                while outbox.messages:
+                    _send(self.socket, outbox.messages[0])
+                    outbox.sent()
+            except zmq.Again:
+                continue
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                lost.append(peer)
+            del self._outboxes[peer]
+        for peer in lost:
+            self.on_lost(peer)
+        if lost:
+            return 0.0  # machines may have something to say about it
+        return FLUSH_S if self._outboxes else inf
+
+    def forget(self, peer: bytes) -> None:
+        """Drop what waits for ``peer``."""
+        self._outboxes.pop(peer, None)
+
+    def waiting(self, peer: bytes) -> int:
+        """Messages that wait for ``peer``."""
+        outbox = self._outboxes.get(peer)
+        return len(outbox.messages) if outbox else 0
+
+    def close(self) -> None:
+        """Close the socket; what waits is dropped. Harmless when done before."""
+        self.socket.close(linger=0)
+        self._outboxes.clear()
+        if self._claim is not None:
+            self._claim.release()
+
+
+class DealerPort:
+    """A client's or worker's one connection to the broker. The library connects again by itself."""
+
+    def __init__(
+        self,
+        context: Context,
+        access: Access,
+        on_trouble: Callable[[FarmError], None] = lambda error: None,
+        on_link: Callable[[bool], None] = lambda up: None,
+    ) -> None:
+        """Connect as ``access`` says.
+
+        ``on_trouble`` is called, within ``watch_link``, with AccessDenied or BrokerUnreachable when we are
+        not let in; ``on_link`` when the connection has come up or gone down.
+
+        Raises:
+            ConfigurationError: the address cannot be used.
+        """
+        self.address = access.address
+        self.on_trouble = on_trouble
+        self.on_link = on_link
+        self.dropped = 0
+        self.up = False
+        self._outbox = _Outbox()
+        self._silent_failures = 0
+        self.socket = new_socket(context, zmq.DEALER, access.address, settings.payload_bytes_max + OVERHEAD)
+        self.monitor: Socket = self.socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED
+            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            | zmq.EVENT_DISCONNECTED
+        )
+        try:
+            connect(self.socket, access.address, access.server, access.keys)
+        except BaseException:
+            self.close()
+            raise
+
+    def receive(self, limit: int = 200) -> list[list[Frame]]:
+        """Up to ``limit`` messages that have arrived."""
+        socket = self.socket
+        got: list[list[Frame]] = []
+        for number in range(limit):
+            if number and not _readable(socket):
+                break
+            try:
+                part = socket.recv(_DONTWAIT, copy=False)
+            except zmq.Again:
+                break
+            frames = _receive_rest(socket, part, FRAMES_MAX)
+            if frames is not None:
+                got.append(frames)
+        return got
+
+    def send(self, frames: Sequence[Frame]) -> None:
+        """Send a message, or keep it in the outbox while the broker is away or slow."""
+        message = list(frames)
+        if not self._outbox.messages:
+            try:
+                _send(self.socket, message)
+                return
+            except zmq.Again:
+                pass  # to the outbox
+        if not self._outbox.add(message):
+            self.dropped += 1
+
+    def flush(self) -> float:
+        """Send what waits and can go now; seconds until the next look. For ``Loop.add_flusher``."""
+        outbox = self._outbox
+        try:
+            while outbox.messages:
+                _send(self.socket, outbox.messages[0])
+                outbox.sent()
+        except zmq.Again:
+            return FLUSH_S
+        return inf
+
+    @property
+    def unsent(self) -> int:
+        """Messages in the outbox."""
+        return len(self._outbox.messages)
+
+    def watch_link(self) -> None:
+        """Read the socket's monitor; the handler for ``Loop.add_source(port.monitor, ...)``."""
+        while _readable(self.monitor):
+            head, _ = self.monitor.recv_multipart(_DONTWAIT)
+            self._note_link(int.from_bytes(head[:2], "little"), int.from_bytes(head[2:6], "little"))
+
+    def _note_link(self, what: int, value: int) -> None:
+        if what == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._silent_failures = 0
+            self.up = True
+            self.on_link(True)
+        elif what == zmq.EVENT_DISCONNECTED:
+            if self.up:
+                self.up = False
+                self.on_link(False)
+        elif what == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            # a broker that dies during a handshake looks the same, but not twice
+            self._silent_failures += 1
+            if self._silent_failures == 2:
+                self.on_trouble(AccessDenied(_WRONG_SERVER.format(self.address)))
+        elif what == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            self.on_trouble(AccessDenied(_NO_CURVE.format(self.address)))
+        elif value == 400:  # refused by the broker; the library does not try again
+            self.on_trouble(AccessDenied(_UNKNOWN_KEY.format(self.address)))
+        else:
+            self.on_trouble(BrokerUnreachable(_NO_JUDGE.format(self.address, value)))
+
+    def close(self) -> None:
+        """Close the socket; what was not sent is dropped. Harmless when done before."""
+        if not self.socket.closed:
+            self.socket.disable_monitor()
+            self.monitor.close(linger=0)
+            self.socket.close(linger=0)
+
+
+class NotesPort:
+    """Where the broker publishes notes. It never waits for a subscriber: one that is slow misses some."""
+
+    def __init__(
+        self,
+        context: Context,
+        address: str,
+        topics: Sequence[bytes],
+        keys: KeyPair | None = None,
+        on_watched: Callable[[bool], None] = lambda watched: None,
+    ) -> None:
+        """Listen on ``address``; ``topics`` are all that may be subscribed to, besides b"" for everything.
+
+        ``on_watched`` is called, within ``read_subscriptions``, when there is a first subscriber or no more.
+
+        Raises:
+            ConfigurationError: it cannot be bound, is in use, or lacks keys.
+        """
+        self.on_watched = on_watched
+        self.refused = 0
+        self._secure = keys is not None
+        self._subscribed: dict[bytes, int] = dict.fromkeys((b"", *topics), 0)
+        path = ipc_path(address)
+        self._claim: Claim | None = claim_socket(Path(path)) if path else None
+        self.socket = new_socket(context, zmq.XPUB, address, 256, held=100)
+        try:
+            # every subscription is looked at before it counts: a socket grows with them without limit
+            self.socket.setsockopt(zmq.XPUB_MANUAL, 1)
+            self.address = bind(self.socket, address, keys, NOTES_DOMAIN)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody has subscribed to anything."""
+        return any(self._subscribed.values())
+
+    def read_subscriptions(self) -> None:
+        """Take subscriptions and their ends; the handler for ``Loop.add_source(port.socket, ...)``."""
+        before = self.watched
+        socket = self.socket
+        for _ in range(200):
+            try:
+                part = socket.recv(_DONTWAIT, copy=False)
+            except zmq.Again:
+                break
+            frames = _receive_rest(socket, part, 1)
+            text = part.bytes
+            topic = text[1:]
+            if frames is None or text[:1] not in (b"\0", b"\1") or topic not in self._subscribed:
+                if text[:1] != b"\0":  # the end of one that was refused is no new offence
+                    self.refused += 1
+                    kick(part)
+            elif text[0]:
+                self._subscribed[topic] += 1
+                socket.setsockopt(zmq.SUBSCRIBE, topic)
+            else:
+                self._subscribed[topic] = max(self._subscribed[topic] - 1, 0)
+                socket.setsockopt(zmq.UNSUBSCRIBE, topic)
+        if self.watched != before:
+            self.on_watched(self.watched)
+
+    def publish(self, topic: bytes, frames: Sequence[Frame]) -> None:
+        """Send to all who subscribed to ``topic``, as far as they can take it now."""
+        _send(self.socket, [topic, *frames])
+
+    def close(self) -> None:
+        """Close the socket. Harmless when done before."""
+        self.socket.close(linger=0)
+        if self._claim is not None:
+            self._claim.release()
+
+
+class NotesReader:
+    """A subscriber to the notes of a broker."""
+
+    def __init__(self, context: Context, access: Access, topics: Sequence[bytes] = (b"",)) -> None:
+        """Subscribe to ``topics`` at the notes address of ``access``.
+
+        Raises:
+            ConfigurationError: the address cannot be used.
+        """
+        self.socket = new_socket(
+            context, zmq.SUB, access.notes_address, settings.header_bytes_max + OVERHEAD, held=100
+        )
+        try:
+            for topic in topics:
+                self.socket.setsockopt(zmq.SUBSCRIBE, topic)
+            connect(self.socket, access.notes_address, access.server, access.keys)
+        except BaseException:
+            self.close()
+            raise
+
+    def receive(self, limit: int = 200) -> list[tuple[bytes, Frame]]:
+        """Up to ``limit`` notes that have arrived, each with its topic."""
+        got: list[tuple[bytes, Frame]] = []
+        for _ in range(limit):
+            try:
+                part = self.socket.recv(_DONTWAIT, copy=False)
+            except zmq.Again:
+                break
+            frames = _receive_rest(self.socket, part, 2)
+            if frames is not None and len(frames) == 2:
+                got.append((bytes(frames[0]), frames[1]))
+        return got
+
+    def close(self) -> None:
+        """Close the socket. Harmless when done before."""
+        self.socket.close(linger=0)

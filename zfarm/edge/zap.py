@@ -1,0 +1,209 @@
+"""Who may connect: the handler that the library asks about every CURVE key; it knows no message.
+
+It answers from a table that is replaced as a whole. Whatever goes wrong in it is answered with 500, which
+lets nobody in; and as every server socket enforces its domain, nobody gets in while it does not run, either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+import zmq
+from zmq.utils import z85
+
+from zfarm.edge.ports import CONTROL_DOMAIN, NOTES_DOMAIN
+from zfarm.edge.security import ADMIN, CLIENT, MONITOR, ROLES, KeyPair, ServerKeys
+from zfarm.edge.sockets import Context, Socket, bind, connect, new_socket
+
+__all__ = ["DOMAINS", "Doorkeeper", "fingerprint", "table_of"]
+
+DOMAINS: Final[Mapping[bytes, frozenset[str]]] = {
+    CONTROL_DOMAIN.encode(): frozenset(ROLES),
+    NOTES_DOMAIN.encode(): frozenset((CLIENT, ADMIN, MONITOR)),
+}
+"""Which roles may connect to which port."""
+
+ENDPOINT: Final = "inproc://zeromq.zap.01"
+BEAT_S: Final = 1.0
+STUCK_AFTER_S: Final = 5.0
+TEST_S: Final = 5.0
+
+_log: Final = logging.getLogger("zfarm.security")
+
+Table = Mapping[bytes, tuple[str, str]]
+"""Public key in its 32 bytes to role and name."""
+
+
+def fingerprint(key: bytes) -> str:
+    """A short name of a public key for logs and principals."""
+    return hashlib.sha256(key).hexdigest()[:16]
+
+
+def table_of(roles: Mapping[str, KeyPair]) -> dict[bytes, tuple[str, str]]:
+    """The table for one key per role, as a broker makes it from its own keys."""
+    return {z85.decode(keys.public): (role, role) for role, keys in roles.items()}
+
+
+class Doorkeeper:
+    """The handler, in a thread of its own. Start it before a socket is bound, stop it when all are closed."""
+
+    def __init__(self, context: Context, table: Table) -> None:
+        """Prepare to answer for all sockets of ``context`` from ``table``; at most one per context."""
+        self._context = context
+        self._table: Table = dict(table)
+        self._control_address = f"inproc://doorkeeper-{secrets.token_hex(8)}"
+        self._control: Socket = context.socket(zmq.PAIR)
+        self._control.bind(self._control_address)
+        self._bound = threading.Event()
+        self._last_beat = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="zfarm-doorkeeper", daemon=True)
+        self._expected: frozenset[bytes] = frozenset()  # keys whose refusal is a test
+        self.accepted = 0
+        self.denied = 0
+
+    def start(self) -> None:
+        """Start, and return when it answers.
+
+        Raises:
+            RuntimeError: the context has a handler already, or it did not come up.
+        """
+        self._thread.start()
+        if not self._bound.wait(TEST_S) or not self.alive:
+            self._thread.join(TEST_S)
+            self._control.close(linger=0)
+            raise RuntimeError("the handler that checks keys did not start: see the log")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it goes its rounds; to be looked at by the main loop, which leaves when it does not."""
+        return self._thread.is_alive() and time.monotonic() - self._last_beat < STUCK_AFTER_S
+
+    def replace(self, table: Table) -> None:
+        """Answer from ``table`` from now on. Peers who are connected stay so."""
+        self._table = dict(table)
+
+    def self_test(self, keys: ServerKeys) -> None:
+        """Knock with a random key and with every known one, on a port of each domain made on loopback.
+
+        Raises:
+            RuntimeError: somebody got in who must not, or did not who must; a broker must not go on then.
+        """
+        stranger = KeyPair.fresh()
+        knocking = [("stranger", stranger), *keys.roles.items()]
+        expected = [
+            (domain, role) for domain, allowed in DOMAINS.items() for role in ROLES if role not in allowed
+        ]
+        self._expected = frozenset(
+            z85.decode(pair.public) for pair in (stranger, *(keys.roles[role] for _, role in expected))
+        )
+        try:
+            for domain, allowed in DOMAINS.items():
+                _test_domain(self._context, domain, allowed, keys.server, knocking)
+        finally:
+            self._expected = frozenset()
+
+    def stop(self) -> None:
+        """Stop, and wait for that. Harmless when done before."""
+        if self._control.closed:
+            return
+        with contextlib.suppress(zmq.Again):  # a thread that is gone takes nothing
+            self._control.send(b"stop", zmq.DONTWAIT)
+        if self._thread.ident is not None:
+            self._thread.join(TEST_S)
+        self._control.close(linger=0)
+
+    def _run(self) -> None:
+        door: Socket = self._context.socket(zmq.REP)
+        control: Socket = self._context.socket(zmq.PAIR)
+        try:
+            door.bind(ENDPOINT)
+            control.connect(self._control_address)
+            self._bound.set()
+            poller = zmq.Poller()
+            poller.register(door, zmq.POLLIN)
+            poller.register(control, zmq.POLLIN)
+            while True:
+                ready = dict(poller.poll(int(BEAT_S * 1000)))
+                self._last_beat = time.monotonic()
+                if control in ready:
+                    return
+                if door in ready:
+                    door.send_multipart(self._answer(door.recv_multipart()))
+        except zmq.ZMQError:
+            _log.exception("the handler that checks keys ends: nobody can connect any more")
+        finally:
+            door.close(linger=0)
+            control.close(linger=0)
+            self._bound.set()
+
+    def _answer(self, request: list[bytes]) -> list[bytes]:
+        number = request[1] if len(request) > 1 else b""
+        try:
+            status, text, user = self._judge(request)
+        except Exception:  # whatever it is: nobody gets in by it
+            _log.exception("a connection could not be judged, so it was refused")
+            status, text, user = b"500", b"internal error", b""
+        if status == b"200":
+            self.accepted += 1
+        else:
+            self.denied += 1
+        return [b"1.0", number, status, text, user, b""]
+
+    def _judge(self, request: list[bytes]) -> tuple[bytes, bytes, bytes]:
+        version, _number, domain, address, _identity, mechanism, key = request
+        if version != b"1.0" or mechanism != b"CURVE":
+            return b"400", b"CURVE only", b""
+        role, name = self._table.get(key, ("", ""))
+        if not role or role not in DOMAINS.get(domain, ()):
+            if key not in self._expected:
+                where = address.decode("ascii", "replace")
+                _log.warning("refused key %s from %s at %s", fingerprint(key), where, domain.decode())
+            return b"400", b"unknown key", b""
+        return b"200", b"OK", f"{role}:{name}:{fingerprint(key)}".encode("ascii")
+
+
+# ---------------------------------------------------------------- the self-test
+
+
+def _test_domain(
+    context: Context,
+    domain: bytes,
+    allowed: Collection[str],
+    server: KeyPair,
+    knocking: Iterable[tuple[str, KeyPair]],
+) -> None:
+    socket = new_socket(context, zmq.ROUTER, "tcp://", 1024)
+    try:
+        address = bind(socket, "tcp://127.0.0.1:*", server, domain.decode())
+        for role, pair in knocking:
+            got_in = _knock(context, address, server.public, pair)
+            if got_in is not (role in allowed):
+                said = {True: "let in", False: "refused", None: "not answered"}[got_in]
+                raise RuntimeError(f"the self-test of {domain.decode()} failed: {role} was {said}")
+    finally:
+        socket.close(linger=0)
+
+
+def _knock(context: Context, address: str, server: str, keys: KeyPair) -> bool | None:
+    """True: let in; False: refused; None: neither within a few seconds."""
+    socket = new_socket(context, zmq.DEALER, address, 1024)
+    monitor: Socket = socket.get_monitor_socket(
+        zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    )
+    try:
+        connect(socket, address, server, keys)
+        if not monitor.poll(int(TEST_S * 1000)):
+            return None
+        head = monitor.recv_multipart()[0]
+        return int.from_bytes(head[:2], "little") == zmq.EVENT_HANDSHAKE_SUCCEEDED
+    finally:
+        socket.disable_monitor()
+        monitor.close(linger=0)
+        socket.close(linger=0)
