@@ -53,6 +53,15 @@ __all__ = [
 class FarmError(Exception):
     """The root of everything zfarm raises."""
 
+    @staticmethod
+    def named(code: str, text: str) -> FarmError:
+        """The error whose class is called ``code``, as peers name it on the wire; a ProtocolError if there
+        is none."""
+        kind = globals().get(code)
+        if isinstance(kind, type) and issubclass(kind, FarmError):
+            return kind(text)
+        return ProtocolError(f"{code}: {text}")
+
 
 class ConfigurationError(FarmError, ValueError):
     """A setting, file or argument that cannot work; the text says which one would."""

@@ -226,7 +226,11 @@ class Worker:
                 self._feed(now)
             self._retire_kids()
             if not self._joined:
-                self._join(now)
+                if self._draining and not self._leases and not self._owed:
+                    self._over = True
+                    self._actions.append(Finished())
+                else:
+                    self._join(now)
             else:
                 self._flush(now)
         actions, self._actions = self._actions, []

@@ -1,0 +1,290 @@
+"""Run zfarm.core.broker as a process: its sockets, its keys, its notes. What happens to tasks is decided in
+the core."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zfarm.core.broker import Broker
+from zfarm.edge import wire
+from zfarm.edge.loop import Loop
+from zfarm.edge.ports import CONTROL_DOMAIN, NotesPort, RouterPort
+from zfarm.edge.security import (
+    ADMIN,
+    CLIENT,
+    MONITOR,
+    WORKER,
+    Connection,
+    KeyPair,
+    ServerKeys,
+    connection_path,
+    new_connection,
+    parse_tcp,
+    write_connection,
+)
+from zfarm.edge.sockets import Context, bind, close_context, new_context
+from zfarm.edge.zap import Doorkeeper, table_of
+from zfarm.messages import (
+    PROTOCOL,
+    Action,
+    Bye,
+    Drop,
+    Payload,
+    Peer,
+    Publish,
+    Refused,
+    Send,
+    Tell,
+    Tunnel,
+    TunnelClosed,
+    Versions,
+)
+
+__all__ = ["TOPIC", "BrokerShell", "main", "own_versions"]
+
+log = logging.getLogger("zfarm.broker")
+
+RECEIVE_MAX = 200
+"""Messages read in one turn: enough to batch, and few enough for the turn to stay short."""
+TOPIC = b"farm"
+"""What notes about the farm are published under."""
+DEFAULT_BIND = "tcp://127.0.0.1:5555"
+EXIT_UNSAFE = 78
+DOOR_CHECK_S = 5.0
+
+
+def own_versions() -> Versions:
+    """What this process runs."""
+    from zfarm import __version__
+
+    return Versions(protocol=PROTOCOL, zfarm=__version__, python=".".join(map(str, sys.version_info[:3])))
+
+
+def new_epoch() -> int:
+    """A number that grows with each start of a broker: seconds since 1970, in 31 bits."""
+    return int(time.time()) & 0x7FFF_FFFF
+
+
+def tune_collector() -> None:
+    """Keep the garbage collector from walking the books: tasks are not tracked, and nothing here makes
+    cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
+
+
+class BrokerShell:
+    """Drives a broker machine over a ROUTER socket (control) and an XPUB socket (notes)."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        context: Context,
+        address: str,
+        notes_address: str,
+        epoch: int,
+        keys: KeyPair | None = None,
+    ) -> None:
+        """Listen on ``address`` and ``notes_address``, with ``keys`` unless both are local.
+
+        Raises:
+            ConfigurationError: an address cannot be used.
+        """
+        self.machine = Broker(epoch, own_versions(), time.monotonic())
+        self.malformed = 0
+        self.local: dict[Peer, Callable[[Any, Payload], None]] = {}
+        """Peers in this very process, and how to hand them a message."""
+        self._loop = loop
+        self.router = RouterPort(context, address, keys, self._lost)
+        try:
+            self.notes = NotesPort(context, notes_address, (TOPIC,), keys, self._watched)
+        except BaseException:
+            self.router.close()
+            raise
+        self._decoders: dict[str, wire.Decoder[Any]] = {
+            CLIENT: wire.from_client,
+            WORKER: wire.from_worker,
+            ADMIN: wire.from_client,
+            MONITOR: wire.from_client,
+        }
+        self._perform: dict[type, Callable[[Any], None]] = {
+            Send: self._send,
+            Publish: self._publish,
+            Tell: self._tell,
+            Drop: self._drop,
+        }
+        loop.add_machine(self.machine, self.perform)
+        loop.add_source(self.router.socket, self._receive)
+        loop.add_source(self.notes.socket, self.notes.read_subscriptions)
+        loop.add_flusher(self.router.flush)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self.router.close()
+        self.notes.close()
+
+    def _lost(self, peer: bytes) -> None:
+        self.machine.gone(peer, self._loop.now)
+
+    def _watched(self, watched: bool) -> None:
+        self.machine.watch(watched, self._loop.now)
+
+    def _receive(self) -> None:
+        """Read what the control socket has and give it to the machine."""
+        for peer, role, _principal, frames in self.router.receive(RECEIVE_MAX):
+            try:
+                # local sockets have no keys: only this user can reach them, and may be client or worker alike
+                decoder = self._decoders.get(role, wire.from_anyone)
+                message, payload = decoder.decode(frames)
+                self._take(peer, message, payload)
+            except wire.Malformed as error:
+                self._malformed(peer, role, error)
+
+    def _take(self, peer: Peer, message: Any, payload: Payload) -> None:
+        kind = type(message)
+        if kind is Tunnel:
+            self.tunnelled(peer, message.channel, payload)
+        elif kind is TunnelClosed:
+            self.tunnel_closed(peer, message.channel)
+        else:
+            self.machine.receive(peer, message, payload, self._loop.now)
+
+    def tunnelled(self, worker: Peer, channel: int, frames: Payload) -> None:
+        """Frames of a client that lives in child ``channel`` of ``worker``."""
+        message, payload = wire.from_client.decode(frames)
+        self.machine.receive((worker, channel), message, payload, self._loop.now)
+
+    def tunnel_closed(self, worker: Peer, channel: int) -> None:
+        """The client in child ``channel`` of ``worker`` is gone, and what it asked for with it."""
+        self.machine.receive((worker, channel), Bye(), (), self._loop.now)
+
+    def perform(self, actions: list[Action]) -> None:
+        """Do what the machine wants."""
+        perform = self._perform
+        for action in actions:
+            perform[type(action)](action)
+
+    def _send(self, action: Send) -> None:
+        peer = action.peer
+        deliver = self.local.get(peer)
+        if deliver is not None:
+            deliver(action.message, action.payload)
+        elif type(peer) is tuple:
+            worker, channel = peer
+            self._send(Send(worker, Tunnel(channel=channel), wire.encode(action.message, action.payload)))
+        else:
+            self.router.send(peer, wire.encode(action.message, action.payload))
+
+    def _publish(self, action: Publish) -> None:
+        self.notes.publish(TOPIC, [wire.encode_note(action.note)])
+
+    def _tell(self, action: Tell) -> None:
+        log.log(logging.getLevelNamesMapping()[action.level.upper()], "%s", action.text)
+
+    def _drop(self, action: Drop) -> None:
+        if type(action.peer) is bytes:
+            self.router.forget(action.peer)
+
+    def _malformed(self, peer: bytes, role: str, error: wire.Malformed) -> None:
+        self.malformed += 1
+        log.warning("a %s sent a malformed message: %s", role, error)
+        self.router.send(peer, wire.encode(Refused(code="ProtocolError", text=f"malformed message: {error}")))
+
+
+class _Process:
+    """A broker on TCP: keys, door, sockets, connection file."""
+
+    def __init__(self, binds: Sequence[str], notes_bind: str, path: Path, name: str) -> None:
+        self.loop = Loop()
+        self.path = path
+        keys = ServerKeys.load_or_create(path.with_suffix(".keys"))
+        self._context = new_context()
+        self._door = Doorkeeper(self._context, table_of(keys.roles))
+        self._door.start()
+        self._shell: BrokerShell | None = None
+        try:
+            self._door.self_test(keys)
+            shell = BrokerShell(self.loop, self._context, binds[0], notes_bind, new_epoch(), keys.server)
+            self._shell = shell
+            addresses = [shell.router.address]
+            addresses += [
+                bind(shell.router.socket, extra, keys.server, CONTROL_DOMAIN) for extra in binds[1:]
+            ]
+            _, notes_port = parse_tcp(shell.notes.address)
+            self.connection = replace(
+                new_connection(name, [_dialable(a) for a in addresses], notes_port, keys), path=str(path)
+            )
+            write_connection(path, self.connection)
+        except BaseException:
+            self.close()
+            raise
+        self.loop.add_timer(self._check_door, DOOR_CHECK_S)
+
+    def _check_door(self) -> None:
+        if not self._door.alive:
+            raise RuntimeError("the handler that checks keys has stopped: a broker must not go on without it")
+
+    def close(self) -> None:
+        """Close the sockets first and the door last, so that nobody gets in unchecked."""
+        if self._shell is not None:
+            self._shell.close()
+        self._door.stop()
+        close_context(self._context)
+        self.loop.close()
+
+
+def _dialable(address: str) -> str:
+    """The address that others dial when ``address`` was bound: a wildcard stands for this host's name."""
+    host, port = parse_tcp(address)
+    if host in ("*", "0.0.0.0", "[::]"):
+        import socket
+
+        host = socket.gethostname()
+    return f"tcp://{host}:{port}"
+
+
+def main(
+    binds: Sequence[str],
+    connection: Path | None = None,
+    name: str | None = None,
+    notes_bind: str = "",
+    announce: Callable[[Connection], None] = lambda connection: None,
+) -> int:
+    """Run a broker on the addresses ``binds`` until SIGTERM or SIGINT, and return the exit code.
+
+    Its connection file is written to ``connection``, or to the default place of the farm called ``name``;
+    ``announce`` is called with what is in it once the broker listens.
+
+    Raises:
+        ConfigurationError: an address, file or directory cannot be used.
+    """
+    binds = list(binds) or [DEFAULT_BIND]
+    for address in [*binds, *([notes_bind] if notes_bind else [])]:
+        parse_tcp(address)
+    if not notes_bind:
+        notes_bind = f"tcp://{parse_tcp(binds[0])[0]}:0"
+    name = name or "default"
+    path = connection or connection_path(name)
+    try:
+        process = _Process(binds, notes_bind, path, name)
+    except RuntimeError as error:  # of the door and its self-test
+        log.critical("%s", error)
+        return EXIT_UNSAFE
+    loop = process.loop
+    try:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.on_signal(signum, loop.stop)
+        announce(process.connection)
+        tune_collector()
+        loop.run()
+    finally:
+        process.close()
+    return 0

@@ -1,0 +1,89 @@
+"""The process of an embedded farm: the broker machine and one worker machine in one loop. What they decide
+is in the core.
+
+They hand each other messages in memory; only clients come in through a socket. The farm lives as long as
+its client
+holds the lifeline: when that pipe ends, in whatever way, the farm ends its children and itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING, Any, Final
+
+from zfarm.edge.nursery import Nursery
+
+if TYPE_CHECKING:
+    from zfarm.edge.loop import Loop
+
+__all__ = ["main"]
+
+WORKER: Final = "worker"
+"""The peer that the one worker is to the broker."""
+
+
+def main(config: dict[str, Any]) -> None:
+    """Run the farm of ``config``: directory, slots, lifeline and ready (descriptors).
+
+    Returns when the lifeline has ended. One line of JSON goes to ``ready``: the addresses, or the error.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal is for the client, who decides
+    nursery = Nursery.start()  # before ZeroMQ is imported: it forks children, and must have no threads
+    ready = config["ready"]
+    try:
+        farm = _Farm(config, nursery)
+    except Exception as error:
+        os.write(ready, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
+        raise
+    os.write(ready, json.dumps(farm.addresses).encode() + b"\n")
+    os.close(ready)
+    try:
+        farm.loop.run()
+    finally:
+        farm.close()
+
+
+class _Farm:
+    """Broker and worker around one loop."""
+
+    def __init__(self, config: dict[str, Any], nursery: Nursery) -> None:
+        from zfarm.broker import BrokerShell, new_epoch, own_versions, tune_collector
+        from zfarm.edge.loop import Loop
+        from zfarm.edge.sockets import new_context
+        from zfarm.worker import WorkerShell
+
+        self.loop: Loop = Loop()
+        self._lifeline: int = config["lifeline"]
+        directory = config["directory"]
+        control, notes = f"ipc://{directory}/control", f"ipc://{directory}/notes"
+        self.addresses = {"control": control, "notes": notes, "pid": os.getpid()}
+        self._context = new_context()
+        self._broker = BrokerShell(self.loop, self._context, control, notes, new_epoch())
+        machine = self._broker.machine
+        self._worker = WorkerShell(
+            self.loop,
+            nursery,
+            config["slots"],
+            own_versions(),
+            send=lambda message, payload: machine.receive(WORKER, message, payload, self.loop.now),
+            tunnel=lambda child, frames: self._broker.tunnelled(WORKER, child, frames),
+            tunnel_closed=lambda child: self._broker.tunnel_closed(WORKER, child),
+        )
+        self._broker.local[WORKER] = self._worker.receive
+        self.loop.add_source(self._lifeline, self._client_gone)
+        self.loop.on_signal(signal.SIGTERM, self.loop.stop)
+        self._worker.start()
+        tune_collector()
+
+    def _client_gone(self) -> None:
+        if not os.read(self._lifeline, 4096):
+            self.loop.stop()
+
+    def close(self) -> None:
+        """End children, threads and sockets."""
+        self._worker.close()
+        self._broker.close()
+        self._context.term()
+        self.loop.close()

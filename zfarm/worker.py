@@ -1,0 +1,259 @@
+"""Run zfarm.core.worker as a process: its children, its vital stats and its one link to the broker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zfarm.edge.nursery import Nursery
+from zfarm.errors import AccessDenied, FarmError
+
+if TYPE_CHECKING:
+    from zfarm.edge.loop import Loop
+    from zfarm.edge.security import Access
+    from zfarm.messages import Action, Blob, Connected, Done, Payload, Rejected, Tell, Versions, Vitals
+
+__all__ = ["WorkerShell", "main"]
+
+log = logging.getLogger("zfarm.worker")
+
+LINGER_MS = 500
+"""How long the last words of a worker may take to reach the broker."""
+
+
+class WorkerShell:
+    """Drives a worker machine over its children; how messages reach the broker is its owner's business."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        nursery: Nursery,
+        slots: int,
+        versions: Versions,
+        send: Callable[[Any, Payload], None],
+        tunnel: Callable[[int, Payload], None],
+        tunnel_closed: Callable[[int], None],
+        name: str = "",
+    ) -> None:
+        from zfarm import messages
+        from zfarm.core.worker import Worker
+        from zfarm.edge.children import Children
+        from zfarm.edge.vitals import VitalsSampler
+        from zfarm.settings import settings
+
+        now = time.monotonic()
+        self.machine = Worker(
+            secrets.token_hex(16), versions, slots, name or platform.node(), os.getpid(), now
+        )
+        self.children = Children(nursery, self, loop)
+        self.rejected: Rejected | None = None
+        self._loop = loop
+        self._tunnel = tunnel
+        self._tunnel_closed = tunnel_closed
+        children = self.children
+        self._perform: dict[type, Callable[[Any], None]] = {
+            messages.Send: lambda action: send(action.message, action.payload),
+            messages.StartChild: lambda action: children.start(action.child),
+            messages.RunCalls: lambda action: children.run(action.child, action.run, action.payload),
+            messages.TakeBack: lambda action: children.take_back(action.child),
+            messages.StopChild: lambda action: children.stop(action.child, action.kill),
+            messages.Connected: self._on_connected,
+            messages.Rejected: self._on_rejected,
+            messages.Finished: lambda _action: loop.stop(),
+            messages.Tell: self._on_tell,
+        }
+        loop.add_machine(self.machine, self.perform)
+        loop.add_machine(self.children, self.perform)
+        self._sampler = VitalsSampler(settings.beat_interval_s, self._deliver, self._pids)
+
+    def start(self) -> None:
+        """Begin to sample vital stats."""
+        self._sampler.start()
+
+    def close(self) -> None:
+        """End all children and the sampler."""
+        self._sampler.stop()
+        self.children.close()
+
+    def receive(self, message: Any, payload: Payload) -> None:
+        """Give a message of the broker to the machine, or to the child that it is for."""
+        from zfarm.messages import BROKER, Tunnel
+
+        if isinstance(message, Tunnel):
+            self.children.tunnel_send(message.channel, payload)
+        else:
+            self.machine.receive(BROKER, message, payload, self._loop.now)
+
+    def perform(self, actions: list[Action]) -> None:
+        """Do what the machine wants."""
+        perform = self._perform
+        for action in actions:
+            perform[type(action)](action)
+
+    # ------------------------------------------------------------ what the children say
+
+    def child_started(self, child: int, now: float) -> None:
+        """See Worker.child_started."""
+        self.machine.child_started(child, now)
+
+    def child_reported(self, child: int, dones: list[Done], payload: Payload, now: float) -> None:
+        """See Worker.child_reported."""
+        self.machine.child_reported(child, dones, payload, now)
+
+    def child_waits(self, child: int, waiting: bool, now: float) -> None:
+        """See Worker.child_waits."""
+        self.machine.child_waits(child, waiting, now)
+
+    def child_took_back(self, child: int, started_seq: int, now: float) -> None:
+        """See Worker.child_took_back."""
+        self.machine.child_took_back(child, started_seq, now)
+
+    def child_died(
+        self, child: int, started_seq: int, signal: int, exit_code: int, text: str, now: float
+    ) -> None:
+        """See Worker.child_died."""
+        self.machine.child_died(child, started_seq, signal, exit_code, text, now)
+
+    def nursery_died(self, now: float) -> None:
+        """The process that makes children is gone: this worker cannot go on, and its leases move to
+        others."""
+        log.error("the nursery (the process that makes the children) died; this worker ends")
+        self._loop.stop()
+
+    def tunnel_frames(self, child: int, frames: list[Blob]) -> None:
+        """Frames of the client that lives in a child."""
+        self._tunnel(child, frames)
+
+    def tunnel_closed(self, child: int) -> None:
+        """The client that lived in a child is gone."""
+        self._tunnel_closed(child)
+
+    # ------------------------------------------------------------ the rest
+
+    def _on_connected(self, action: Connected) -> None:
+        log.info("joined the farm (epoch %d)", action.welcome.epoch)
+
+    def _on_rejected(self, action: Rejected) -> None:
+        self.rejected = action
+        self._loop.stop()
+
+    def _on_tell(self, action: Tell) -> None:
+        log.log(logging.getLevelNamesMapping()[action.level.upper()], "%s", action.text)
+
+    def _pids(self) -> list[int]:
+        return list(self.children.pids().values())
+
+    def _deliver(self, vitals: Vitals) -> None:
+        self._loop.call_soon(lambda: self.machine.vitals(vitals, self._loop.now))
+
+
+class _Process:
+    """A worker of its own: one connection to the broker, over which it dials out and is never dialled."""
+
+    def __init__(self, access: Access, nursery: Nursery, slots: int, name: str) -> None:
+        from zfarm.broker import own_versions
+        from zfarm.edge import wire
+        from zfarm.edge.loop import Loop
+        from zfarm.edge.ports import DealerPort
+        from zfarm.edge.sockets import new_context
+        from zfarm.messages import Tunnel, TunnelClosed
+
+        self.loop: Loop = Loop()
+        self.trouble: FarmError | None = None
+        self._draining = False
+        self._context = new_context()
+        self._port = port = DealerPort(self._context, access, self._on_trouble, self._on_link)
+        self._wire = wire
+        self.shell = WorkerShell(
+            self.loop,
+            nursery,
+            slots,
+            own_versions(),
+            send=lambda message, payload: port.send(wire.encode(message, payload)),
+            tunnel=lambda child, frames: port.send(wire.encode(Tunnel(channel=child), frames)),
+            tunnel_closed=lambda child: port.send(wire.encode(TunnelClosed(channel=child))),
+            name=name,
+        )
+        self.loop.add_source(port.socket, self._receive)
+        self.loop.add_source(port.monitor, port.watch_link)
+        self.loop.add_flusher(port.flush)
+
+    def _receive(self) -> None:
+        try:
+            for frames in self._port.receive():
+                self.shell.receive(*self._wire.to_worker.decode(frames))
+        except self._wire.Malformed as error:
+            log.error("the broker sent a malformed message: %s", error)
+
+    def _on_trouble(self, error: FarmError) -> None:
+        if isinstance(error, AccessDenied):
+            self.trouble = error
+            self.loop.stop()
+        else:
+            log.warning("%s", error)
+
+    def _on_link(self, up: bool) -> None:
+        log.info("connected to %s" if up else "lost the connection to %s; trying again", self._port.address)
+
+    def on_signal(self) -> None:
+        """Drain at the first signal, stop at the second."""
+        if self._draining:
+            log.warning("stopping at once")
+            self.loop.stop()
+            return
+        self._draining = True
+        log.info("draining: running calls finish, the others move; a second signal stops at once")
+        self.shell.machine.drain(self.loop.now)
+
+    def close(self) -> None:
+        """End the children, say the last words within a moment, and close the connection."""
+        self.shell.close()
+        self._port.flush()
+        self._port.socket.disable_monitor()
+        self._port.monitor.close(linger=0)
+        self._port.socket.close(linger=LINGER_MS)
+        self._context.term()
+        self.loop.close()
+
+
+def main(
+    address: str | None = None,
+    slots: int | None = None,
+    connection: Path | None = None,
+    name: str | None = None,
+) -> int:
+    """Run a worker with ``slots`` slots (default: the usable cores) until it has drained, and return 0.
+
+    It waits for a broker that is not there yet. SIGTERM or SIGINT drains it, a second one stops it.
+
+    Raises:
+        ConfigurationError: the address or the connection file cannot be used.
+        AccessDenied, VersionMismatch: the broker does not let us in.
+    """
+    from zfarm.edge.cores import usable_cores
+    from zfarm.edge.security import WORKER, parse_address
+
+    access = parse_address(address or os.environ.get("ZFARM_ADDRESS", ""), WORKER, connection or "")
+    nursery = Nursery.start()  # before ZeroMQ is imported: it forks children, and must have no threads
+    process = _Process(access, nursery, slots or usable_cores(), name or platform.node())
+    try:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            process.loop.on_signal(signum, process.on_signal)
+        process.shell.start()
+        log.info("worker with %d slots, broker at %s", process.shell.machine.slots, access.address)
+        process.loop.run()
+    finally:
+        process.close()
+    if process.trouble is not None:
+        raise process.trouble
+    rejected = process.shell.rejected
+    if rejected is not None:
+        raise FarmError.named(rejected.code, rejected.text)
+    return 0
