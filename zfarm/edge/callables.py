@@ -1,0 +1,251 @@
+"""Calls on their way to a child: what a client pickles, and how a child gets it back; no socket, no process.
+
+A call travels as two blobs: the function, which is the same bytes for each of its calls, and the body with
+the arguments. The fast path is one call of the C pickler. zfarm.edge.shipments takes over where that fails or
+where the program's own module is concerned. zfarm.edge.outcomes is the way back.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import types
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import cloudpickle.cloudpickle as cloud
+
+from zfarm.edge import homes, shipments, watch
+from zfarm.edge.culprits import not_portable
+from zfarm.edge.origins import by_reference
+from zfarm.messages import Blob
+
+__all__ = ["Body", "Portable", "open_blob", "open_table", "opened"]
+
+_PROTOCOL: Final = homes.PROTOCOL
+_MEMO_MAX: Final = 1024
+_MISSING: Final = object()
+_modules: Final = sys.modules
+
+
+class Body(NamedTuple):
+    """The body of a batch: ``items`` for one function, each spread over its parameters if ``star``."""
+
+    star: bool
+    items: Sequence[Any]
+
+
+class Portable:
+    """Pickles the calls of one client. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._memo: dict[int, _Memo] = {}
+
+    def encode_function(self, function: Callable[..., Any]) -> bytes:
+        """The blob of a function: the same object again while nothing that it needs has changed.
+
+        Raises:
+            NotPortable: it cannot be pickled; the text says where in it.
+        """
+        memo = self._memo.get(id(function))
+        if memo is not None and memo.holds(function):
+            return memo.blob
+        try:
+            blob = _encode(function)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise not_portable([("function", function)], error) from error
+        self._remember(function, blob)
+        return blob
+
+    def encode_arguments(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], function: Any = None
+    ) -> bytes:
+        """The body of one call. ``function`` is asked for the names of its parameters if something is wrong.
+
+        Raises:
+            NotPortable: an argument cannot be pickled; the text says which and where in it.
+        """
+        try:
+            return _encode([args, kwargs] if kwargs else args)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise not_portable(_arguments(function, args, kwargs), error) from error
+
+    def encode_batch(self, star: bool, items: Sequence[Any], first: int = 0) -> bytes:
+        """The body of a batch. A slice of a range stays one. ``first`` is the number of its first item.
+
+        Raises:
+            NotPortable: an item cannot be pickled; the text says which and where in it.
+        """
+        try:
+            return _encode((star, items))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            named = [(f"item {first + n}", item) for n, item in enumerate(items)]
+            raise not_portable(named, error) from error
+
+    def encode_initializer(self, function: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
+        """The blob of an initializer with its arguments, for ``Setup.initializer``.
+
+        Raises:
+            NotPortable: something in it cannot be pickled; the text says what.
+        """
+        try:
+            return _encode((function, args))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            named = [("initializer", function), *((f"initargs[{n}]", arg) for n, arg in enumerate(args))]
+            raise not_portable(named, error) from error
+
+    def _remember(self, function: Any, blob: bytes) -> None:
+        memo = _Memo.of(function, blob, self._memo)
+        if memo is not None:
+            if len(self._memo) >= _MEMO_MAX:
+                self._memo.clear()
+            self._memo[id(function)] = memo
+
+
+class _Memo:
+    """The blob of one function, and how to tell that it is still true."""
+
+    __slots__ = ("_module", "_name", "_space", "_watched", "_weak", "blob")
+
+    def __init__(self, weak: Any, blob: bytes) -> None:
+        self._weak = weak
+        self.blob = blob
+        self._watched: watch.Watched | None = None
+        self._module = self._name = ""
+        self._space: Mapping[str, Any] = {}
+
+    @classmethod
+    def of(cls, function: Any, blob: bytes, among: dict[int, _Memo]) -> _Memo | None:
+        """A memo if the function's blob can be known to be true later."""
+        if type(function) not in (types.FunctionType, types.BuiltinFunctionType):
+            return None
+        number = id(function)
+        memo = cls(weakref.ref(function, lambda _: among.pop(number, None)), blob)
+        if by_reference(function):
+            memo._module, memo._name = function.__module__, function.__qualname__
+            if "." in memo._name:
+                return None
+            memo._space = _modules[memo._module].__dict__
+        elif type(function) is types.FunctionType:
+            memo._watched = watch.look_through(function)
+            if memo._watched is None:
+                return None
+        else:
+            return None
+        return memo
+
+    def holds(self, function: Any) -> bool:
+        """Whether the blob is what pickling would give now."""
+        if self._weak() is not function:
+            return False
+        if self._watched is not None:
+            return self._watched.holds(function)
+        return (
+            self._space.get(self._name) is function
+            and not cloud._PICKLE_BY_VALUE_MODULES
+            and getattr(_modules.get(self._module), "__dict__", None) is self._space
+        )
+
+
+def _encode(thing: Any) -> bytes:
+    """Pickle in C where that is right, with the definitions of a home where it is not."""
+    try:
+        data = pickle.dumps(thing, _PROTOCOL)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whatever it was, shipments.pack can do it or says why not
+        return shipments.pack(thing)
+    if b"__main__" in data or cloud._PICKLE_BY_VALUE_MODULES:
+        return shipments.pack(thing)
+    if "__mp_main__" in _modules and b"__mp_main__" in data:
+        return shipments.pack(thing)
+    if "multiprocessing.managers" in _modules and b"RebuildProxy" in data:
+        return shipments.pack(thing)
+    return data
+
+
+def _arguments(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    names = _parameters(function)
+    named = [
+        (f"argument {n + 1}" + (f" ({names[n]!r})" if n < len(names) else ""), arg)
+        for n, arg in enumerate(args)
+    ]
+    return [*named, *((f"argument {name!r}", value) for name, value in kwargs.items())]
+
+
+def _parameters(function: Any) -> list[str]:
+    import inspect
+
+    if function is None:
+        return []
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []  # some builtins have no signature
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [parameter.name for parameter in parameters if parameter.kind in positional]
+
+
+# ---------------------------------------------------------------- in the child
+
+
+def open_table(blob: Blob) -> tuple[homes.Table, Blob]:
+    """The definitions that travel with a blob, and its pickle."""
+    if bytes(blob[:1]) != shipments.SHIPMENT:
+        return (), blob
+    table, data = pickle.loads(memoryview(blob)[1:])
+    return table, data
+
+
+def open_blob(blob: Blob) -> Any:
+    """What is in a blob, after its definitions were applied."""
+    if blob[0] == _PICKLE_FIRST:
+        return pickle.loads(blob)
+    table, data = open_table(blob)
+    homes.ours.apply(table)
+    return pickle.loads(data)
+
+
+_PICKLE_FIRST: Final = 0x80
+
+
+class Function:
+    """A function in a child, with the definitions that it came with."""
+
+    __slots__ = ("_data", "_generation", "_table", "callable", "short")
+
+    def __init__(self, blob: bytes) -> None:
+        self._table, self._data = open_table(blob)
+        homes.ours.apply(self._table)
+        self.callable: Any = pickle.loads(self._data)
+        self._generation = homes.ours.generation
+        self.short = False  # it has run, and took less than a millisecond
+
+    def refresh(self) -> None:
+        """Apply the definitions again if another call has changed any since."""
+        if self._generation != homes.ours.generation:
+            if self._table and homes.ours.apply(self._table):
+                self.callable = pickle.loads(self._data)
+            self._generation = homes.ours.generation
+
+
+def opened(error: BaseException, host: str) -> BaseException:
+    """An error from opening a blob: a missing module is told with the host and the remedy."""
+    if isinstance(error, ImportError) and type(error) in (ImportError, ModuleNotFoundError):
+        name = (error.name or "").partition(".")[0] or "the module"
+        text = (
+            f"{error.msg or error}, on host {host} (Python at {sys.prefix}): install {name!r} there, or "
+            f"send it along with cloudpickle.register_pickle_by_value({name})"
+        )
+        error.msg = text
+        error.args = (text,)
+    return error

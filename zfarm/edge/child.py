@@ -1,0 +1,232 @@
+"""What runs in a child: reads calls from its pipe, runs them one by one, and answers; it decides nothing.
+
+Answers are sent together, after each message of calls, when the last answer is 2 ms old, when they are large,
+and before a call that is not known to be short. Until then they stand in the shared page, where the worker
+finds them if this process dies.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import sys
+from time import perf_counter
+from typing import Any, Final
+
+from zfarm.edge import inside, upbringing, wire
+from zfarm.edge.callables import Function, open_blob, opened
+from zfarm.edge.homes import PROTOCOL
+from zfarm.edge.inside import Inside, Pipe, TunnelPort, current
+from zfarm.edge.outcomes import encode_error, encode_value, encode_values, forget_frames
+from zfarm.edge.page import ChildPage
+from zfarm.edge.pipe import PIPE_LOST, Frames
+from zfarm.edge.realm import Realm, unfit
+from zfarm.edge.wire import Malformed
+from zfarm.errors import NotPortable
+from zfarm.messages import BROKEN, ERROR, VALUE, Blob, ChildCall, Done, Dones, Run
+from zfarm.settings import settings
+
+__all__ = ["TunnelPort", "current", "main"]
+
+_ANSWER_AFTER_S: Final = 0.002
+_ANSWER_BYTES: Final = 256 * 1024
+_SHORT_S: Final = 0.001
+_PICKLE_FIRST: Final = 0x80
+_loads: Final = pickle.loads
+_dumps: Final = pickle.dumps
+
+
+class Child:
+    """One child."""
+
+    def __init__(self, pipe: Pipe, page: ChildPage, here: Inside) -> None:
+        self.forked = False
+        self._pipe = pipe
+        self._page = page
+        self._here = here
+        self._realm = Realm()
+        self._dones: list[Done] = []
+        self._blobs: list[bytes] = []
+        self._bytes = 0
+        self._answered = perf_counter()
+
+    def serve(self) -> int:
+        """Run what comes until the worker closes the pipe; the exit code."""
+        try:
+            while True:
+                messages = self._pipe.receive()
+                if messages is None:
+                    return 0
+                for frames in messages:
+                    self._take(frames)
+        except (OSError, Malformed) as error:
+            if not self.forked:
+                _say(f"zfarm child {os.getpid()}: lost its pipe: {error}\n")
+            return PIPE_LOST
+
+    def _take(self, frames: Frames) -> None:
+        message, blobs = wire.to_child.decode(frames)
+        if not isinstance(message, Run):
+            raise Malformed(f"{type(message).__name__} on the pipe of a child")
+        first_body = message.functions
+        if message.setup:
+            self._realm.adopt(blobs[message.functions])
+            self._here.setup = self._realm.setup
+            first_body += 1
+        self._answered = perf_counter()
+        if self._realm.broken is not None:
+            self._dones = [Done(call.seq, BROKEN, 0) for call in message.calls]
+            self._blobs = [self._realm.broken] * len(self._dones)
+        else:
+            bodies: list[Blob | None] = list(blobs[first_body:])
+            functions: list[Function | Blob] = list(blobs[: message.functions])
+            del blobs
+            self._run(message.calls, functions, bodies)
+        self._answer()
+
+    def _run(
+        self, calls: list[ChildCall], functions: list[Function | Blob], bodies: list[Blob | None]
+    ) -> None:
+        start, keep = self._page.start, self._page.keep
+        dones, blobs = self._dones, self._blobs
+        last = len(calls) - 1
+        began = perf_counter()
+        for n, call in enumerate(calls):
+            function = functions[call.function]
+            if dones and (type(function) is not Function or not function.short):
+                self._answer()
+                dones, blobs = self._dones, self._blobs
+                began = perf_counter()
+            if not start(call.seq):
+                continue
+            kind, blob = self._call(call, functions, bodies, n)
+            now = perf_counter()
+            run_us = int((now - began) * 1e6)
+            function = functions[call.function]
+            if type(function) is Function:
+                function.short = (now - began) < _SHORT_S * (call.items or 1)
+            began = now
+            dones.append(Done(call.seq, kind, run_us))
+            blobs.append(blob)
+            self._bytes += len(blob)
+            if self.forked:
+                return
+            if n != last and (
+                now - self._answered > _ANSWER_AFTER_S
+                or self._bytes > _ANSWER_BYTES
+                or not keep(call.seq, kind, run_us, blob)
+            ):
+                self._answer()
+                dones, blobs = self._dones, self._blobs
+                began = perf_counter()
+            blob = b""
+
+    def _call(
+        self, call: ChildCall, functions: list[Function | Blob], bodies: list[Blob | None], n: int
+    ) -> tuple[int, bytes]:
+        """Run one call: kind and blob of its outcome. Nothing that it used is referred to afterwards."""
+        body: Any = bodies[n]
+        bodies[n] = None
+        try:
+            function = functions[call.function]
+            if type(function) is not Function:
+                function = functions[call.function] = self._realm.function(function)  # type: ignore[arg-type]
+            function.refresh()
+            args = _loads(body) if body[0] == _PICKLE_FIRST else open_blob(body)
+        except BaseException as error:
+            return self._failed(opened(error, self._realm.host))
+        del body
+        try:
+            if call.items:
+                kind, blob = _run_batch(function.callable, *args)
+            else:
+                target = function.callable
+                if type(args) is tuple:
+                    value = target(*args)
+                else:
+                    value = target(*args[0], **args[1])
+                del args
+                kind, blob = VALUE, _dumps(value, PROTOCOL) if type(value) in _PLAIN else encode_value(value)
+                del value
+        except BaseException as error:  # sys.exit() and KeyboardInterrupt are outcomes of a task
+            args = value = None
+            return self._failed(error)
+        if len(blob) > settings.payload_bytes_max:
+            return ERROR, unfit("result", len(blob), settings.payload_bytes_max)
+        return kind, blob
+
+    def _failed(self, error: BaseException) -> tuple[int, bytes]:
+        blob = encode_error(error, skip=0 if isinstance(error, NotPortable) else 1)
+        forget_frames(error)
+        if len(blob) > settings.payload_bytes_max:
+            blob = unfit("exception", len(blob), settings.payload_bytes_max)
+        return ERROR, blob
+
+    def _answer(self) -> None:
+        upbringing.flush_output()
+        if self.forked:
+            os._exit(0)  # a process that a task forked came back here: the answer is not its business
+        dones, blobs = self._dones, self._blobs
+        self._dones, self._blobs, self._bytes = [], [], 0
+        if dones:
+            self._pipe.send(Dones(dones), blobs)
+            self._page.clear()
+        self._answered = perf_counter()
+
+
+_PLAIN: Final = frozenset((type(None), bool, int, float, complex))
+
+
+def _run_batch(function: Any, star: bool, items: Any) -> tuple[int, bytes]:
+    """Run a function over items; an item that fails costs the loop one restart."""
+    values: list[Any] = []
+    errors: dict[int, bytes] = {}
+    append = values.append
+    rest = iter(items)
+    while True:
+        try:
+            if star:
+                for item in rest:
+                    append(function(*item))
+            else:
+                for item in rest:
+                    append(function(item))
+            break
+        except BaseException as error:
+            errors[len(values)] = encode_error(error, skip=1)
+            forget_frames(error)
+            append(None)
+    item = rest = items = None
+    return encode_values(values, errors)
+
+
+def _say(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+    except (AttributeError, ValueError, OSError):
+        return  # a task closed it: the exit code says the same
+
+
+def main(parent: int, pipe_fd: int, tunnel_fd: int, page_fd: int) -> int:
+    """Be a child until the worker closes the pipe; the exit code. ``parent`` is the process that forked us.
+    Be a child until the worker closes the pipe; the exit code. ``parent`` is the process that forked us."""
+    upbringing.bring_up(parent)
+    page = ChildPage(page_fd)
+    os.close(page_fd)  # the mapping stays
+    pipe_fd, tunnel_fd = upbringing.move_high([pipe_fd, tunnel_fd])
+    pipe = Pipe(socket.socket(fileno=pipe_fd))
+    tunnel = TunnelPort(socket.socket(fileno=tunnel_fd))
+    here = Inside(pipe, tunnel, page)
+    child = Child(pipe, page, here)
+    inside.become(here)
+
+    def leave() -> None:
+        """In a process that a task forks: it is no child, and must not keep the pipe open."""
+        child.forked = True
+        inside.become(None)
+        pipe.close()
+        tunnel.close()
+
+    os.register_at_fork(after_in_child=leave)
+    return child.serve()

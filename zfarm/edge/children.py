@@ -1,0 +1,449 @@
+"""The processes behind a worker's slots: their pipes, pages and ends; what they shall do, others decide.
+
+Nothing here waits: what a child does not read stays in its outbox, and a child that does nothing disturbs
+nobody. A death is reported once its exit status is known and its pipe has been read to the end, after the
+results that it left in its page.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import inf
+from typing import Final, Protocol
+
+from zfarm.edge import wire
+from zfarm.edge.nursery import Failed, Forked, Gone, Nursery, Report
+from zfarm.edge.page import Mark, Page
+from zfarm.edge.pipe import PIPE_LOST, READ_BYTES, Frames, Outbox, Reader
+from zfarm.edge.wire import Malformed
+from zfarm.messages import Action, Blob, Done, Dones, Payload, Run, Waits
+from zfarm.settings import Settings, settings
+
+__all__ = ["Children", "Listener", "Sources"]
+
+_SETTLE_S: Final = 0.0015
+"""Between the two steps of taking calls back; zfarm.edge.page says why."""
+
+
+class Sources(Protocol):
+    """What the loop offers (zfarm.edge.loop.Loop)."""
+
+    def add_source(
+        self, source: int, on_ready: Callable[[], None], on_writable: Callable[[], None] | None = None
+    ) -> None:
+        """Call ``on_ready`` when it can be read, ``on_writable`` when it can be written and is watched for
+        it."""
+
+    def watch(self, source: int, *, readable: bool = True, writable: bool = False) -> None:
+        """Say what is of interest."""
+
+    def remove_source(self, source: int) -> None:
+        """Forget it."""
+
+
+class Listener(Protocol):
+    """Who is told; the first five are zfarm.core.worker.Worker's."""
+
+    def child_started(self, child: int, now: float) -> None:
+        """Its process exists."""
+
+    def child_reported(self, child: int, dones: list[Done], payload: Payload, now: float) -> None:
+        """These calls have ended; each is told once, in order."""
+
+    def child_waits(self, child: int, waiting: bool, now: float) -> None:
+        """Its call waits for other tasks, or goes on."""
+
+    def child_took_back(self, child: int, started_seq: int, now: float) -> None:
+        """Its calls after ``started_seq`` will never run."""
+
+    def child_died(
+        self, child: int, started_seq: int, signal: int, exit_code: int, text: str, now: float
+    ) -> None:
+        """It is gone; its calls after ``started_seq`` have never run."""
+
+    def tunnel_frames(self, child: int, frames: Frames) -> None:
+        """A client in this child says something."""
+
+    def tunnel_closed(self, child: int) -> None:
+        """There is no client in this child any more."""
+
+    def nursery_died(self, now: float) -> None:
+        """No child can be started any more; those that lived have been told as dead."""
+
+
+class _Kid:
+    """One child as its worker sees it."""
+
+    __slots__ = (
+        "due",
+        "last_done",
+        "last_seq",
+        "mark",
+        "number",
+        "open",
+        "outbox",
+        "page",
+        "pid",
+        "pipe",
+        "reader",
+        "reason",
+        "settle_at",
+        "stopping",
+        "tunnel",
+        "tunnel_open",
+        "tunnel_outbox",
+        "tunnel_reader",
+        "tunnel_used",
+    )
+
+    def __init__(self, number: int, pipe: socket.socket, tunnel: socket.socket, scratch: bytearray) -> None:
+        pipe.setblocking(False)
+        tunnel.setblocking(False)
+        self.number = number
+        self.pid = 0
+        self.page = Page()
+        self.pipe, self.tunnel = pipe, tunnel
+        self.outbox, self.tunnel_outbox = Outbox(pipe), Outbox(tunnel)
+        self.reader, self.tunnel_reader = Reader(scratch), Reader(scratch)
+        self.open = self.tunnel_open = True
+        self.tunnel_used = False
+        self.last_seq = self.last_done = 0
+        self.mark = Mark(0, 0)
+        self.settle_at = inf  # second step of taking back
+        self.due = inf  # when it will be killed unless it has gone
+        self.stopping = False
+        self.reason = ""  # why we killed it
+
+
+class Children:
+    """All children of one worker."""
+
+    def __init__(
+        self,
+        nursery: Nursery,
+        listener: Listener,
+        sources: Sources,
+        clock: Callable[[], float] = time.monotonic,
+        limits: Settings = settings,
+    ) -> None:
+        self._nursery = nursery
+        self._listener = listener
+        self._sources = sources
+        self._clock = clock
+        self._limits = limits
+        self._kids: dict[int, _Kid] = {}
+        self._scratch = bytearray(READ_BYTES)
+        self._closed = False
+        self.deadline = inf
+        sources.add_source(nursery.fileno(), self._hear)
+
+    # ------------------------------------------------------------ what the worker wants
+
+    def start(self, child: int) -> None:
+        """Start a child under this number; ``child_started`` or ``child_died`` will tell."""
+        pipes, tunnels = socket.socketpair(), socket.socketpair()
+        kid = _Kid(child, pipes[0], tunnels[0], self._scratch)
+        self._kids[child] = kid
+        with pipes[1], tunnels[1], suppress(OSError):  # the end of the nursery is told in its own time
+            self._nursery.fork(child, (pipes[1].fileno(), tunnels[1].fileno(), kid.page.fd))
+        kid.page.close_fd()
+        self._sources.add_source(kid.pipe.fileno(), lambda: self._hear_pipe(kid), lambda: self._flush(kid))
+        self._sources.add_source(
+            kid.tunnel.fileno(), lambda: self._hear_tunnel(kid), lambda: self._flush_tunnel(kid)
+        )
+
+    def run(self, child: int, run: Run, payload: Sequence[Blob]) -> None:
+        """Send calls to a child; a child that is gone is told as dead, with them."""
+        kid = self._kids.get(child)
+        if kid is None:
+            return
+        kid.last_seq = run.calls[-1].seq
+        if not kid.open:
+            return
+        try:
+            if not kid.outbox.add(wire.encode(run, payload)):
+                self._sources.watch(kid.pipe.fileno(), writable=True)
+        except OSError:
+            self._expect_end(kid)
+
+    def take_back(self, child: int) -> None:
+        """Void what a child has not started; ``child_took_back`` tells what it has."""
+        kid = self._kids.get(child)
+        if kid is None:
+            return
+        kid.page.void(kid.last_seq)
+        kid.mark = kid.page.mark()
+        kid.settle_at = self._clock() + _SETTLE_S
+        self.deadline = min(self.deadline, kid.settle_at)
+
+    def stop(self, child: int, kill: bool) -> None:
+        """End a child: let it leave once it is idle, or kill it with its process group at once."""
+        kid = self._kids.get(child)
+        if kid is None:
+            return
+        if kill:
+            self._kill(kid, "killed on request")
+            return
+        kid.stopping = True
+        self._set_due(kid)
+        if kid.outbox.waiting == 0:
+            self._close_ours(kid)
+
+    def tunnel_send(self, child: int, frames: Sequence[Blob]) -> None:
+        """Give frames to the client in a child; dropped if that is gone, as ZeroMQ would."""
+        kid = self._kids.get(child)
+        if kid is None or not kid.tunnel_open:
+            return
+        try:
+            if not kid.tunnel_outbox.add(frames):
+                self._sources.watch(kid.tunnel.fileno(), writable=True)
+        except OSError:
+            self._close_tunnel(kid)
+
+    def pids(self) -> dict[int, int]:
+        """The pid of every child that has one, by its number."""
+        return {number: kid.pid for number, kid in self._kids.items() if kid.pid}
+
+    def close(self) -> None:
+        """Kill all children and end the nursery. Nobody is told any more."""
+        if self._closed:
+            return
+        self._closed = True
+        self._sources.remove_source(self._nursery.fileno())
+        for kid in list(self._kids.values()):
+            self._release(kid)
+        self._nursery.close()
+        self.deadline = inf
+
+    # ------------------------------------------------------------ the turn
+
+    def advance(self, now: float) -> list[Action]:
+        """Do what is due; there is nothing that anybody else must perform."""
+        if now < self.deadline:
+            return []
+        self.deadline = inf
+        for kid in list(self._kids.values()):
+            if kid.settle_at <= now:
+                self._settle(kid, now)
+            if kid.due <= now:
+                why = "did not leave" if kid.stopping else "closed its pipe and did not leave"
+                kid.due = inf
+                self._kill(kid, f"killed: it {why} within {self._limits.stop_grace_s:g} s")
+            self.deadline = min(self.deadline, kid.settle_at, kid.due)
+        return []
+
+    def _settle(self, kid: _Kid, now: float) -> None:
+        kid.settle_at = inf
+        started = kid.page.settle()
+        self._drain(kid)  # what it sent comes before what it kept
+        self._report(kid, kid.page.unsent(kid.mark), now)
+        self._listener.child_took_back(kid.number, started, now)
+
+    def _set_due(self, kid: _Kid) -> None:
+        kid.due = min(kid.due, self._clock() + self._limits.stop_grace_s)
+        self.deadline = min(self.deadline, kid.due)
+
+    # ------------------------------------------------------------ the pipe
+
+    def _hear_pipe(self, kid: _Kid) -> None:
+        self._read(kid)
+
+    def _read(self, kid: _Kid) -> bool:
+        """Read once; False when there is nothing more to read for now."""
+        try:
+            found = kid.reader.read(kid.pipe)
+        except BlockingIOError:
+            return False
+        except OSError:
+            found = None
+        except Malformed as error:
+            self._kill(kid, f"killed: {error}")
+            self._expect_end(kid)
+            return False
+        if found is None:
+            self._expect_end(kid)
+            return False
+        try:
+            for frames in found:
+                self._take(kid, frames)
+        except Malformed as error:
+            self._kill(kid, f"killed: it sent a message that is none: {error}")
+            self._expect_end(kid)
+            return False
+        return True
+
+    def _take(self, kid: _Kid, frames: Frames) -> None:
+        message, payload = wire.from_child.decode(frames)
+        now = self._clock()
+        if isinstance(message, Dones):
+            dones = message.dones
+            if dones and dones[0].seq <= kid.last_done:
+                self._report(kid, list(zip(dones, payload, strict=True)), now)
+                return
+            if dones:
+                kid.last_done = dones[-1].seq
+            self._listener.child_reported(kid.number, dones, payload, now)
+        elif isinstance(message, Waits):
+            self._listener.child_waits(kid.number, message.waiting, now)
+        else:
+            raise Malformed(f"{type(message).__name__} on the pipe of a child")
+
+    def _report(self, kid: _Kid, results: Sequence[tuple[Done, Blob]], now: float) -> None:
+        """Tell those that have not been told."""
+        new = [(done, blob) for done, blob in results if kid.last_done < done.seq <= kid.last_seq]
+        if new:
+            kid.last_done = new[-1][0].seq
+            self._listener.child_reported(
+                kid.number, [done for done, _ in new], [blob for _, blob in new], now
+            )
+
+    def _drain(self, kid: _Kid) -> None:
+        while kid.open and self._read(kid):
+            pass
+
+    def _flush(self, kid: _Kid) -> None:
+        try:
+            if not kid.outbox.flush():
+                return
+        except OSError:
+            self._expect_end(kid)
+            return
+        self._sources.watch(kid.pipe.fileno(), writable=False)
+        if kid.stopping:
+            self._close_ours(kid)
+
+    def _close_ours(self, kid: _Kid) -> None:
+        with suppress(OSError):  # it is gone already
+            kid.pipe.shutdown(socket.SHUT_WR)
+
+    def _expect_end(self, kid: _Kid) -> None:
+        """The pipe is at its end, or broken: its process is ending, or it never answers again."""
+        if kid.open:
+            kid.open = False
+            self._sources.remove_source(kid.pipe.fileno())
+            self._set_due(kid)
+
+    # ------------------------------------------------------------ the tunnel
+
+    def _hear_tunnel(self, kid: _Kid) -> None:
+        self._read_tunnel(kid)
+
+    def _read_tunnel(self, kid: _Kid) -> bool:
+        try:
+            found = kid.tunnel_reader.read(kid.tunnel)
+        except BlockingIOError:
+            return False
+        except OSError:
+            found = None
+        except Malformed as error:
+            self._kill(kid, f"killed: {error} (tunnel)")
+            found = None
+        if found is None:
+            self._close_tunnel(kid)
+            return False
+        for frames in found:
+            kid.tunnel_used = True
+            self._listener.tunnel_frames(kid.number, frames)
+        return True
+
+    def _flush_tunnel(self, kid: _Kid) -> None:
+        try:
+            if kid.tunnel_outbox.flush():
+                self._sources.watch(kid.tunnel.fileno(), writable=False)
+        except OSError:
+            self._close_tunnel(kid)
+
+    def _close_tunnel(self, kid: _Kid) -> None:
+        if kid.tunnel_open:
+            kid.tunnel_open = False
+            self._sources.remove_source(kid.tunnel.fileno())
+            if kid.tunnel_used and not self._closed:
+                self._listener.tunnel_closed(kid.number)
+
+    # ------------------------------------------------------------ the nursery
+
+    def _hear(self) -> None:
+        reports = self._nursery.read()
+        if reports is None:
+            self._lose_nursery()
+            return
+        for report in reports:
+            self._note(report)
+
+    def _note(self, report: Report) -> None:
+        kid = self._kids.get(report.child)
+        if kid is None:
+            return
+        if isinstance(report, Forked):
+            kid.pid = report.pid
+            self._listener.child_started(kid.number, self._clock())
+        elif isinstance(report, Gone):
+            self._end(kid, report.signal, report.exit_code, _fate(kid, report))
+        else:
+            self._end(kid, 0, 1, _failure(report))
+
+    def _end(self, kid: _Kid, number: int, exit_code: int, text: str) -> None:
+        self._drain(kid)
+        while kid.tunnel_open and self._read_tunnel(kid):
+            pass
+        now = self._clock()
+        self._report(kid, kid.page.unsent(kid.page.mark()), now)
+        started = kid.page.started()
+        self._release(kid)
+        self._listener.child_died(kid.number, started, number, exit_code, text, now)
+
+    def _lose_nursery(self) -> None:
+        self._sources.remove_source(self._nursery.fileno())
+        for kid in list(self._kids.values()):
+            self._end(
+                kid, signal.SIGKILL, 0, "killed with the nursery, the process that all children come from"
+            )
+        self._listener.nursery_died(self._clock())
+
+    def _kill(self, kid: _Kid, reason: str) -> None:
+        kid.reason = kid.reason or reason
+        with suppress(OSError):  # the end of the nursery is told in its own time
+            self._nursery.kill(kid.number)
+
+    def _release(self, kid: _Kid) -> None:
+        del self._kids[kid.number]
+        if kid.open:
+            kid.open = False
+            self._sources.remove_source(kid.pipe.fileno())
+        self._close_tunnel(kid)
+        kid.pipe.close()
+        kid.tunnel.close()
+        kid.page.close()
+
+
+def _fate(kid: _Kid, gone: Gone) -> str:
+    """How a child ended, in words for the owner of the task that ran in it."""
+    if gone.signal:
+        if kid.reason and gone.signal == signal.SIGKILL:
+            return kid.reason
+        try:
+            name = signal.Signals(gone.signal).name
+        except ValueError:
+            name = f"signal {gone.signal}"
+        if gone.signal == signal.SIGKILL:
+            return f"killed by SIGKILL (out of memory? its peak was {_memory(gone.peak_bytes)})"
+        return f"killed by {name}"
+    if gone.exit_code == PIPE_LOST:
+        return "lost the pipe to its worker: a task closed file descriptors that were not its own"
+    if kid.stopping and gone.exit_code == 0:
+        return "stopped"
+    return f"exited with code {gone.exit_code} (os._exit or a crash in an exit handler)"
+
+
+def _memory(peak_bytes: int) -> str:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{peak_bytes / 1e9:.1f} GB, the host has {total / 1e9:.1f} GB"
+
+
+def _failure(failed: Failed) -> str:
+    return f"could not be started: {os.strerror(failed.errno)}"

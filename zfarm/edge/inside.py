@@ -1,0 +1,132 @@
+"""What code in a child can ask about it: its realm, its call, its way to the farm; it runs no call itself.
+
+``current()`` is None everywhere but in a child, and in processes that a task forks.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from zfarm.edge import wire
+from zfarm.edge.page import ChildPage
+from zfarm.edge.pipe import Frames, Outbox, Reader, send_all
+from zfarm.messages import Blob, Message, Setup, Waits
+
+__all__ = ["Inside", "TunnelPort", "current"]
+
+
+class Pipe:
+    """A child's side of its pipe: any thread may send, the main thread receives."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader = Reader()
+        self._lock = threading.Lock()
+
+    def send(self, message: Message, payload: Sequence[Blob] = ()) -> None:
+        """Write one message, waiting for the worker to take it. Raises OSError."""
+        frames = wire.encode(message, payload)
+        with self._lock:
+            send_all(self._sock, frames)
+
+    def receive(self) -> list[Frames] | None:
+        """Wait for messages; None when the worker has closed its side. Raises OSError, Malformed."""
+        return self._reader.read(self._sock)
+
+    def close(self) -> None:
+        """Close this side."""
+        self._sock.close()
+
+
+class TunnelPort:
+    """A client in a task speaks to the broker through here. One thread at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._reader: Reader | None = None
+        self._outbox = Outbox(sock)
+
+    def fileno(self) -> int:
+        """The descriptor to wait for."""
+        return self._sock.fileno()
+
+    def send(self, frames: Sequence[Blob]) -> bool:
+        """Send one message as far as there is room now; False if some of it waits for ``flush``. Raises
+        OSError."""
+        return self._outbox.add(frames)
+
+    def flush(self) -> bool:
+        """Send what waits, as far as there is room; True if nothing waits any more. Raises OSError."""
+        return self._outbox.flush()
+
+    def receive(self) -> list[Frames] | None:
+        """The messages that are there, perhaps none; None when the worker has closed its side. Raises
+        OSError."""
+        if self._reader is None:
+            self._reader = Reader()
+        try:
+            return self._reader.read(self._sock)
+        except BlockingIOError:
+            return []
+
+    def close(self) -> None:
+        """Close this side; there is no other tunnel in this child."""
+        self._sock.close()
+
+
+class Inside:
+    """Facts about the child that this process is."""
+
+    def __init__(self, pipe: Pipe, tunnel: TunnelPort, page: ChildPage) -> None:
+        self.pid = os.getpid()
+        self.setup: Setup | None = None
+        self.tunnel = tunnel
+        self._pipe = pipe
+        self._page = page
+        self._lock = threading.Lock()
+        self._waiting = 0
+
+    @property
+    def realm(self) -> str:
+        """The realm that this child serves; empty before its first call."""
+        return self.setup.realm if self.setup is not None else ""
+
+    @property
+    def seq(self) -> int:
+        """The number of the call that runs."""
+        return self._page.entered
+
+    @contextmanager
+    def waits(self) -> Iterator[None]:
+        """While in this block, the running call waits for other tasks of the farm: its slot is free for them.
+        While in this block, the running call waits for other tasks of the farm: its slot is free for them."""
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, step: int) -> None:
+        with self._lock:
+            before, self._waiting = self._waiting, self._waiting + step
+            if bool(before) != bool(self._waiting):
+                self._pipe.send(Waits(bool(self._waiting)))
+
+
+_current: Inside | None = None
+
+
+def current() -> Inside | None:
+    """The child that this process is, or None."""
+    return _current
+
+
+def become(inside: Inside | None) -> None:
+    """Make this process that child; None: it is none (any more)."""
+    global _current
+    _current = inside

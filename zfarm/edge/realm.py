@@ -1,0 +1,116 @@
+"""The world that a client's calls expect around them, made once in a child: directory, path, initializer."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+from collections import OrderedDict
+from typing import Final
+
+from zfarm.edge import homes, wire
+from zfarm.edge.callables import Function, open_blob, opened
+from zfarm.edge.outcomes import encode_error, forget_frames
+from zfarm.messages import Blob, Setup
+
+__all__ = ["Realm", "unfit"]
+
+_FUNCTIONS_MAX: Final = 512
+_FUNCTION_MAX: Final = 1024 * 1024
+_FUNCTION_BYTES_MAX: Final = 64 * 1024 * 1024
+
+
+class Realm:
+    """One client's world in this child. ``broken`` has the blob of the initializer's exception, if it failed.
+    One client's world in this child. ``broken`` has the blob of the initializer's exception, if it failed."""
+
+    def __init__(self) -> None:
+        self.setup: Setup | None = None
+        self.broken: bytes | None = None
+        self.host = platform.node()
+        self._blob = b""
+        self._functions: OrderedDict[bytes, Function] = OrderedDict()
+        self._function_bytes = 0
+
+    def adopt(self, blob: Blob) -> None:
+        """Take on a setup: the first makes the realm and runs its initializer, later ones change its world.
+
+        Raises:
+            Malformed: this is no setup, or one of another realm.
+        """
+        if blob == self._blob:
+            return
+        setup = wire.decode_setup(blob)
+        first = self.setup is None
+        if self.setup is not None and setup.realm != self.setup.realm:
+            raise wire.Malformed(f"a setup of realm {setup.realm} for a child of realm {self.setup.realm}")
+        self.setup = setup
+        self._blob = bytes(blob)
+        if first:
+            homes.ours.settle()
+        _take_place(setup, self.host)
+        if first and setup.initializer:
+            self._initialize(setup.initializer)
+
+    def _initialize(self, blob: bytes) -> None:
+        try:
+            function, args = open_blob(blob)
+        except BaseException as error:
+            self._break(opened(error, self.host))
+            return
+        try:
+            function(*args)
+        except BaseException as error:  # SystemExit too: an initializer that gives up has failed
+            self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        self.broken = encode_error(error, skip=1)
+        forget_frames(error)
+
+    def function(self, blob: Blob) -> Function:
+        """The function of a blob, made once. Raises whatever making it raises."""
+        key = bytes(blob)
+        function = self._functions.get(key)
+        if function is not None:
+            self._functions.move_to_end(key)
+            return function
+        function = Function(key)
+        if len(key) > _FUNCTION_MAX:
+            return function  # one that carries data: it is freed after this message
+        self._functions[key] = function
+        self._function_bytes += len(key)
+        while len(self._functions) > _FUNCTIONS_MAX or self._function_bytes > _FUNCTION_BYTES_MAX:
+            old, _ = self._functions.popitem(last=False)
+            self._function_bytes -= len(old)
+        return function
+
+
+def _take_place(setup: Setup, host: str) -> None:
+    """Go where the client is, and import from where it imports, as far as this host has that."""
+    at_home = setup.prefix == sys.prefix and setup.host in ("", host)
+    if at_home:
+        path = list(setup.path)
+    else:
+        path = [
+            *sys.path,
+            *(entry for entry in setup.path if entry not in sys.path and os.path.exists(entry)),
+        ]
+    try:
+        os.chdir(setup.cwd)
+    except OSError:
+        pass  # another host need not have it, and a directory may have been removed
+    if path != sys.path:
+        sys.path[:] = path
+        importlib.invalidate_caches()
+
+
+def unfit(kind: str, size: int, limit: int) -> bytes:
+    """The blob of the error that a result is too large to travel."""
+    from zfarm.errors import TooLarge
+
+    text = (
+        f"the {kind} has {size:,} bytes pickled, at most {limit:,} may travel; return less, write a file, "
+        f"or set ZFARM_PAYLOAD_BYTES_MAX for client, broker and workers"
+    )
+    return encode_error(TooLarge(text))
