@@ -1,0 +1,353 @@
+"""The Future that a client holds: the standard library's, but light until somebody waits for it.
+
+A farm may have millions of futures open, and most are never waited for while they are pending. So the
+condition and the lists of a future are made when somebody first looks at them; until then a change of state
+is guarded by one lock that all futures share. Once a future has its condition, that guards it, as it does in
+the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, InvalidStateError
+from concurrent.futures import Future as StandardFuture
+from concurrent.futures._base import (
+    CANCELLED,
+    CANCELLED_AND_NOTIFIED,
+    FINISHED,
+    LOGGER,
+    PENDING,
+    RUNNING,
+)
+from contextlib import AbstractContextManager
+from time import monotonic
+from typing import Any, Generic, Protocol, TypeVar
+
+__all__ = ["FINISHED", "Future", "Home", "gate"]
+
+T = TypeVar("T")
+
+gate = threading.RLock()
+"""Guards every future that has no condition of its own, and decides whether a link or a cancel gets a future
+first.
+
+Reentrant: a finalizer or signal handler that cancels may come in between at any point.
+"""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=gate._at_fork_reinit)  # type: ignore[attr-defined]
+
+WITHDRAWN = -1
+"""In place of a task's number: cancelled before the link took it."""
+
+_DONE = frozenset((CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED))
+_WORDS = {
+    PENDING: "pending",
+    RUNNING: "running",
+    CANCELLED: "cancelled",
+    CANCELLED_AND_NOTIFIED: "cancelled",
+    FINISHED: "finished",
+}
+
+
+class Home(Protocol):
+    """What a future needs of the link that it was submitted over."""
+
+    @property
+    def waits(self) -> Callable[[], AbstractContextManager[object]] | None:
+        """In a child: says that the running task waits for nested ones while the context is open."""
+
+    def check_waiting(self) -> None:
+        """Raise if this thread or process may not wait for a pending future."""
+
+    def cancel(self, future: Future[Any]) -> bool:
+        """Cancel a pending future that is already in the farm's hands, if it has not started."""
+
+
+class _Settled:
+    """The condition of a future whose state will not change any more: nothing to guard, nobody to notify."""
+
+    def __enter__(self) -> bool:
+        return True
+
+    def __exit__(self, *exc_info: object) -> None:
+        return None
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        return None
+
+    def notify_all(self) -> None:
+        return None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return True
+
+
+_settled = _Settled()
+
+
+class _Condition:
+    """``future._condition``, made when it is first looked at; then the instance's own attribute hides
+    this."""
+
+    def __get__(self, future: Future[Any] | None, owner: type) -> Any:
+        if future is None:
+            return self
+        condition = threading.Condition()
+        with gate:
+            if future._armed:  # by another thread, just now
+                return future.__dict__["_condition"]
+            if future._state == FINISHED or future._state == CANCELLED_AND_NOTIFIED:
+                return _settled
+            future._condition = condition
+            future._armed = True  # last: from now on it is the condition that guards
+            return condition
+
+
+class _LazyList:
+    """``future._waiters`` or ``future._done_callbacks``, made when it is first looked at."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, future: Future[Any] | None, owner: type) -> Any:
+        if future is None:
+            return self
+        waits = future._home.waits if future._home is not None and self._name == "_waiters" else None
+        fresh = [] if waits is None else _FreeingWaiters(waits)
+        with gate:
+            return future.__dict__.setdefault(self._name, fresh)
+
+
+class _FreeingWaiters(list[Any]):
+    """The waiters of a future made inside a task: whoever waits on one of them gives its slot away
+    meanwhile."""
+
+    def __init__(self, waits: Callable[[], AbstractContextManager[object]]) -> None:
+        super().__init__()
+        self._waits = waits
+
+    def append(self, waiter: Any) -> None:
+        if not isinstance(waiter.event, _FreeingEvent):
+            waiter.event = _FreeingEvent(waiter.event, self._waits)
+        super().append(waiter)
+
+
+class _FreeingEvent:
+    """An event whose ``wait`` says that the task waits."""
+
+    def __init__(self, event: threading.Event, waits: Callable[[], AbstractContextManager[object]]) -> None:
+        self._event = event
+        self._waits = waits
+        self.set = event.set
+        self.clear = event.clear
+        self.is_set = event.is_set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self._event.is_set():
+            return True
+        with self._waits():
+            return self._event.wait(timeout)
+
+
+class Future(StandardFuture[T], Generic[T]):
+    """The outcome of one call, now or later: a ``concurrent.futures.Future`` in every respect.
+
+    ``cancel`` asks the farm and returns its exact answer, within a few seconds: True means that the call did
+    not start and never will. Only where asking is impossible (in a callback of a future, or while the broker
+    is away) is a pending future cancelled without asking; its call may run all the same, and what comes of it
+    is dropped.
+    """
+
+    # Instances begin with what differs from these; the standard library's __init__ is not called on purpose.
+    _state: str = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _armed = False
+    _task = 0
+    _condition: Any = _Condition()
+    _waiters: Any = _LazyList()
+    _done_callbacks: Any = _LazyList()
+
+    def __init__(self, home: Home | None = None, name: str = "") -> None:
+        """Only executors make futures."""
+        self._home = home
+        self._name = name
+
+    def __repr__(self) -> str:
+        about = _WORDS[self._state]
+        if self._state == FINISHED:
+            verb, thing = (
+                ("returned", self._result) if self._exception is None else ("raised", self._exception)
+            )
+            about += f" {verb} {type(thing).__name__}"
+        name = f" {self._name}" if self._name else ""
+        return f"<{type(self).__name__} at {id(self):#x}{name} state={about}>"
+
+    # ------------------------------------------------------------ asking
+
+    def cancelled(self) -> bool:
+        """True when the call was cancelled."""
+        return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+
+    def running(self) -> bool:
+        """True when the call is known to run: calls that take less than about 10 ms are never seen doing
+        so."""
+        return self._state == RUNNING
+
+    def done(self) -> bool:
+        """True when the call has ended or was cancelled."""
+        return self._state in _DONE
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the call to end, for at most ``timeout`` seconds, and return its value or raise its
+        exception.
+
+        Raises:
+            TimeoutError: it has not ended in time.
+            CancelledError: it was cancelled.
+            TaskLost: children or workers died under it too often.
+            ForkError: this process was forked after the call was submitted, and it had not ended by then.
+        """
+        try:
+            if self._state not in _DONE:
+                self._wait(timeout)
+            if self._state != FINISHED:
+                raise CancelledError
+            if self._exception is not None:
+                raise self._exception
+            value: T = self._result
+            return value
+        finally:
+            del self  # the exception's traceback holds this frame: no cycle
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait as ``result`` does; return the exception that the call raised, None if it raised none."""
+        if self._state not in _DONE:
+            self._wait(timeout)
+        if self._state != FINISHED:
+            raise CancelledError
+        return self._exception
+
+    def _wait(self, timeout: float | None) -> None:
+        if self._home is None:
+            self._wait_done(timeout)
+            return
+        self._home.check_waiting()
+        if self._home.waits is None or (timeout is not None and timeout <= 0):
+            self._wait_done(timeout)
+        else:
+            with self._home.waits():
+                self._wait_done(timeout)
+
+    def _wait_done(self, timeout: float | None) -> None:
+        end = None if timeout is None else monotonic() + timeout
+        condition = self._condition
+        with condition:
+            while self._state not in _DONE:
+                remaining = None if end is None else end - monotonic()
+                if remaining is not None and remaining <= 0:
+                    raise TimeoutError
+                condition.wait(remaining)
+
+    # ------------------------------------------------------------ cancelling
+
+    def cancel(self) -> bool:
+        """Cancel the call unless it has started; True: it is cancelled, and will not run."""
+        if self._state in (RUNNING, FINISHED):
+            return False
+        if self._state in _DONE:
+            return True
+        if self._home is None or self._withdraw():
+            return self._drop()
+        return self._home.cancel(self)
+
+    def _withdraw(self) -> bool:
+        """True: the link has not taken this yet, and never will."""
+        with gate:
+            if self._task == 0:
+                self._task = WITHDRAWN
+            return self._task == WITHDRAWN
+
+    def _abandon(self) -> None:
+        """Become cancelled even if the call runs: its result has nowhere to go."""
+        if not self._drop():
+            self._settle(FINISHED, None, CancelledError())
+
+    def _fail(self, error: BaseException) -> None:
+        """End with an error of ours, unless done."""
+        self._settle(FINISHED, None, error)
+
+    def _drop(self) -> bool:
+        """Become cancelled, notify and call back. False: it runs or has ended; True also if cancelled
+        before."""
+        if self._settle(CANCELLED_AND_NOTIFIED, None, None):
+            return True
+        return self.cancelled()
+
+    # ------------------------------------------------------------ settling
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Become running; False when cancelled. Only executors call this."""
+        if self._start():
+            return True
+        if self.cancelled():
+            return False
+        raise RuntimeError(f"Future in unexpected state: {self!r}")
+
+    def set_result(self, result: T) -> None:
+        """End with this value. Only executors call this."""
+        if not self._settle(FINISHED, result, None):
+            raise InvalidStateError(f"{self._state}: {self!r}")
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """End with this exception. Only executors call this."""
+        if not self._settle(FINISHED, None, exception):
+            raise InvalidStateError(f"{self._state}: {self!r}")
+
+    def _start(self) -> bool:
+        """Become running; False: not pending any more."""
+        with gate:
+            if not self._armed:
+                return self._change(RUNNING, None, None)
+        with self._condition:
+            return self._change(RUNNING, None, None)
+
+    def _settle(self, state: str, result: Any, exception: BaseException | None) -> bool:
+        """Become done, notify and call back; False: it was done before, or runs and shall be cancelled."""
+        with gate:
+            if not self._armed:
+                return self._change(state, result, exception)
+        with self._condition:
+            if not self._change(state, result, exception):
+                return False
+            for waiter in self._waiters:
+                if state != FINISHED:
+                    waiter.add_cancelled(self)
+                elif exception is not None:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
+            self._condition.notify_all()
+        self._invoke_callbacks()
+        return True
+
+    def _change(self, state: str, result: Any, exception: BaseException | None) -> bool:
+        if self._state in _DONE or (self._state == RUNNING and state != FINISHED):
+            return False  # what runs can only finish
+        self._result = result
+        self._exception = exception
+        self._state = state  # last: those who look without a lock see the rest when they see this
+        return True
+
+    def _invoke_callbacks(self) -> None:
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except BaseException:  # SystemExit too: it must not end the thread that resolves everything
+                LOGGER.exception("exception calling callback for %r", self)
