@@ -1,0 +1,474 @@
+"""One client's link to its farm: a thread that drives the client's machine and settles what users hold.
+
+Users' threads only append to queues and wake the loop; everything else here happens in the link's own thread,
+so the machine, the books of open tokens and the road need no lock. A *token* is what waits for an outcome: a
+Future, or a Batch of a map. The link does not know its executor, so that one can be collected while its calls
+go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Final, Protocol
+
+from zfarm import __version__, errors, exits
+from zfarm.core.client import Client
+from zfarm.edge.loop import Loop
+from zfarm.edge.outcomes import decode_outcome
+from zfarm.errors import Death, FarmBroken, FarmClosed, FarmError, ForkError, InitializerFailed, TaskLost
+from zfarm.futures import FINISHED, Future, gate
+from zfarm.messages import (
+    BROKEN,
+    BROKER,
+    CANCELLED,
+    LOST,
+    PROTOCOL,
+    Action,
+    Connected,
+    Ended,
+    Message,
+    Outcome,
+    Payload,
+    Rejected,
+    Resolve,
+    Running,
+    Send,
+    Tell,
+    Versions,
+)
+from zfarm.settings import settings
+
+__all__ = ["Link", "Road", "Token"]
+
+log = logging.getLogger("zfarm")
+log.addHandler(logging.NullHandler())
+
+CLOSED: Final = "cannot schedule new futures after shutdown"
+CANCEL_WAIT_S: Final = 5.0
+"""How long Future.cancel waits for the farm's answer before it decides without it."""
+
+
+class Token(Protocol):
+    """What waits for the outcome of a task and is no Future."""
+
+    _task: int
+
+    def _resolve(self, outcome: Outcome, blob: Any) -> None:
+        """The task has ended."""
+
+    def _fail(self, error: BaseException) -> None:
+        """The task has no outcome and never will."""
+
+    def _abandon(self) -> None:
+        """The farm is given up: become cancelled even if the task runs."""
+
+
+class Feeder(Protocol):
+    """What has more to submit as its batches end: a map."""
+
+    def feed(self) -> None:
+        """Submit more, if there is more and room for it."""
+
+    def forget(self, error: BaseException | None) -> None:
+        """Submit no more: what is left was cancelled (None), or fails with ``error``."""
+
+
+class Road(Protocol):
+    """How messages get to the broker: over a socket, to a farm of our own, or through a child's tunnel."""
+
+    address: str
+    waits: Callable[[], AbstractContextManager[object]] | None
+
+    def open(self, link: Link) -> None:
+        """Start; messages go to ``link.receive``, what is beyond repair to ``link.fail``."""
+
+    def send(self, message: Message, payload: Payload) -> None:
+        """Give this to the broker, or drop it while the way is cut: the machines repair that."""
+
+    def outcome_arrived(self) -> None:
+        """The farm at the other end does its work."""
+
+    def close(self) -> None:
+        """Deliver what was sent, within bounds, and give everything back."""
+
+    def disown(self) -> None:
+        """In a forked process: hold nothing open that is the parent's."""
+
+
+class Link:
+    """The loop thread of one client, and what users' threads may ask of it."""
+
+    def __init__(self, road: Road, session: str, expected_slots: int = 1) -> None:
+        self.road = road
+        self.waits = road.waits
+        """In a child: says that the running task waits while the context is open."""
+        self.loop = Loop()
+        self.inbox: deque[tuple[Future[Any], str, bytes, bytes, bytes]] = deque()
+        """What was submitted and not taken yet: (future, name, function, setup, body)."""
+        self.refusal: Callable[[], FarmError] | None = None
+        """Makes the error of a submit; None: submits are welcome."""
+        self.ended = False
+        """The loop has stopped: whoever puts something into a queue after that sweeps it."""
+        self.failure: FarmError | None = None
+        """Why the link is of no use any more."""
+        self.reached = threading.Event()
+        """The broker has answered, or never will."""
+        self.feeders: set[Feeder] = set()
+        self.program = _program()
+        """What dashboards call this client."""
+        self._pid = os.getpid()
+        self._forked = False
+        self._open: dict[int, Any] = {}
+        self._asks: deque[tuple[Future[Any], threading.Lock]] = deque()
+        self._asked: dict[int, list[threading.Lock]] = {}
+        self._closing = False
+        self._expected_slots = expected_slots
+        self._slots = 0
+        self._machine = Client(
+            session, _versions(), platform.node(), self._pid, self.program, time.monotonic()
+        )
+        self._thread = threading.Thread(target=self._run, name="zfarm-client", daemon=True)
+
+    # ------------------------------------------------------------ from any thread
+
+    @property
+    def slots(self) -> int:
+        """Of the farm, as last heard; never 0."""
+        return self._machine.slots or self._expected_slots
+
+    @property
+    def open(self) -> int:
+        """How many calls and batches have no outcome yet."""
+        return len(self._open) + len(self.inbox)
+
+    def start(self) -> None:
+        """Start the thread."""
+        exits.alive(self)
+        self._thread.start()
+
+    def call(self, fn: Callable[[], None]) -> None:
+        """Call ``fn`` in the link's thread, soon; never after the end."""
+        self.loop.call_soon(fn)
+
+    def check_open(self) -> None:
+        """Raise why nothing can be submitted, if so."""
+        if self.refusal is not None:
+            raise self.refusal()
+
+    def refused(self) -> FarmError:
+        """Why nothing can be submitted any more."""
+        return _closed() if self.refusal is None else self.refusal()
+
+    def check_waiting(self) -> None:
+        """Raise if this thread or process would wait for ever."""
+        if self._forked:
+            raise self.fork_error()
+        if threading.get_ident() == self._thread.ident:
+            raise RuntimeError(
+                "a callback of a future must not wait for another future: it runs in the thread that "
+                "brings the outcomes"
+            )
+
+    def cancel(self, future: Future[Any]) -> bool:
+        """Cancel a call that the link has taken, if it has not started. See Future.cancel."""
+        if self._forked:
+            raise self.fork_error()
+        if threading.get_ident() == self._thread.ident:
+            self._machine.cancel(future._task)
+            return future._drop()
+        answer = threading.Lock()
+        answer.acquire()
+        self._asks.append((future, answer))
+        self.loop.wake()
+        if self.ended:
+            self.sweep()
+        if answer.acquire(timeout=CANCEL_WAIT_S):
+            return future.cancelled()
+        return future._drop()
+
+    def close(self, cancel: bool = False) -> None:
+        """Take no more; end when everything has its outcome. With ``cancel``: cancel what has not started."""
+        self._refuse(_closed)
+        self.call(lambda: self._close(cancel))
+
+    def abandon(self) -> None:
+        """Cancel everything, running calls included, and end at once."""
+        self._refuse(_closed)
+        self.call(self._abandon)
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end, but not in the link's own thread. False: it has not ended in time."""
+        if self._forked or threading.get_ident() == self._thread.ident:
+            return self.ended
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def sweep(self) -> None:
+        """After the end: answer what came into the queues too late. From any thread, several at once too."""
+        while self.inbox or self._asks:
+            try:
+                if self.inbox:
+                    self.inbox.popleft()[0]._fail(self.refused())
+                if self._asks:
+                    self._asks.popleft()[1].release()
+            except IndexError:  # another thread was faster
+                continue
+
+    def fork_error(self) -> ForkError:
+        """Why this process may not use the link."""
+        return ForkError(
+            f"this executor belongs to process {self._pid}; process {os.getpid()} was forked from it "
+            "afterwards and needs an Executor of its own"
+        )
+
+    def after_fork(self) -> None:
+        """In a process forked from ours: be of no use, and hold nothing open."""
+        self._forked = True
+        self.refusal = self.fork_error
+        self.road.disown()
+
+    def _refuse(self, refusal: Callable[[], FarmError]) -> None:
+        if self.refusal is None:
+            self.refusal = refusal
+
+    # ------------------------------------------------------------ the link's thread: the machine
+
+    def _run(self) -> None:
+        try:
+            self.loop.on_wake(self._take)
+            self.loop.add_machine(self._machine, self._perform)
+            self.road.open(self)
+            self.loop.run()
+        except FarmError as error:
+            self._break(error)
+        except BaseException as error:
+            log.critical("the client's loop failed", exc_info=True)
+            broken = FarmBroken(f"the client's loop failed, which is a bug of zfarm: {error!r}")
+            broken.__cause__ = error
+            self._break(broken)
+        self._end()
+
+    def _end(self) -> None:
+        self._refuse(_closed)
+        self.ended = True
+        self._fail_open()
+        self.sweep()
+        self.reached.set()
+        try:
+            self.road.close()
+        except Exception:
+            log.exception("the way to the farm cannot be closed")
+        finally:
+            self.loop.close()
+            exits.gone(self)
+
+    def receive(self, message: Message, payload: Payload) -> None:
+        """A message of the broker."""
+        if type(message) is Ended:
+            self.road.outcome_arrived()
+        self._machine.receive(BROKER, message, payload, self.loop.now)
+
+    def submit(self, token: Token, name: str, function: bytes, setup: bytes, body: Any, items: int) -> None:
+        """Submit for a token that is no future; in the link's thread only."""
+        number = self._machine.submit(token, name, function, setup, body, items, settings.max_attempts)
+        token._task = number
+        self._open[number] = token
+
+    def cancel_task(self, task: int) -> None:
+        """Cancel a task unless it has started; what becomes of it is its outcome. The link's thread only."""
+        self._machine.cancel(task)
+
+    def _take(self) -> None:
+        """Give the machine what users have submitted."""
+        inbox = self.inbox
+        if inbox:
+            submit, books, attempts = self._machine.submit, self._open, settings.max_attempts
+            take = inbox.popleft
+            with gate:
+                for _ in range(len(inbox)):
+                    future, name, function, setup, body = take()
+                    if future._task:  # withdrawn
+                        continue
+                    future._task = number = submit(future, name, function, setup, body, 0, attempts)
+                    books[number] = future
+        while self._asks:
+            self._ask_cancel(*self._asks.popleft())
+        if self._closing:
+            self._leave_when_done()
+
+    def _perform(self, actions: list[Action]) -> None:
+        send, resolve = self.road.send, self._resolve
+        for action in actions:
+            if type(action) is Resolve:
+                resolve(action.token, action.outcome, action.blob)
+            elif type(action) is Send:
+                send(action.message, action.payload)
+            else:
+                self._others[type(action)](self, action)
+        if self._machine.slots != self._slots:
+            self._slots = self._machine.slots
+            for feeder in list(self.feeders):
+                feeder.feed()
+        if self._closing:
+            self._leave_when_done()
+
+    def _resolve(self, token: Any, outcome: Outcome, blob: Any) -> None:
+        self._open.pop(outcome.task, None)
+        kind = outcome.kind
+        if kind == BROKEN:
+            self._initializer_failed(token, blob)
+        elif type(token) is not Future:
+            token._resolve(outcome, blob)
+        elif kind == CANCELLED:
+            token._drop()
+        elif kind == LOST:
+            token._fail(task_lost(token._name, outcome))
+        else:
+            token._settle(FINISHED, *decode_outcome(kind, blob))
+        if self._asked:
+            self._answer_cancel(outcome.task)
+
+    def _running(self, action: Running) -> None:
+        token = action.token
+        if type(token) is Future:
+            token._start()
+        if self._asked:
+            self._answer_cancel(token._task)
+
+    def _connected(self, action: Connected) -> None:
+        self.reached.set()
+
+    def _rejected(self, action: Rejected) -> None:
+        kind = getattr(errors, action.code, FarmBroken)
+        self.fail(kind(action.text))
+
+    def _tell(self, action: Tell) -> None:
+        log.log(logging.getLevelNamesMapping()[action.level.upper()], "%s", action.text)
+
+    _others: ClassVar[dict[type, Callable[[Link, Any], None]]] = {
+        Running: _running,
+        Connected: _connected,
+        Rejected: _rejected,
+        Tell: _tell,
+    }
+
+    def _ask_cancel(self, future: Future[Any], answer: threading.Lock) -> None:
+        task = future._task
+        if task in self._open:
+            self._asked.setdefault(task, []).append(answer)
+            self._machine.cancel(task)
+        else:
+            answer.release()
+
+    def _answer_cancel(self, task: int) -> None:
+        for answer in self._asked.pop(task, ()):
+            answer.release()
+
+    # ------------------------------------------------------------ the link's thread: ends, good and bad
+
+    def fail(self, error: FarmError) -> None:
+        """Nothing can go on: everything open fails with ``error``, and so does every later submit."""
+        self._break(error)
+        self._fail_open()
+        self._leave()
+
+    def _break(self, error: FarmError) -> None:
+        if self.failure is None:
+            self.failure = error
+            self.refusal = lambda: _again(error)
+        self.reached.set()
+
+    def _initializer_failed(self, token: Any, blob: Any) -> None:
+        cause = decode_outcome(BROKEN, blob)[1]
+        if isinstance(cause, InitializerFailed):  # it did not raise: it exited or died
+            failure = cause
+        else:
+            failure = InitializerFailed(f"the initializer raised {cause!r}; no call can run on this farm")
+            failure.__cause__ = cause
+        token._fail(_again(failure))
+        self.fail(failure)
+
+    def _close(self, cancel: bool) -> None:
+        self._closing = True
+        if cancel:
+            for feeder in list(self.feeders):
+                feeder.forget(None)
+            self._drop_inbox()
+            for task in list(self._open):
+                self._machine.cancel(task)
+        self._leave_when_done()
+
+    def _drop_inbox(self) -> None:
+        while self.inbox:
+            future = self.inbox.popleft()[0]
+            if future._withdraw():
+                future._drop()
+
+    def _leave_when_done(self) -> None:
+        if not self._open and not self.inbox and not self.feeders:
+            self._leave()
+
+    def _abandon(self) -> None:
+        for feeder in list(self.feeders):
+            feeder.forget(None)
+        self._drop_inbox()
+        tokens = list(self._open.values())
+        self._open.clear()
+        for token in tokens:
+            token._abandon()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Say Bye in this turn, and stop after it."""
+        self._machine.leave()
+        self.loop.stop()
+
+    def _fail_open(self) -> None:
+        for feeder in list(self.feeders):
+            feeder.forget(self.refused())
+        tokens = list(self._open.values())
+        self._open.clear()
+        for token in tokens:
+            token._fail(self.refused())
+        for task in list(self._asked):
+            self._answer_cancel(task)
+
+
+def _closed() -> FarmClosed:
+    return FarmClosed(CLOSED)
+
+
+def _again(error: FarmError) -> FarmError:
+    """The same error as a new object: each that is raised gets a traceback of its own."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+def task_lost(name: str, outcome: Outcome) -> TaskLost:
+    """The error of a task under which children or workers died: how often, and how each time."""
+    deaths = tuple(
+        Death(fate.host, fate.worker, fate.signal, fate.exit_code, fate.text) for fate in outcome.deaths
+    )
+    counted = Counter(map(str, deaths))
+    ways = ", ".join(f"{way} ({count} times)" if count > 1 else way for way, count in counted.items())
+    times = "once" if len(deaths) == 1 else f"{len(deaths)} times"
+    return TaskLost(f"{name}: what ran it died {times}: {ways or 'no word how'}", deaths)
+
+
+def _versions() -> Versions:
+    return Versions(protocol=PROTOCOL, zfarm=__version__, python=".".join(map(str, sys.version_info[:3])))
+
+
+def _program() -> str:
+    argv = getattr(sys, "argv", None) or [""]
+    name = os.path.basename(str(argv[0])) or "python"
+    return name[:100].encode("utf-8", "replace").decode()

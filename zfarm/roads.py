@@ -1,0 +1,260 @@
+"""The ways from a client to its farm over a socket: to one that is there, or to one of its own.
+
+A road belongs to one link and lives in its thread, but for its making and for ``disown``. What is sent while
+the way is cut is dropped: the machines at both ends repair that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from zfarm.edge import wire
+from zfarm.edge.ports import DealerPort
+from zfarm.edge.security import Access
+from zfarm.edge.sockets import Context, new_context
+from zfarm.errors import FarmBroken, FarmError
+from zfarm.messages import Hello, Message, Payload, Stranger
+from zfarm.settings import settings
+
+if TYPE_CHECKING:
+    from zfarm.edge.places import FarmPlace
+    from zfarm.farmhouse import Farmhouse
+    from zfarm.link import Link
+
+__all__ = ["EmbeddedRoad", "SocketRoad"]
+
+log = logging.getLogger("zfarm")
+
+DESCRIBE_AFTER_S = 0.3
+"""When an embedded farm is described for ``zfarm top``: short programs need not pay for that."""
+LINGER_S = 0.5
+"""How long the last words of a client may take to reach a broker."""
+
+
+class SocketRoad:
+    """A socket to the broker of a farm that is there already."""
+
+    waits: Callable[[], AbstractContextManager[object]] | None = None
+
+    def __init__(self, access: Access) -> None:
+        self.address = access.address
+        self._access = access
+        self._link: Link | None = None
+        self._port: DealerPort | None = None
+        self._context: Context | None = None
+
+    def open(self, link: Link) -> None:
+        """Dial. Raises ConfigurationError."""
+        self._link = link
+        self._dial(self._access)
+
+    def send(self, message: Message, payload: Payload) -> None:
+        """Give this to the broker, if the way is open."""
+        if self._port is not None:
+            self._port.send(wire.encode(message, payload))
+
+    def outcome_arrived(self) -> None:
+        """The farm does its work."""
+
+    def close(self) -> None:
+        """Deliver what was sent, within bounds, and close."""
+        self._hang_up(LINGER_S)
+        self._close_context()
+        self._link = None
+
+    def disown(self) -> None:
+        """In a forked process: close our copies of the connection's descriptors."""
+        _close_connections(self.address)
+
+    def _dial(self, access: Access) -> None:
+        link = self._link
+        assert link is not None
+        if self._context is None:
+            self._context = new_context()
+        self._port = port = DealerPort(self._context, access, on_trouble=link.fail)
+        link.loop.add_source(port.socket, self._receive)
+        link.loop.add_source(port.monitor, port.watch_link)
+        link.loop.add_flusher(port.flush)
+
+    def _receive(self) -> None:
+        port, link = self._port, self._link
+        if port is None or link is None:
+            return
+        try:
+            for frames in port.receive():
+                link.receive(*wire.to_client.decode(frames))
+        except wire.Malformed as error:
+            link.fail(error)
+
+    def _hang_up(self, linger_s: float = 0.0) -> None:
+        port, link = self._port, self._link
+        if port is None or link is None:
+            return
+        self._port = None
+        link.loop.remove_flusher(port.flush)
+        link.loop.remove_source(port.monitor)
+        link.loop.remove_source(port.socket)
+        if linger_s:
+            port.flush()
+            port.socket.disable_monitor()
+            port.monitor.close(linger=0)
+            port.socket.close(linger=int(linger_s * 1000))
+        else:
+            port.close()
+
+    def _close_context(self) -> None:
+        if self._context is not None:
+            self._context.term()
+            self._context = None
+
+
+class EmbeddedRoad(SocketRoad):
+    """A farm of this process alone: started, minded and started anew when it dies."""
+
+    def __init__(self, house: Farmhouse, place: FarmPlace) -> None:
+        super().__init__(Access(""))
+        self._house = house
+        self._place = place
+        self._early: Message | None = None  # a Hello from before the farm was ready
+        self._deaths = 0
+        self._closing = False
+
+    def open(self, link: Link) -> None:
+        """Wait for the farm to be ready."""
+        self._link = link
+        self._watch()
+
+    def send(self, message: Message, payload: Payload) -> None:
+        """Give this to the broker; of what comes before the farm is ready, only a Hello is kept."""
+        if self._port is not None:
+            self._port.send(wire.encode(message, payload))
+        elif isinstance(message, Hello):
+            self._early = message
+
+    def outcome_arrived(self) -> None:
+        """The farm does its work: its earlier deaths are forgotten."""
+        self._deaths = 0
+
+    def close(self) -> None:
+        """Let the farm go, wait for its end, and remove its directory."""
+        self._closing = True
+        self._unwatch()
+        self._hang_up()
+        self._close_context()
+        self._house.stop()
+        self._place.remove()
+        self._link = None
+
+    def disown(self) -> None:
+        """In a forked process: hold neither the lifeline nor the lock nor the connection."""
+        self._house.disown()
+        self._place.release()
+        _close_connections(self.address)
+
+    # ------------------------------------------------------------ birth and death of the process
+
+    def _watch(self) -> None:
+        assert self._link is not None
+        loop = self._link.loop
+        loop.add_source(self._house.ready_fd, self._on_ready)
+        if self._house.death_fd >= 0:
+            loop.add_source(self._house.death_fd, self._on_death)
+        else:
+            threading.Thread(target=self._wait_death, name="zfarm-farm-watch", daemon=True).start()
+
+    def _unwatch(self) -> None:
+        assert self._link is not None
+        for fd in (self._house.ready_fd, self._house.death_fd):
+            if fd >= 0:
+                self._link.loop.remove_source(fd)
+
+    def _wait_death(self) -> None:
+        """Where no descriptor tells of a process's end, a thread waits for it."""
+        house, link = self._house, self._link
+        house.wait()
+        if link is not None:
+            link.call(self._on_death)
+
+    def _on_ready(self) -> None:
+        link, house = self._link, self._house
+        assert link is not None
+        link.loop.remove_source(house.ready_fd)  # it may be closed now
+        try:
+            announced = house.announced()
+        except FarmBroken as error:
+            link.fail(error)
+            return
+        if announced is None:
+            if house.ready_fd >= 0:
+                link.loop.add_source(house.ready_fd, self._on_ready)
+            return
+        self.address = self._place.address = announced.control
+        self._place.notes_address = announced.notes
+        self._dial(Access(announced.control, announced.notes))
+        if self._early is not None:
+            self.send(self._early, ())
+            self._early = None
+        else:
+            link.receive(Stranger(), ())  # the farm is new, and knows us not: say Hello again
+        link.loop.call_later(lambda: self._describe(link, announced.pid), DESCRIBE_AFTER_S)
+
+    def _describe(self, link: Link, pid: int) -> None:
+        if not self._closing and pid == self._house.pid:
+            try:
+                self._place.describe(pid, os.getpid(), link.program)
+            except FarmError as error:
+                log.warning("zfarm top will not find this farm: %s", error)
+
+    def _on_death(self) -> None:
+        link, house = self._link, self._house
+        if self._closing or link is None:
+            return
+        self._unwatch()
+        self._hang_up()
+        house.wait()
+        how = house.obituary()
+        house.close()
+        self._deaths += 1
+        if self._deaths > settings.farm_restarts_max:
+            text = f"the embedded farm {how}, {self._deaths} times without an outcome in between"
+            link.fail(FarmBroken(f"{text}; it was not started again"))
+            return
+        log.warning("the embedded farm %s; it is started again", how)
+        try:
+            house.start()
+        except FarmBroken as error:
+            link.fail(error)
+            return
+        house.configure(str(self._place.directory))
+        self._watch()
+
+
+def _close_connections(address: str) -> None:
+    """Close every descriptor that is connected to the local socket ``address``.
+
+    For a process that was just forked: the library's own threads are not there, and its sockets are of no
+    use.
+    """
+    path = address.removeprefix("ipc://")
+    if path == address:
+        return  # TCP: the broker notices by silence that the client is gone
+    folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    for name in os.listdir(folder):
+        fd = int(name)
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode) and _peer(fd) == path:
+                os.close(fd)
+        except OSError:
+            continue  # not connected, or the descriptor of this very listing
+
+
+def _peer(fd: int) -> object:
+    with socket.socket(fileno=os.dup(fd)) as view:
+        return view.getpeername()
