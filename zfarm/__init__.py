@@ -1,3 +1,74 @@
 """A task farm with the face of concurrent.futures: this machine's cores, or many hosts by an address."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from zfarm.api import Executor, current_farm
+    from zfarm.errors import (
+        AccessDenied,
+        BrokerUnreachable,
+        ConfigurationError,
+        Death,
+        FarmBroken,
+        FarmBusy,
+        FarmClosed,
+        FarmError,
+        ForkError,
+        InitializerFailed,
+        LimitExceeded,
+        NotPortable,
+        ProtocolError,
+        RemoteError,
+        RemoteTraceback,
+        TaskError,
+        TaskLost,
+        TooLarge,
+        VersionMismatch,
+    )
+    from zfarm.futures import Future
+
+__all__ = [
+    "AccessDenied",
+    "BrokerUnreachable",
+    "ConfigurationError",
+    "Death",
+    "Executor",
+    "FarmBroken",
+    "FarmBusy",
+    "FarmClosed",
+    "FarmError",
+    "ForkError",
+    "Future",
+    "InitializerFailed",
+    "LimitExceeded",
+    "NotPortable",
+    "ProtocolError",
+    "RemoteError",
+    "RemoteTraceback",
+    "TaskError",
+    "TaskLost",
+    "TooLarge",
+    "VersionMismatch",
+    "__version__",
+    "current_farm",
+]
+
+_HOMES = {"Executor": "zfarm.api", "current_farm": "zfarm.api", "Future": "zfarm.futures"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for only now: ``import zfarm`` itself costs nothing."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES.get(name, "zfarm.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,469 @@
+"""What a user imports: the Executor, and the farm that a task runs on; it decides nothing.
+
+Nothing heavy is imported at the top: ``import zfarm`` must cost little, and the process of an embedded farm
+boots while the first Executor imports the rest.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import operator
+import os
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
+
+from zfarm.errors import BrokerUnreachable, ConfigurationError, FarmClosed
+from zfarm.futures import Future
+from zfarm.settings import settings
+
+if TYPE_CHECKING:
+    from zfarm.edge.callables import Portable
+    from zfarm.edge.inside import Inside
+    from zfarm.edge.setups import Setups
+    from zfarm.link import Link, Road
+    from zfarm.mapping import Map
+
+__all__ = ["Executor", "current_farm"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+NAME_MAX = 200
+"""Characters of a function's name that travel, for dashboards and messages."""
+LEAVE_WAIT_S = 10.0
+"""How long an interrupted ``with`` block waits for the farm to go."""
+
+
+class Executor(concurrent.futures.Executor):
+    """Runs calls on a farm: the cores of this machine, or the hosts behind ``address``.
+
+    It keeps the whole contract of ``concurrent.futures``, and what process pools cannot do works: lambdas,
+    closures, functions and classes of ``__main__`` and of notebooks. A child that dies costs only the call
+    that ran in it one of its ``max_attempts``; so a call may run more than once.
+
+    >>> with Executor(max_workers=2) as farm:
+    ...     farm.submit(pow, 2, 10).result()
+    1024
+    """
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str] | None = None,
+        max_workers: int | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        max_tasks_per_child: int | None = None,
+    ) -> None:
+        """Join the farm at ``address``, or start one of this process alone.
+
+        ``address`` is ``tcp://HOST:PORT``, ``ipc://PATH`` or the path of a connection file; without one, the
+        environment variables ZFARM_ADDRESS and ZFARM_CONNECTION_FILE are asked, and without those an embedded
+        farm is started: processes of this machine that end with this executor, or with this process in
+        whatever way. ``max_workers`` is how many calls an embedded farm runs at once (default:
+        ZFARM_MAX_WORKERS, else the usable cores); a farm that is there already has the slots that it has.
+        ``initializer(*initargs)`` runs once in each child before its first call. A child is replaced after
+        ``max_tasks_per_child`` calls.
+
+        Raises:
+            ValueError: max_workers or max_tasks_per_child is not greater than 0.
+            TypeError: initializer is not callable.
+            BrokerUnreachable: nobody answered at the address within ``settings.reach_timeout_s`` seconds.
+            AccessDenied, VersionMismatch: the broker refused us.
+            ConfigurationError: the address or its keys cannot be used.
+            FarmBroken: an embedded farm cannot be started.
+        """
+        _check_arguments(address, max_workers, initializer, max_tasks_per_child)
+        world = _World(initializer, initargs, max_tasks_per_child or 0)
+        where = os.fspath(address or os.environ.get("ZFARM_ADDRESS", ""))
+        if where or os.environ.get("ZFARM_CONNECTION_FILE"):
+            self._serve(*_open_remote(where, world))
+            self._reach(self._link)
+        else:
+            self._serve(*_open_embedded(max_workers or _default_workers(), world))
+        self._collected = weakref.ref(self, _closer(self._link))
+
+    def _serve(self, link: Link, portable: Portable, setups: Setups) -> None:
+        self._link = link
+        self._encode_function = portable.encode_function
+        self._encode_arguments = portable.encode_arguments
+        self._portable = portable
+        self._setups = setups
+        self._setup = setups.current
+        self._submitted = link.inbox.append
+        self._wake = link.loop.wake
+
+    def _reach(self, link: Link) -> None:
+        """Wait for the broker's first answer."""
+        try:
+            answered = link.reached.wait(settings.reach_timeout_s)
+        except BaseException:
+            link.abandon()
+            raise
+        if answered and link.failure is None:
+            return
+        error = link.failure or BrokerUnreachable(
+            f"no broker answered at {link.road.address} within {settings.reach_timeout_s:g} s; "
+            "is it running, and does this address reach it?"
+        )
+        link.abandon()
+        link.join(LEAVE_WAIT_S)
+        raise error
+
+    # ------------------------------------------------------------ submitting
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Ask the farm to call ``fn(*args, **kwargs)``, and return a future for its outcome.
+
+        Returns at once. The call is safe against the loss of any child or worker: it is run again until it
+        has an outcome, at most ``settings.max_attempts`` times.
+
+        Raises:
+            NotPortable: the function or an argument cannot be pickled; the text says which and why.
+            TooLarge: the pickled call exceeds ``settings.payload_bytes_max``.
+            FarmClosed: the executor was shut down.
+            FarmBroken: the farm is beyond repair.
+            ForkError: this process was forked after the executor was made.
+        """
+        link = self._link
+        if link.refusal is not None:
+            raise link.refusal()
+        function = self._encode_function(fn)
+        body = self._encode_arguments(args, kwargs, fn)
+        if len(body) + len(function) > settings.payload_bytes_max:
+            from zfarm.mapping import too_large
+
+            raise too_large(f"the call of {_name_of(fn)}", len(body) + len(function))
+        name = _name_of(fn)
+        future: Future[T] = Future(link, name)
+        self._submitted((future, name, function, self._setup(), body))
+        self._wake()
+        if link.ended:
+            link.sweep()
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Call ``fn`` on the items of ``iterables``, as ``map`` does, and return an iterator over the
+        results.
+
+        Results come in the order of the input and are dropped as they are read. All input is taken at once,
+        unless ``buffersize`` bounds how many items are taken ahead of the results that were read. Items
+        travel in batches whose size follows the measured run time; a ``chunksize`` above 1 fixes it. Each
+        item has its own outcome: an exception comes at its place and ends the iterator, which cancels the
+        rest, as dropping it does.
+
+        Raises:
+            NotPortable: the function cannot be pickled. What cannot be pickled of the items comes at its
+            place.
+            TimeoutError: by the iterator, when a result is not there ``timeout`` seconds after this call.
+            Others: as ``submit``.
+        """
+        end = None if timeout is None else monotonic() + timeout
+        owner, results = self._map(fn, iterables, end, chunksize, buffersize)
+        owner.start()
+        return results
+
+    def _map(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        end: float | None,
+        chunksize: int,
+        buffersize: int | None,
+    ) -> tuple[Map, Iterator[Any]]:
+        from zfarm import mapping
+        from zfarm.core.pace import Pace
+
+        _check_sizes(chunksize, buffersize)
+        link = self._link
+        link.check_open()
+        star = len(iterables) != 1
+        called = mapping.Function(_name_of(fn), self._encode_function(fn), self._setup(), star)
+        source: Iterator[Any] = zip(*iterables) if star else iter(iterables[0])  # noqa: B905  the shortest ends it
+        batches: mapping.Batches = deque()
+        pace = Pace(chunksize)
+        if buffersize is not None:
+            most = buffersize * chunksize
+            taken = list(islice(source, most))
+            if len(taken) == most:
+                owner = mapping.Map(link, self._portable, called, taken, pace, batches, more=True)
+                return owner, mapping.buffered_results(owner, batches, end, source, most)
+            items: list[Any] | range = taken
+        else:
+            only = None if star else iterables[0]
+            items = only if isinstance(only, range) else list(source)
+        owner = mapping.Map(link, self._portable, called, items, pace, batches)
+        return owner, mapping.results(owner, batches, end)
+
+    # ------------------------------------------------------------ the end
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls. What was submitted still runs, unless ``cancel_futures`` cancels what has not
+        started.
+
+        With ``wait``, return when every call has its outcome and everything is given back: threads,
+        processes, sockets, files. May be called again and from any thread; from a callback it never waits.
+        """
+        link = self._link
+        link.close(cancel=cancel_futures)
+        if wait:
+            link.join()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> Literal[False]:
+        """Shut down and wait. After a KeyboardInterrupt, give up all calls instead, those that run
+        included."""
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self._give_up()
+            return False
+        try:
+            self.shutdown(wait=True)
+        except KeyboardInterrupt:
+            self._give_up()
+            raise
+        return False
+
+    def _give_up(self) -> None:
+        self._link.abandon()
+        self._link.join(LEAVE_WAIT_S)
+
+    # ------------------------------------------------------------ looking
+
+    @property
+    def address(self) -> str:
+        """Where the farm's broker listens; of an embedded farm that still boots: empty."""
+        return self._link.road.address
+
+    @property
+    def _max_workers(self) -> int:
+        """How many calls run at once, at least 1. Dask and others read it."""
+        return self._link.slots
+
+    def __repr__(self) -> str:
+        link = self._link
+        state = f"{link.slots} slots, {link.open} open"
+        if link.failure is not None:
+            state = f"broken: {link.failure}"
+        elif link.refusal is not None:
+            state += ", shut down"
+        return f"<zfarm.{type(self).__name__} at {self.address or 'an embedded farm'}: {state}>"
+
+
+class _Guest(Executor):
+    """The farm that a task runs on. Its end is not the farm's: ``shutdown`` only waits for what was submitted
+    here."""
+
+    def __init__(self, link: Link, portable: Portable, setups: Setups) -> None:
+        self._serve(link, portable, setups)
+        self._closed = False
+        self._futures: set[Future[Any]] = set()
+        self._maps: weakref.WeakSet[Map] = weakref.WeakSet()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """See Executor.submit."""
+        self._check_open()
+        future = super().submit(fn, *args, **kwargs)
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        return future
+
+    def _map(self, *args: Any) -> tuple[Map, Iterator[Any]]:
+        self._check_open()
+        owner, results = super()._map(*args)
+        self._maps.add(owner)
+        return owner, results
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls here; wait for those that were submitted here, if ``wait``. The farm goes on."""
+        self._closed = True
+        if cancel_futures:
+            for future in list(self._futures):
+                future.cancel()
+            for owner in list(self._maps):
+                owner.cancel()
+        if wait:
+            concurrent.futures.wait(list(self._futures))
+            for owner in list(self._maps):
+                owner.join()
+
+    def _give_up(self) -> None:
+        self.shutdown(wait=False, cancel_futures=True)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FarmClosed("cannot schedule new futures after shutdown")
+
+
+def current_farm() -> Executor:
+    """The farm that the calling task runs on, as an Executor.
+
+    While a task waits there (for a result, in ``wait`` and ``as_completed``, for the next result of ``map``),
+    its slot is free for others, so that nested calls never block one another. ``Executor()`` in a task, on
+    the other hand, is a farm of its own.
+
+    Raises:
+        RuntimeError: this process does not run a task of a farm.
+    """
+    module = sys.modules.get("zfarm.edge.inside")
+    inside = None if module is None else module.current()
+    if inside is None:
+        raise RuntimeError(
+            "current_farm() is the farm that a task runs on, and this process runs no task: "
+            "make an Executor here, and call current_farm() in the functions that it runs"
+        )
+    return _Guest(*_guest_parts(inside))
+
+
+# ---------------------------------------------------------------- what an executor is made of
+
+
+class _Parts(NamedTuple):
+    link: Link
+    portable: Portable
+    setups: Setups
+
+
+class _World(NamedTuple):
+    """What a user wants around every call."""
+
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+    max_tasks_per_child: int
+
+    def parts(self, road: Road, slots: int) -> _Parts:
+        """All parts of an executor over ``road``; the link is started."""
+        from zfarm.edge.callables import Portable
+        from zfarm.edge.setups import Setups
+        from zfarm.link import Link
+
+        session = os.urandom(16).hex()
+        portable = Portable()
+        initializer = b""
+        if self.initializer is not None:
+            initializer = portable.encode_initializer(self.initializer, tuple(self.initargs))
+        setups = Setups.fresh(session, initializer, self.max_tasks_per_child)
+        link = Link(road, session, slots)
+        link.start()
+        return _Parts(link, portable, setups)
+
+
+def _open_embedded(slots: int, world: _World) -> _Parts:
+    from zfarm.farmhouse import Farmhouse
+
+    house = Farmhouse(slots)
+    house.start()  # it boots while we import the rest
+    place = None
+    try:
+        from zfarm.edge.places import new_place
+
+        place = new_place()
+        house.configure(str(place.directory))
+        from zfarm.roads import EmbeddedRoad
+
+        return world.parts(EmbeddedRoad(house, place), slots)
+    except BaseException:
+        house.stop()
+        if place is not None:
+            place.remove()
+        raise
+
+
+def _open_remote(where: str, world: _World) -> _Parts:
+    from zfarm.edge.security import CLIENT, parse_address
+    from zfarm.roads import SocketRoad
+
+    return world.parts(SocketRoad(parse_address(where, CLIENT)), 1)
+
+
+_guest_lock = threading.Lock()
+_guest_made: tuple[Inside, _Parts] | None = None
+
+
+def _guest_parts(inside: Inside) -> _Parts:
+    """One link serves all tasks that this child will ever run."""
+    global _guest_made
+    with _guest_lock:
+        if _guest_made is None or _guest_made[0] is not inside:
+            from zfarm.edge.callables import Portable
+            from zfarm.edge.setups import Setups
+            from zfarm.link import Link
+            from zfarm.tunnel import TunnelRoad
+
+            assert inside.setup is not None
+            link = Link(TunnelRoad(inside), os.urandom(16).hex())
+            link.start()
+            _guest_made = (inside, _Parts(link, Portable(), Setups(inside.setup)))
+        return _guest_made[1]
+
+
+def _closer(link: Link) -> Callable[[object], None]:
+    return lambda _: link.close()
+
+
+def _check_arguments(
+    address: object, max_workers: object, initializer: object, max_tasks_per_child: object
+) -> None:
+    if isinstance(address, int):
+        raise TypeError(f"the first argument is the address of a farm; write Executor(max_workers={address})")
+    if address is not None and not isinstance(address, str | os.PathLike):
+        raise TypeError(f"address must be a string or a path, not {type(address).__name__}")
+    if max_workers is not None and operator.index(max_workers) <= 0:  # type: ignore[arg-type]
+        raise ValueError("max_workers must be greater than 0")
+    if initializer is not None and not callable(initializer):
+        raise TypeError("initializer must be a callable")
+    if max_tasks_per_child is not None:
+        if not isinstance(max_tasks_per_child, int):
+            raise TypeError("max_tasks_per_child must be an integer")
+        if max_tasks_per_child <= 0:
+            raise ValueError("max_tasks_per_child must be >= 1")
+
+
+def _check_sizes(chunksize: int, buffersize: object) -> None:
+    if chunksize < 1:
+        raise ValueError("chunksize must be >= 1.")
+    if buffersize is not None and not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize is not None and buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
+
+
+def _default_workers() -> int:
+    from zfarm.edge.cores import usable_cores
+
+    text = os.environ.get("ZFARM_MAX_WORKERS")
+    if not text:
+        return usable_cores()
+    if not text.isdecimal() or not int(text):
+        raise ConfigurationError(f"ZFARM_MAX_WORKERS is {text!r}; it must be a whole number greater than 0")
+    return int(text)
+
+
+def _name_of(fn: object) -> str:
+    """What dashboards and messages call a function."""
+    name = getattr(fn, "__qualname__", None)
+    if type(name) is not str:
+        inner = getattr(fn, "func", None)  # functools.partial
+        name = getattr(inner, "__qualname__", None)
+        if type(name) is not str:
+            name = type(fn).__qualname__
+    if not name.isprintable() or len(name) > NAME_MAX:
+        name = ascii(name)[1:-1][:NAME_MAX]
+    return name
