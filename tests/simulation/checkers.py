@@ -190,17 +190,17 @@ class Books:
                 f"{session} was given up after {silent} s of silence"
             )
             if worker is not None:
-                self._worker_lost(worker)
+                self._worker_lost(worker, known)
 
-    def _worker_lost(self, worker: WorkerProcess) -> None:
+    def _worker_lost(self, worker: WorkerProcess, known: Known) -> None:
         """Its leases move: each of its tasks may run once more, and on it as well if it is only cut off."""
-        if not worker.finished:
+        if not known.said_goodbye:
             self.farm.story.probe("worker lost while it lives" if worker.alive else "worker lost")
         worker.lost = True
         for lease, task in self.holds.get(worker.session, {}).items():
             if self.living.get(task.token) == lease:
                 del self.living[task.token]
-            task.blames += not worker.finished
+            task.blames += not known.said_goodbye
             self._excuse(task)
 
     def _client_lost(self, session: str, known: Known) -> None:

@@ -133,6 +133,14 @@ class Link:
         if self.connection is not None:
             self.connection.up.stalled_until = self.connection.down.stalled_until = 0.0
 
+    @property
+    def healthy(self) -> bool:
+        """It is up, and nothing on it is held back by a stall."""
+        connection = self.connection
+        if connection is None or connection.broken:
+            return False
+        return max(connection.up.last, connection.down.last) < self.farm.now + 2.0
+
     def close(self) -> None:
         """The process behind this end is gone or said goodbye: what it sent may still arrive."""
         self.open = False

@@ -54,8 +54,8 @@ def unrest(farm: Farm) -> list[str]:
     if sorted(broker.workers) != sorted(worker.session for worker in workers):
         found.append(f"the broker knows the workers {sorted(broker.workers)}")
     for process in (*workers, *clients):
-        if process.link is not None and (process.link.connection is None or process.link.connection.broken):
-            found.append(f"{process.name} has no link")
+        if process.link is not None and not process.link.healthy:
+            found.append(f"the link of {process.name} is broken or stalled")
     if len(broker.peers) != len(broker.clients) + len(broker.workers):
         found.append(f"the broker knows the peers {list(broker.peers)}")
     for process in (farm.broker, *workers, *clients):
