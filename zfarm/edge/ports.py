@@ -42,6 +42,8 @@ OUTBOX_MESSAGES_MAX: Final = 4096
 OUTBOX_BYTES_MAX: Final = 256 * 1024 * 1024
 FLUSH_S: Final = 0.005
 """A peer that can take more makes the socket's descriptor ready; should we miss that, we look after this."""
+SUBSCRIPTION_MAX: Final = 1024
+"""Bytes of a frame to the notes' port: the limit holds for the handshake, too, which needs about 300."""
 OVERHEAD: Final = 64 * 1024
 """Bytes that encryption and headers may add to a blob."""
 
@@ -401,7 +403,7 @@ class NotesPort:
         self._subscribed: dict[bytes, int] = dict.fromkeys((b"", *topics), 0)
         path = ipc_path(address)
         self._claim: Claim | None = claim_socket(Path(path)) if path else None
-        self.socket = new_socket(context, zmq.XPUB, address, 256, held=100)
+        self.socket = new_socket(context, zmq.XPUB, address, SUBSCRIPTION_MAX, held=100)
         try:
             # every subscription is looked at before it counts: a socket grows with them without limit
             self.socket.setsockopt(zmq.XPUB_MANUAL, 1)
