@@ -15,17 +15,15 @@ from math import inf
 from typing import Any
 
 from zfarm.core import dispatch, pictures
-from zfarm.core.books import ClientRecord, Functions, Task, WorkerRecord
+from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.invariants import check_books
+from zfarm.core.ledger import Ledger
 from zfarm.core.machine import NOW
 from zfarm.core.orphans import Orphans
 from zfarm.core.outbox import client_messages, worker_messages
 from zfarm.messages import (
-    BROKEN,
     CANCELLED,
-    ERROR,
     LOST,
-    MIXED,
     VALUE,
     Action,
     Ask,
@@ -56,8 +54,6 @@ from zfarm.messages import (
     Send,
     Stranger,
     Submit,
-    Tell,
-    TextNote,
     Versions,
     Welcome,
 )
@@ -68,32 +64,19 @@ __all__ = ["Broker"]
 Handler = Callable[[Any, Any, Payload, float], None]
 
 
-class Broker:
+class Broker(Ledger):
     """Keeps the books of one farm: takes tasks from clients and grants leases on them to workers."""
 
     def __init__(self, epoch: int, versions: Versions, now: float, limits: Settings = settings) -> None:
-        self.epoch = epoch
+        super().__init__(epoch, limits)
         self.deadline = NOW
-        self.limits = limits
         self.versions = versions
         self.started_at = now
-        self.clients: dict[str, ClientRecord] = {}
-        self.workers: dict[str, WorkerRecord] = {}
         self.peers: dict[Peer, ClientRecord | WorkerRecord] = {}
-        self.functions = Functions()
         self.orphans = Orphans(self)
-        self.ready: dict[str, ClientRecord] = {}  # clients with something in their queue, next one first
-        self.counts = {VALUE: 0, ERROR: 0, MIXED: 0, CANCELLED: 0, LOST: 0, BROKEN: 0}
-        self.retried = 0
-        self.tasks = 0
-        self.notes = 0
-        self._next_lease = 1
-        self._watched = False
         self._note_at = inf
         self._sweep_at = now + limits.beat_interval_s
         self._strangers: dict[Peer, None] = {}
-        self._touched: dict[int, ClientRecord | WorkerRecord] = {}
-        self._actions: list[Action] = []
         self._from_client: dict[type, Handler] = {
             Submit: self._on_submit,
             Cancel: self._on_cancel,
@@ -146,7 +129,7 @@ class Broker:
 
     def watch(self, watched: bool, now: float) -> None:
         """Somebody subscribes to notes, or nobody does."""
-        self._watched = watched
+        self.watched = watched
         self._note_at = now if watched else inf
         self.deadline = NOW
 
@@ -160,18 +143,18 @@ class Broker:
         for peer in self._strangers:
             self._send(peer, Stranger())
         self._strangers.clear()
-        if self._touched:
-            touched, self._touched = self._touched, {}
+        if self.touched:
+            touched, self.touched = self.touched, {}
             for record in touched.values():
                 if isinstance(record, ClientRecord):
-                    self._actions.extend(client_messages(record, self.limits))
+                    self.actions.extend(client_messages(record, self.limits))
                 else:
-                    self._actions.extend(worker_messages(record, self.limits))
+                    self.actions.extend(worker_messages(record, self.limits))
         if now >= self._note_at:
             self._note_at = now + self.limits.note_interval_s
             for note in pictures.notes(self, now):
-                self._actions.append(Publish(note))
-        actions, self._actions = self._actions, []
+                self.actions.append(Publish(note))
+        actions, self.actions = self.actions, []
         self.deadline = min(self._sweep_at, self._note_at)
         return actions
 
@@ -188,7 +171,7 @@ class Broker:
         self._send(peer, self._welcome())
         if client.away:
             client.away = False
-            self._tell("info", f"client {client.host}/{client.pid} is back")
+            self.tell("info", f"client {client.host}/{client.pid} is back")
 
     def _on_submit(self, client: ClientRecord, message: Submit, payload: Payload, now: float) -> None:
         names = message.names
@@ -207,7 +190,7 @@ class Broker:
             known = tasks.get(call.task)
             if known is not None:
                 if known.outcome is not None:
-                    self._show(known)
+                    self.show(known)
                 continue
             if room <= 0:
                 refused.append(call.task)
@@ -243,7 +226,7 @@ class Broker:
             elif task.outcome is not None:
                 continue  # it was shown when it ended, and is shown again when asked
             elif task.worker is None:
-                self._settle(task, Outcome(task=number, kind=CANCELLED, deaths=task.deaths), b"")
+                self.settle(task, Outcome(task=number, kind=CANCELLED, deaths=task.deaths), b"")
             elif task.began:
                 client.began.append(number)
             else:
@@ -258,7 +241,7 @@ class Broker:
             if task is None:
                 client.unknown.append(number)
             elif task.outcome is not None:
-                self._show(task)
+                self.show(task)
             elif task.began:
                 client.began.append(number)
 
@@ -276,7 +259,7 @@ class Broker:
     def _on_pulse(self, client: ClientRecord, message: Pulse, payload: Payload, now: float) -> None:
         if client.away:
             client.away = False
-            self._tell("info", f"client {client.host}/{client.pid} is back")
+            self.tell("info", f"client {client.host}/{client.pid} is back")
         self._send(client.peer, Echo(number=message.number, slots=self.slots()))
 
     def _on_bye(self, client: ClientRecord, message: Bye, payload: Payload, now: float) -> None:
@@ -300,7 +283,7 @@ class Broker:
         del self.clients[client.session]
         if client.peer is not None:
             del self.peers[client.peer]
-        self._touched.pop(id(client), None)
+        self.touched.pop(id(client), None)
         self.orphans.stop_of(client.session)
 
     # ------------------------------------------------------------ workers
@@ -315,7 +298,7 @@ class Broker:
         if worker is None:
             worker = WorkerRecord(message.session, peer, message.slots, message.host, message.pid, now)
             self.workers[message.session] = worker
-            self._tell("info", f"worker {worker.short_name} joined with {worker.slots} slots")
+            self.tell("info", f"worker {worker.short_name} joined with {worker.slots} slots")
         else:
             worker.room = message.slots
         self._bind(worker, peer, now)
@@ -367,21 +350,21 @@ class Broker:
         if report.kind == LOST:
             worker.deaths += 1
             fate = report.fate or Fate(host=worker.host, worker=worker.short_name, text="died")
-            self._attempt_lost(task, fate)
+            self.attempt_lost(task, fate)
             return
         worker.done += 1
         if report.kind != VALUE:
             worker.failed += 1
         task.function.measured(report.run_us, task.items)
         deaths = task.deaths if report.fate is None else (*task.deaths, report.fate)
-        self._settle(task, Outcome(task.number, report.kind, report.run_us, deaths), blob)
+        self.settle(task, Outcome(task.number, report.kind, report.run_us, deaths), blob)
 
     def _on_return(self, worker: WorkerRecord, message: Return, payload: Payload, now: float) -> None:
         for lease in reversed(message.leases):  # they go to the front of the queue, the first one last
             task = worker.leases.get(lease)
             if task is not None:
                 worker.crowded |= not task.cancelling
-                self._give_back(task)
+                self.give_back(task)
 
     def _on_began(self, worker: WorkerRecord, message: Began, payload: Payload, now: float) -> None:
         for lease in message.tasks:
@@ -397,9 +380,9 @@ class Broker:
         worker.draining = message.room == 0
 
     def _on_leave(self, worker: WorkerRecord, message: Leave, payload: Payload, now: float) -> None:
-        self._tell("info", f"worker {worker.short_name} left")
+        self.tell("info", f"worker {worker.short_name} left")
         for task in list(reversed(worker.leases.values())):  # granted while it was leaving: it holds nothing
-            self._give_back(task)
+            self.give_back(task)
         self._drop_worker(worker, "the worker left")
 
     def _drop_worker(self, worker: WorkerRecord, why: str) -> None:
@@ -407,86 +390,10 @@ class Broker:
         del self.workers[worker.session]
         if worker.peer is not None:
             del self.peers[worker.peer]
-        self._touched.pop(id(worker), None)
+        self.touched.pop(id(worker), None)
         self.orphans.lose(worker)
         for task in list(reversed(worker.leases.values())):
-            self._attempt_lost(task, Fate(host=worker.host, worker=worker.short_name, text=why))
-
-    # ------------------------------------------------------------ tasks
-
-    def lease(self, task: Task, worker: WorkerRecord, lease: int, now: float) -> None:
-        """Enter a lease into the books; 0 makes a fresh one."""
-        if not lease:
-            lease = self.epoch << 32 | self._next_lease
-            self._next_lease += 1
-        task.lease = lease
-        task.worker = worker
-        task.granted_at = now
-        task.expected_us = task.function.expected_us(task.items)
-        worker.leases[lease] = task
-        worker.expected_us += task.expected_us
-        task.client.leased += 1
-
-    def unlease(self, task: Task) -> None:
-        """Strike a lease from the books."""
-        worker = task.worker
-        assert worker is not None, "a task without a lease has none to lose"
-        del worker.leases[task.lease]
-        worker.expected_us -= task.expected_us
-        task.worker = None
-        task.lease = 0
-        task.began = False
-        task.client.leased -= 1
-
-    def _requeue(self, task: Task) -> None:
-        client = task.client
-        client.queue.appendleft(task)
-        self.ready.setdefault(client.session, client)
-
-    def _give_back(self, task: Task) -> None:
-        """A lease ended without having started: nobody is blamed, the task waits again or is cancelled."""
-        self.unlease(task)
-        if task.cancelling:
-            self._settle(task, Outcome(task=task.number, kind=CANCELLED, deaths=task.deaths), b"")
-        else:
-            self._requeue(task)
-
-    def _attempt_lost(self, task: Task, fate: Fate) -> None:
-        self.unlease(task)
-        task.deaths = (*task.deaths, fate)
-        if task.cancelling:
-            self._settle(task, Outcome(task=task.number, kind=CANCELLED, deaths=task.deaths), b"")
-        elif task.items > 1 or len(task.deaths) >= task.max_attempts:
-            self._settle(task, Outcome(task=task.number, kind=LOST, deaths=task.deaths), b"")
-        else:
-            self.retried += 1
-            self._tell("warning", f"{task.function.name} runs again: {fate.text} on {fate.host}")
-            self._requeue(task)
-
-    def _settle(self, task: Task, outcome: Outcome, blob: Blob) -> None:
-        """Give a task its one outcome, and show it to its client."""
-        assert task.outcome is None, "a task has one outcome"
-        if task.worker is not None:
-            self.unlease(task)
-        task.outcome = outcome
-        task.blob = blob
-        task.body = b""
-        function = task.function
-        function.refs -= 1
-        if not function.refs:
-            self.functions.rest(function)
-        client = task.client
-        client.ended_count += 1
-        client.unforgotten += 1
-        client.ended.append((outcome, blob))
-        self._touched[id(client)] = client
-        self.counts[outcome.kind] += 1
-
-    def _show(self, task: Task) -> None:
-        assert task.outcome is not None, "only what has ended can be shown"
-        client = task.client
-        client.ended.append((task.outcome, task.blob))
-        self._touched[id(client)] = client
+            self.attempt_lost(task, Fate(host=worker.host, worker=worker.short_name, text=why))
 
     # ------------------------------------------------------------ time
 
@@ -496,17 +403,17 @@ class Broker:
             silent = now - worker.heard_at
             if silent > limits.worker_lost_after_s:
                 why = f"worker {worker.short_name} was lost: silent for {silent:.1f} s"
-                self._tell("warning", f"{why}; its {len(worker.leases)} leases move")
+                self.tell("warning", f"{why}; its {len(worker.leases)} leases move")
                 self._drop_worker(worker, why)
         for client in list(self.clients.values()):
             silent = now - client.heard_at
             if silent > limits.client_lost_after_s + limits.client_grace_s:
                 who = f"client {client.host}/{client.pid}"
-                self._tell("warning", f"{who} did not come back: its {len(client.tasks)} tasks are cancelled")
+                self.tell("warning", f"{who} did not come back: its {len(client.tasks)} tasks are cancelled")
                 self._drop_client(client)
             elif silent > limits.client_lost_after_s and not client.away:
                 client.away = True
-                self._tell("warning", f"client {client.host}/{client.pid} is away")
+                self.tell("warning", f"client {client.host}/{client.pid} is away")
         self.orphans.sweep(now)
 
     # ------------------------------------------------------------ peers and sending
@@ -529,16 +436,12 @@ class Broker:
 
     def _refuse(self, peer: Peer, code: str, text: str) -> None:
         self._send(peer, Refused(code=code, text=text))
-        self._tell("warning", f"refused a peer: {text}")
+        self.tell("warning", f"refused a peer: {text}")
 
     def _welcome(self) -> Welcome:
         return Welcome(
             epoch=self.epoch, versions=self.versions, workers=len(self.workers), slots=self.slots()
         )
-
-    def slots(self) -> int:
-        """All slots of all workers."""
-        return sum(worker.slots for worker in self.workers.values())
 
     def _bind(self, record: ClientRecord | WorkerRecord, peer: Peer, now: float) -> None:
         """From now on this record speaks through ``peer``; what still comes from its old link is a
@@ -548,25 +451,15 @@ class Broker:
             other.peer = None
         if record.peer is not None and record.peer != peer:
             self.peers.pop(record.peer, None)
-            self._actions.append(Drop(record.peer))
+            self.actions.append(Drop(record.peer))
         record.peer = peer
         record.heard_at = now
         self.peers[peer] = record
         self._strangers.pop(peer, None)  # it would hear so after its Welcome, and believe it
 
-    def touch(self, record: ClientRecord | WorkerRecord) -> None:
-        """This turn has something for this record's peer."""
-        self._touched[id(record)] = record
-
     def _send(self, peer: Peer, message: Message, payload: Payload = ()) -> None:
         if peer is not None:
-            self._actions.append(Send(peer, message, payload))
-
-    def _tell(self, level: str, text: str) -> None:
-        self._actions.append(Tell(level, text))
-        if self._watched:
-            self.notes += 1
-            self._actions.append(Publish(TextNote(number=self.notes, level=level, text=text)))
+            self.actions.append(Send(peer, message, payload))
 
     def check(self) -> None:
         """The books do not contradict themselves."""

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
-from zfarm.messages import Blob, Setup
+from zfarm.messages import Blob, Report, Setup
 
-__all__ = ["Duty", "Kid", "facts"]
+__all__ = ["Duty", "Kid", "Owed", "facts"]
 
 _SETUPS = msgspec.msgpack.Decoder(Setup)
 
@@ -48,6 +49,16 @@ class Duty(msgspec.Struct, gc=False, eq=False):
     seq: int = 0
     revoked: bool = False  # to be given back unless it has started
     stopping: bool = False  # to be stopped even if it has started
+
+
+class Owed(NamedTuple):
+    """A report that the broker has not thanked for; ``owner`` and ``task`` let a restarted broker place
+    it."""
+
+    report: Report
+    blob: Blob
+    owner: str
+    task: int
 
 
 class Kid:

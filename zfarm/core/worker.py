@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
-from zfarm.core.kids import Duty, Kid, facts
-from zfarm.core.machine import NOW, Indexed, batches
+from zfarm.core.feeding import feed, feed_ahead
+from zfarm.core.kids import Duty, Kid, Owed, facts
+from zfarm.core.machine import NOW, batches
 from zfarm.messages import (
     BROKEN,
     BROKER,
@@ -26,7 +27,6 @@ from zfarm.messages import (
     Beat,
     Began,
     Blob,
-    ChildCall,
     Connected,
     Done,
     Drain,
@@ -46,8 +46,6 @@ from zfarm.messages import (
     Return,
     Revoke,
     Room,
-    Run,
-    RunCalls,
     Send,
     StartChild,
     StopChild,
@@ -63,19 +61,6 @@ from zfarm.settings import Settings, settings
 __all__ = ["Worker"]
 
 Handler = Callable[[Any, Payload, float], None]
-RUNS_AHEAD = 2
-"""Messages that a child may have in its pipe: it reads the next one while the worker reads its answer to
-the last."""
-
-
-class Owed(NamedTuple):
-    """A report that the broker has not thanked for; ``owner`` and ``task`` let a restarted broker place
-    it."""
-
-    report: Report
-    blob: Blob
-    owner: str
-    task: int
 
 
 class Worker:
@@ -385,76 +370,30 @@ class Worker:
         """Slots in use: children with calls (or asked to give some back) that do not wait for nested ones."""
         return sum(1 for kid in self._kids.values() if (kid.calls or kid.taking_back) and not kid.waiting)
 
-    def _feed(self, now: float) -> None:
-        """Send queued calls to children: first to idle ones while there are free slots, then a little ahead
-        of busy ones."""
-        free = self.slots - self._busy()
-        while self._queue and free > 0:
-            kid = self._idle_kid(self._queue[0].realm)
-            self._run(kid, now, share=free)
-            free -= 1
-        if not self._queue:
-            return
-        limit = self._limits
-        for kid in sorted(self._kids.values(), key=lambda kid: kid.expected_us):
-            while self._queue and kid.accepts_ahead(self._queue[0], limit.run_us, RUNS_AHEAD):
-                if not 0 < self._queue[0].expected_us <= limit.short_call_us:
-                    return
-                self._run(kid, now, share=1)
-
     def _idle_kid(self, realm: str) -> Kid:
         """An idle child for this realm: one that serves it, else a fresh one; too many idle ones of other
         realms are ended."""
         idle = [kid for kid in self._kids.values() if kid.idle]
-        for kid in idle:
-            if kid.realm == realm:
-                return kid
-        for kid in idle:
-            if not kid.realm:
-                return kid
+        for wanted in (realm, ""):
+            for kid in idle:
+                if kid.realm == wanted:
+                    return kid
         spare = [kid for kid in idle if kid.realm]
         if len(spare) >= self._limits.children_idle_max:
             self._stop_kid(spare[0], kill=False)
         return self._start_kid()
 
-    def _run(self, kid: Kid, now: float, share: int) -> None:
-        """Send the head of the queue, and as many like it as make one worthwhile message, to ``kid``."""
-        queue = self._queue
-        duties = [queue.popleft()]
-        first = duties[0]
-        expected = first.expected_us
-        if expected:
-            most = min(max(1, len(queue) // share), self._limits.batch_calls_max)
-            if first.tasks_max:
-                most = min(most, first.tasks_max - kid.used)
-            while queue and expected < self._limits.run_us and len(duties) < most:
-                duty = queue[0]
-                if duty.setup is not first.setup and duty.setup != first.setup:
-                    break
-                if not 0 < duty.expected_us <= self._limits.short_call_us:
-                    break
-                expected += duty.expected_us
-                duties.append(queue.popleft())
-        functions: Indexed[bytes] = Indexed()
-        new_setup = kid.adopt(first)
-        if not kid.calls:
-            kid.head_since = now
-            kid.head_began = False
-        last = None
-        function = 0
-        calls: list[ChildCall] = []
-        for duty in duties:
-            if duty.function is not last:
-                last = duty.function
-                function = functions[last]
-            calls.append(ChildCall(kid.take(duty), function, duty.items))
-        kid.runs.append(calls[-1].seq)
-        payload: list[Blob] = [
-            *functions,
-            *([first.setup] if new_setup else []),
-            *(duty.body for duty in duties),
-        ]
-        self._actions.append(RunCalls(kid.number, Run(calls, len(functions), new_setup), payload))
+    def _feed(self, now: float) -> None:
+        """Send queued calls to children: first to idle ones while there are free slots, then a little ahead
+        of busy ones."""
+        queue, limits = self._queue, self._limits
+        free = self.slots - self._busy()
+        while queue and free > 0:
+            kid = self._idle_kid(queue[0].realm)
+            self._actions.append(feed(kid, queue, limits, now, share=free))
+            free -= 1
+        if queue:
+            self._actions.extend(feed_ahead(self._kids.values(), queue, limits, now))
 
     def _watch_kids(self, now: float) -> None:
         """Say which calls have started for good; free what waits behind a long one."""

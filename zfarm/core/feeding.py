@@ -1,0 +1,77 @@
+"""How a worker's queued calls become messages to its children; pure functions over the queue and the
+children's books.
+
+Calls that are known to be short are put together until a message is worthwhile; a call of unknown or long
+run time
+travels alone, and only to a child that is idle.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from zfarm.core.kids import Duty, Kid
+from zfarm.core.machine import Indexed
+from zfarm.messages import Blob, ChildCall, Run, RunCalls
+from zfarm.settings import Settings
+
+__all__ = ["RUNS_AHEAD", "feed", "feed_ahead"]
+
+RUNS_AHEAD = 2
+"""Messages that a child may have in its pipe: it reads the next one while the worker reads its answer to
+the last."""
+
+
+def feed_ahead(kids: Iterable[Kid], queue: deque[Duty], limits: Settings, now: float) -> Iterator[RunCalls]:
+    """Let short calls wait in the pipes of busy children, the least busy first."""
+    for kid in sorted(kids, key=lambda kid: kid.expected_us):
+        while queue and kid.accepts_ahead(queue[0], limits.run_us, RUNS_AHEAD):
+            if not 0 < queue[0].expected_us <= limits.short_call_us:
+                return
+            yield feed(kid, queue, limits, now, share=1)
+
+
+def feed(kid: Kid, queue: deque[Duty], limits: Settings, now: float, share: int) -> RunCalls:
+    """Send the head of the queue, and as many like it as make one worthwhile message, to ``kid``.
+
+    ``share`` children are to share the queue: none takes more than its part.
+    """
+    duties = _take(kid, queue, limits, share)
+    new_setup = kid.adopt(duties[0])
+    if not kid.calls:
+        kid.head_since = now
+        kid.head_began = False
+    functions: Indexed[bytes] = Indexed()
+    last = None
+    function = 0
+    calls: list[ChildCall] = []
+    for duty in duties:
+        if duty.function is not last:
+            last = duty.function
+            function = functions[last]
+        calls.append(ChildCall(kid.take(duty), function, duty.items))
+    kid.runs.append(calls[-1].seq)
+    setup = [duties[0].setup] if new_setup else []
+    payload: list[Blob] = [*functions, *setup, *[duty.body for duty in duties]]
+    return RunCalls(kid.number, Run(calls, len(functions), new_setup), payload)
+
+
+def _take(kid: Kid, queue: deque[Duty], limits: Settings, share: int) -> list[Duty]:
+    duties = [queue.popleft()]
+    first = duties[0]
+    expected = first.expected_us
+    if not expected:
+        return duties
+    most = min(max(1, len(queue) // share), limits.batch_calls_max)
+    if first.tasks_max:
+        most = min(most, first.tasks_max - kid.used)
+    while queue and expected < limits.run_us and len(duties) < most:
+        duty = queue[0]
+        if duty.setup is not first.setup and duty.setup != first.setup:
+            break
+        if not 0 < duty.expected_us <= limits.short_call_us:
+            break
+        expected += duty.expected_us
+        duties.append(queue.popleft())
+    return duties
