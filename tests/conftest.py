@@ -30,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )  # tmp_path stays readable afterwards
     _watched = Path(tempfile.mkdtemp(prefix="zf"))  # short: the name of a socket has room for 107 bytes
     os.environ["XDG_RUNTIME_DIR"] = os.environ["TMPDIR"] = str(_watched)
+    (_watched / "zfarm").mkdir(mode=0o700)  # the runtime directory stays; what farms put there must go
     os.environ.pop("ZFARM_ADDRESS", None)  # tests say themselves which farm they want
     tempfile.tempdir = None
     leaks.mark_processes()
