@@ -119,6 +119,17 @@ def test_ages_go_on_while_nothing_arrives():
     assert " 10s silent" in text
 
 
+def test_what_is_said_again_and_again_stands_there_once():
+    view = sample.view()
+    for number in range(125, 135):
+        view.fold(TextNote(number, "warning", "simulate runs again"), now=60.2)
+
+    text = "\n".join(drawn(scene(view), 80, 24))
+
+    assert text.count("simulate runs again ") == 1
+    assert "simulate runs again (×10)" in text
+
+
 def test_an_ascii_terminal_gets_ascii():
     lines = drawn(scene(sample.view()), 160, 50, encoding="ascii")
 

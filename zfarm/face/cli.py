@@ -138,7 +138,10 @@ def command() -> None:
     help="Where to listen for workers and clients; may be repeated. Port 0: any free one.",
 )
 @click.option(
-    "--notes-bind", default="", metavar="tcp://HOST:PORT", help="Where dashboards listen.  [default: a free port]"
+    "--notes-bind",
+    default="",
+    metavar="tcp://HOST:PORT",
+    help="Where dashboards listen.  [default: a free port]",
 )
 @_connection_option
 @click.option("--name", help="Name of the farm; names the connection file when no FILE is given.")
@@ -161,7 +164,17 @@ def broker(
     set_up(log_level, log_format)
     import zfarm.broker
 
-    return zfarm.broker.main(bind, connection, name, notes_bind)
+    return zfarm.broker.main(bind, connection, name, notes_bind, _announce)
+
+
+def _announce(connection: Any) -> None:
+    """Say where the broker is and how to join it."""
+    path = connection.path
+    click.echo(f"broker listens on {', '.join(connection.addresses)}")
+    click.echo(f"connection file: {path}  (keep it secret: it holds the keys)")
+    click.echo(f"a worker joins with:   zfarm worker --connection {path}")
+    click.echo(f"a program connects by: ZFARM_CONNECTION_FILE={path} python prog.py")
+    sys.stdout.flush()
 
 
 @command.command()

@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Final
 
 from rich.cells import cell_len
@@ -373,12 +374,17 @@ def _queue(queue: Sequence[tuple[str, int]], width: int, height: int) -> list[Li
 
 
 def _texts(scene: Scene, width: int) -> list[Line]:
-    """What was said last, the newest first, wrapped."""
+    """What was said last, the newest first, wrapped; what was said again and again stands there once."""
     lines: list[Line] = []
-    for one in list(scene.view.texts)[: -1 - TEXTS_SHOWN : -1]:
-        style = LEVEL_STYLES.get(one.level, "")
-        first, *rest = textwrap.wrap(clean(one.text), max(20, width - 11)) or [""]
-        lines.append([(f" {scene.clock(one.at)} ", "dim"), (first, style)])
+    newest_first = reversed(scene.view.texts)
+    for (level, text), group in islice(
+        groupby(newest_first, lambda said: (said.level, said.text)), TEXTS_SHOWN
+    ):
+        first, *others = group
+        style = LEVEL_STYLES.get(level, "")
+        shown = clean(text) + (f" (×{1 + len(others)})" if others else "")
+        head, *rest = textwrap.wrap(shown, max(20, width - 11)) or [""]
+        lines.append([(f" {scene.clock(first.at)} ", "dim"), (head, style)])
         lines += [[(" " * 10 + more, style)] for more in rest]
     return lines
 
