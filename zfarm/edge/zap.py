@@ -159,6 +159,7 @@ class Doorkeeper:
     def _judge(self, request: list[bytes]) -> tuple[bytes, bytes, bytes]:
         version, _number, domain, address, _identity, mechanism, key = request
         if version != b"1.0" or mechanism != b"CURVE":
+            _log.warning("refused %r of version %r: only CURVE 1.0 is allowed", mechanism, version)
             return b"400", b"CURVE only", b""
         role, name = self._table.get(key, ("", ""))
         if not role or role not in DOMAINS.get(domain, ()):

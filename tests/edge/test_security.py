@@ -1,0 +1,374 @@
+"""Security: keys stay private, files that others could touch are refused, and the doorkeeper fails closed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from zfarm.edge import security, zap
+from zfarm.edge.security import (
+    ROLES,
+    Access,
+    Connection,
+    KeyPair,
+    ServerKeys,
+    connection_path,
+    load_connection,
+    new_connection,
+    parse_address,
+    parse_tcp,
+    write_connection,
+)
+from zfarm.edge.sockets import Context, close_context, new_context
+from zfarm.edge.zap import Doorkeeper, table_of
+from zfarm.errors import ConfigurationError
+
+ADDRESS = "tcp://head:5555"
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A user's state directory of this test's own."""
+    path = Path(tempfile.mkdtemp(prefix="s"))
+    monkeypatch.setattr(security, "connections_directory", lambda: path / "zfarm" / "connections")
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def keys() -> ServerKeys:
+    return ServerKeys.fresh()
+
+
+@pytest.fixture
+def connection(keys: ServerKeys) -> Connection:
+    return new_connection("main", [ADDRESS, "tcp://127.0.0.1:5555"], 5556, keys)
+
+
+@pytest.fixture
+def context() -> Iterator[Context]:
+    context = new_context()
+    yield context
+    close_context(context)
+
+
+def secrets_of(keys: ServerKeys) -> list[str]:
+    return [keys.server.secret, *(pair.secret for pair in keys.roles.values())]
+
+
+# ---------------------------------------------------------------- keys and files
+
+
+def test_no_secret_is_ever_shown(keys: ServerKeys, connection: Connection) -> None:
+    shown = repr([keys, connection, connection.access("client"), keys.roles]) + str(keys) + f"{connection}"
+    assert keys.server.public in shown
+    assert not any(secret in shown for secret in secrets_of(keys))
+
+
+def test_what_is_no_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="40 characters"):
+        KeyPair("short", "x" * 40)
+    with pytest.raises(ValueError, match="40 characters"):
+        KeyPair("x" * 40, "~" * 40)
+
+
+def test_a_connection_file_round_trips_without_the_secrets_that_are_not_its_own(
+    home: Path, keys: ServerKeys, connection: Connection
+) -> None:
+    path = connection_path("main")
+    write_connection(path, connection)
+    text = path.read_text()
+    assert load_connection(path) == replace(connection, path=str(path))
+    assert set(json.loads(text)["keys"]) == {"client", "worker", "monitor"}
+    assert keys.server.secret not in text
+    assert keys.roles["admin"].secret not in text
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert [file.name for file in path.parent.iterdir()] == ["main.json"]
+
+
+def test_a_file_is_private_whatever_the_umask_and_replaces_the_old_one(
+    home: Path, connection: Connection
+) -> None:
+    before = os.umask(0)
+    try:
+        write_connection(connection_path("main"), connection)
+        write_connection(connection_path("main"), replace(connection, pid=1))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(connection_path("main").stat().st_mode) == 0o600
+    assert load_connection(connection_path("main")).pid == 1
+
+
+def test_the_brokers_keys_are_used_again(home: Path) -> None:
+    path = home / "main.keys"
+    first = ServerKeys.load_or_create(path)
+    assert ServerKeys.load_or_create(path) == first
+    assert set(first.roles) == set(ROLES)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
+def test_a_file_open_to_others_is_refused(home: Path, connection: Connection, mode: int) -> None:
+    path = home / "c.json"
+    write_connection(path, connection)
+    path.chmod(mode)
+    with pytest.raises(ConfigurationError, match=f"chmod 600 {path}"):
+        load_connection(path)
+
+
+def test_links_foreign_files_and_what_is_no_file_are_refused(
+    home: Path, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = home / "c.json"
+    write_connection(path, connection)
+    (home / "link.json").symlink_to(path)
+    with pytest.raises(ConfigurationError, match="symbolic link"):
+        load_connection(home / "link.json")
+    os.mkfifo(home / "fifo.json", 0o600)
+    with pytest.raises(ConfigurationError, match="no regular file"):
+        load_connection(home / "fifo.json")
+    with pytest.raises(ConfigurationError, match="No such file"):
+        load_connection(home / "none.json")
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(ConfigurationError, match="belongs to user"):
+        load_connection(path)
+
+
+def test_nothing_is_written_where_others_could_replace_it(home: Path, connection: Connection) -> None:
+    home.chmod(0o777)
+    with pytest.raises(ConfigurationError, match="chmod go-w"):
+        write_connection(home / "c.json", connection)
+    home.chmod(0o755)
+    write_connection(home / "c.json", connection)  # others may look at names
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (b"not json", "no Connection file"),
+        (b"{}", "no Connection file"),
+        (b"\xff", "no Connection file"),
+        ({"addresses": []}, "no address"),
+        ({"addresses": ["http://x"]}, "tcp://HOST:PORT"),
+        ({"keys": {"client": {"public": "x", "secret": "y"}}}, "40 characters"),
+        ({"pid": "me"}, "no Connection file"),
+    ],
+)
+def test_files_with_something_else_in_them_are_refused(
+    home: Path, connection: Connection, change: Any, reason: str
+) -> None:
+    path = home / "c.json"
+    write_connection(path, connection)
+    data = change if isinstance(change, bytes) else json.dumps(json.loads(path.read_text()) | change).encode()
+    path.write_bytes(data)
+    with pytest.raises(ConfigurationError, match=reason):
+        load_connection(path)
+
+
+def test_a_subset_has_the_keys_asked_for_and_no_more(home: Path, connection: Connection) -> None:
+    path = home / "c.json"
+    write_connection(path, connection.subset(["client"]))
+    loaded = load_connection(path)
+    assert set(loaded.keys) == {"client"}
+    with pytest.raises(ConfigurationError, match="has no worker key"):
+        loaded.access("worker")
+    with pytest.raises(ConfigurationError, match="has no worker key"):
+        loaded.subset(["worker"])
+
+
+def test_names_of_brokers_cannot_leave_the_directory() -> None:
+    for name in ("../x", "a/b", "", ".hidden", "x" * 65, "a\0b"):
+        with pytest.raises(ConfigurationError, match="no name for a broker"):
+            connection_path(name)
+
+
+# ---------------------------------------------------------------- addresses
+
+
+def test_local_addresses_need_no_keys() -> None:
+    assert parse_address("ipc:///run/zfarm/1/broker", environ={}) == Access(
+        "ipc:///run/zfarm/1/broker", "ipc:///run/zfarm/1/notes"
+    )
+
+
+def test_keys_are_found_by_file_by_environment_and_by_address(home: Path, connection: Connection) -> None:
+    file = home / "elsewhere.json"
+    write_connection(file, connection)
+    wanted = connection.access("client", ADDRESS)
+    assert wanted.notes_address == "tcp://head:5556"
+    assert parse_address(ADDRESS, connection_file=file, environ={}) == wanted
+    assert parse_address(ADDRESS, environ={"ZFARM_CONNECTION_FILE": str(file)}) == wanted
+    assert parse_address(str(file), environ={}).keys == connection.keys["client"]
+    assert parse_address("", environ={"ZFARM_CONNECTION_FILE": str(file)}).server == connection.server
+    with pytest.raises(ConfigurationError, match="copy the connection file"):
+        parse_address(ADDRESS, environ={})
+    write_connection(connection_path("main"), connection)
+    assert parse_address(ADDRESS, "worker", environ={}).keys == connection.keys["worker"]
+    assert parse_address("main", environ={}).keys == connection.keys["client"]
+    with pytest.raises(ConfigurationError, match="copy the connection file"):
+        parse_address("tcp://head:5557", environ={})
+
+
+def test_an_address_given_with_a_file_wins_say_for_a_tunnel(home: Path, connection: Connection) -> None:
+    write_connection(home / "c.json", connection)
+    access = parse_address("tcp://localhost:7777", connection_file=home / "c.json", environ={})
+    assert (access.address, access.server) == ("tcp://localhost:7777", connection.server)
+
+
+def test_the_newest_of_several_brokers_that_had_an_address_is_taken(
+    home: Path, connection: Connection
+) -> None:
+    write_connection(connection_path("old"), replace(connection, name="old", started_at=1.0))
+    write_connection(connection_path("new"), replace(connection, name="new", started_at=2.0))
+    assert parse_address(ADDRESS, environ={}).name == "new"
+
+
+def test_on_the_brokers_own_host_loopback_is_taken(connection: Connection) -> None:
+    assert connection.access("client").address == "tcp://127.0.0.1:5555"
+    assert replace(connection, host="another").access("client").address == ADDRESS
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["tcp://head", "tcp://head:", "tcp://:5555", "tcp://head:99999", "http://head:1", "tcp://a b:1"],
+)
+def test_addresses_of_another_form_are_refused(address: str) -> None:
+    with pytest.raises(ConfigurationError, match="tcp://HOST:PORT"):
+        parse_address(address, environ={})
+
+
+def test_addresses_are_taken_apart() -> None:
+    assert parse_tcp("tcp://head.example.org:5555") == ("head.example.org", 5555)
+    assert parse_tcp("tcp://[::1]:0") == ("[::1]", 0)
+    assert parse_tcp("tcp://127.0.0.1:*") == ("127.0.0.1", 0)
+    with pytest.raises(ConfigurationError, match="no port"):
+        parse_address("tcp://head:0", environ={})
+    with pytest.raises(ConfigurationError, match="no broker is named"):
+        parse_address("", environ={})
+
+
+# ---------------------------------------------------------------- the doorkeeper
+
+
+def test_the_self_test_passes_when_all_is_well_and_says_nothing(
+    context: Context, keys: ServerKeys, caplog: pytest.LogCaptureFixture
+) -> None:
+    doorkeeper = Doorkeeper(context, table_of(keys.roles))
+    doorkeeper.start()
+    doorkeeper.self_test(keys)
+    assert doorkeeper.alive
+    assert doorkeeper.accepted == 7  # 4 roles at one port and 3 at the other
+    assert doorkeeper.denied == 3
+    assert not caplog.records
+    doorkeeper.stop()
+    doorkeeper.stop()
+    assert not doorkeeper.alive
+
+
+def test_the_self_test_fails_when_somebody_gets_in_who_must_not(
+    context: Context, keys: ServerKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lax(dict[bytes, tuple[str, str]]):
+        def get(self, key: bytes, default: Any = None) -> Any:
+            return "client", "anybody"
+
+    doorkeeper = Doorkeeper(context, {})
+    doorkeeper._table = Lax()
+    doorkeeper.start()
+    with pytest.raises(RuntimeError, match="stranger was let in"):
+        doorkeeper.self_test(keys)
+    doorkeeper.stop()
+
+
+def test_the_self_test_fails_when_a_known_key_is_refused_and_passes_once_it_is_known(
+    context: Context, keys: ServerKeys
+) -> None:
+    doorkeeper = Doorkeeper(context, table_of({"client": keys.roles["client"]}))
+    doorkeeper.start()
+    with pytest.raises(RuntimeError, match="worker was refused"):
+        doorkeeper.self_test(keys)
+    doorkeeper.replace(table_of(keys.roles))
+    doorkeeper.self_test(keys)
+    doorkeeper.stop()
+
+
+def test_the_self_test_fails_when_nobody_answers(
+    context: Context, keys: ServerKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zap, "TEST_S", 0.3)
+    doorkeeper = Doorkeeper(context, table_of(keys.roles))
+    with pytest.raises(RuntimeError, match="self-test"):
+        doorkeeper.self_test(keys)
+    doorkeeper.stop()
+
+
+def test_two_doorkeepers_in_one_context_are_refused(
+    context: Context, keys: ServerKeys, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Doorkeeper(context, table_of(keys.roles))
+    first.start()
+    with pytest.raises(RuntimeError, match="did not start"):
+        Doorkeeper(context, {}).start()
+    first.self_test(keys)
+    first.stop()
+
+
+@pytest.mark.parametrize(
+    "request_frames",
+    [
+        [],
+        [b"1.0"],
+        [b"1.0", b"7", b"zfarm"],
+        [b"1.0", b"7", b"zfarm", b"1.2.3.4", b"", b"CURVE", b"k" * 32, b"more"],
+        [b"9.9", b"7", b"zfarm", b"1.2.3.4", b"", b"CURVE", b"k" * 32],
+        [b"1.0", b"7", b"zfarm", b"1.2.3.4", b"", b"NULL", b""],
+        [b"1.0", b"7", b"", b"1.2.3.4", b"", b"CURVE", b"k" * 32],
+        [b"1.0", b"7", b"\xff", b"\xff", b"\xff", b"CURVE", b"\xff" * 32],
+    ],
+)
+def test_whatever_is_asked_the_doorkeeper_refuses_and_lives(
+    context: Context, keys: ServerKeys, request_frames: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    doorkeeper = Doorkeeper(context, table_of(keys.roles))
+    doorkeeper.start()
+    asker = context.socket(zmq.REQ)
+    asker.connect(zap.ENDPOINT)
+    asker.send_multipart(request_frames or [b""])
+    assert asker.poll(5000)
+    version, number, status, _text, user, metadata = asker.recv_multipart()
+    assert version == b"1.0"
+    assert number == (request_frames[1] if len(request_frames) > 1 else b"")
+    assert status in (b"400", b"500")
+    assert (user, metadata) == (b"", b"")
+    assert caplog.records
+    doorkeeper.self_test(keys)
+    asker.close()
+    doorkeeper.stop()
+
+
+def test_a_table_that_raises_answers_500_and_lets_the_next_in(
+    context: Context, keys: ServerKeys, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(dict[bytes, tuple[str, str]]):
+        def get(self, key: bytes, default: Any = None) -> Any:
+            raise ZeroDivisionError
+
+    caplog.set_level(logging.ERROR)
+    doorkeeper = Doorkeeper(context, {})
+    assert doorkeeper._answer([b"1.0", b"7", b"zfarm", b"a", b"", b"CURVE", b"k"])[2] == b"400"
+    doorkeeper._table = Broken()
+    assert doorkeeper._answer([b"1.0", b"7", b"zfarm", b"a", b"", b"CURVE", b"k"])[2] == b"500"
+    assert "could not be judged" in caplog.text
+    doorkeeper.stop()
