@@ -117,6 +117,11 @@ def look_up(home: str, qualname: str) -> Any:
     return ours.look_up(home, qualname)
 
 
+def home_module(home: str) -> types.ModuleType:
+    """The module that stands for this home."""
+    return ours.module(home)
+
+
 def make_function(home: str, code: types.CodeType, cells: int, place: Key | None) -> types.FunctionType:
     closure = tuple(types.CellType() for _ in range(cells))
     function = types.FunctionType(code, ours.module(home).__dict__, None, None, closure)

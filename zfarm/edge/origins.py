@@ -15,19 +15,19 @@ from typing import Any, Final, TypeAlias
 
 import cloudpickle.cloudpickle as cloud
 
-__all__ = ["Key", "by_reference", "global_names", "home_of_globals", "is_home", "place_in_home"]
+__all__ = ["MAIN", "Key", "by_reference", "global_names", "home_of_globals", "is_home", "place_in_home"]
 
 Key: TypeAlias = tuple[str, str]
 """A home and a (qualified) name in it."""
 
-_MAIN: Final = ("__main__", "__mp_main__")
+MAIN: Final = ("__main__", "__mp_main__")
 _GLOBAL_OPS: Final = {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
 _names_of_code: weakref.WeakKeyDictionary[types.CodeType, tuple[str, ...]] = weakref.WeakKeyDictionary()
 
 
 def is_home(module: str) -> bool:
     """Whether things of this module travel by value."""
-    if module in _MAIN:
+    if module in MAIN:
         return True
     registered = cloud._PICKLE_BY_VALUE_MODULES
     if not registered:

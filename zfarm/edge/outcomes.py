@@ -16,7 +16,7 @@ from typing import Any, Final
 from zfarm.edge import homes
 from zfarm.edge.culprits import not_portable
 from zfarm.errors import NotPortable, RemoteError, RemoteTraceback
-from zfarm.messages import ERROR, MIXED, VALUE, Blob
+from zfarm.messages import MIXED, VALUE, Blob
 from zfarm.settings import settings
 
 __all__ = ["decode_batch", "decode_outcome", "encode_error", "encode_value", "encode_values"]
@@ -133,7 +133,7 @@ def _same_args(back: BaseException, error: BaseException) -> bool:
 
 
 def _format(error: BaseException, skip: int) -> str:
-    trace: TracebackType | None = error.__traceback__
+    trace: TracebackType | None = _trace.__get__(error)
     for _ in range(skip):
         if trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
@@ -179,9 +179,15 @@ def forget_frames(error: BaseException) -> None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        traceback.clear_frames(one.__traceback__)
-        one.__traceback__ = None
-        todo += (one.__cause__, one.__context__)
+        traceback.clear_frames(_trace.__get__(one))
+        _trace.__set__(one, None)
+        todo += (_cause.__get__(one), _context.__get__(one))
+
+
+# straight to the slots: the class of an exception may forbid, or do something else
+_trace: Final[Any] = BaseException.__dict__["__traceback__"]
+_cause: Final[Any] = BaseException.__dict__["__cause__"]
+_context: Final[Any] = BaseException.__dict__["__context__"]
 
 
 # ---------------------------------------------------------------- at the client
@@ -207,18 +213,25 @@ def decode_outcome(kind: int, blob: Blob) -> tuple[Any, BaseException | None]:
 def decode_batch(kind: int, blob: Blob, items: int) -> tuple[Sequence[Any], dict[int, BaseException]]:
     """The values of a batch, and the exceptions of the items that failed, by index. Never raises.
 
-    ERROR: the batch failed as a whole, before any item ran: split it to find the culprit.
+    Any other kind than VALUE and MIXED: the batch failed as a whole, before any item ran: split it to find
+    the culprit.
     """
-    if kind == ERROR:
-        shared = _decode_error(blob)
-        return [None] * items, dict.fromkeys(range(items), shared)
+    if kind not in (VALUE, MIXED):
+        return [None] * items, dict.fromkeys(range(items), _decode_error(blob))
     value, error = decode_outcome(VALUE, blob)
+    values: Any = value
+    errors: dict[int, BaseException] = {}
     if error is None and kind == MIXED:
-        values, errors = value
-        return values, {n: _decode_error(data) for n, data in errors.items()}
-    if error is None and len(value) == items:
-        return value, {}
-    error = error or NotPortable(f"the batch came home with {len(value)} values for {items} items")
+        try:
+            values, blobs = value
+            errors = {n: _decode_error(data) for n, data in blobs.items()}
+        except (TypeError, ValueError, AttributeError):
+            values = None  # said below
+    if error is None and isinstance(values, list) and len(values) == items:
+        return values, errors
+    error = error or NotPortable(
+        f"a batch of {items} items came home as something else ({type(value).__name__})"
+    )
     return [None] * items, dict.fromkeys(range(items), error)
 
 
@@ -237,8 +250,7 @@ def _decode_error(blob: Blob) -> BaseException:
         text += f"\n(it could not be unpickled here: {_type_name(problem)}: {_summary(problem)})"
     if not isinstance(error, BaseException):
         error = RemoteError(f"{name}: {summary}" if summary else name, name, text)
-    # through the base class: an exception may be a frozen dataclass
-    BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))
+    _cause.__set__(error, RemoteTraceback(text))
     return error
 
 

@@ -22,7 +22,7 @@ import cloudpickle
 import cloudpickle.cloudpickle as cloud
 
 from zfarm.edge import homes, watch
-from zfarm.edge.origins import Key, global_names, home_of_globals, is_home, place_in_home
+from zfarm.edge.origins import MAIN, Key, global_names, home_of_globals, is_home, place_in_home
 
 __all__ = ["SHIPMENT", "Shipment", "ToChild", "Unfinished", "pack"]
 
@@ -145,6 +145,8 @@ class ToChild(cloudpickle.Pickler):  # type: ignore[misc]
                 return self._class(thing)
         except TypeError:
             return NotImplemented  # a type that is none
+        if kind is types.ModuleType and thing.__name__ not in MAIN and is_home(thing.__name__):
+            return self._module(thing)
         special = _special.get(kind.__name__)
         if special is not None:
             return special(self, thing)
@@ -152,6 +154,12 @@ class ToChild(cloudpickle.Pickler):  # type: ignore[misc]
         if managers is not None and isinstance(thing, managers.BaseProxy):
             return _reduce_proxy(thing)
         return NotImplemented
+
+    def _module(self, module: types.ModuleType) -> Any:
+        """A module that is registered by value: all of it may be needed."""
+        for name in vars(module):
+            self._shipment.want(module.__name__, name)
+        return homes.home_module, (module.__name__,)
 
     def _reference(self, place: Key | None) -> Any:
         if place is None:
