@@ -179,6 +179,7 @@ class WorkerRecord:
         "session",
         "slots",
         "stops",
+        "thank_now",
         "thanks",
         "vitals",
     )
@@ -205,6 +206,7 @@ class WorkerRecord:
         self.revokes: list[int] = []
         self.stops: list[int] = []
         self.thanks: list[int] = []
+        self.thank_now = False
 
     @property
     def short_name(self) -> str:

@@ -135,7 +135,8 @@ class Broker(Ledger):
 
     def advance(self, now: float) -> list[Action]:
         """Expire, dispatch, and send what this turn has for each peer."""
-        if now >= self._sweep_at:
+        beat = now >= self._sweep_at
+        if beat:
             self._sweep(now)
             self._sweep_at = now + self.limits.beat_interval_s / 2
         if self.ready and self.workers:
@@ -149,7 +150,7 @@ class Broker(Ledger):
                 if isinstance(record, ClientRecord):
                     self.actions.extend(client_messages(record, self.limits))
                 else:
-                    self.actions.extend(worker_messages(record, self.limits))
+                    self.actions.extend(worker_messages(record, self.limits, beat))
         if now >= self._note_at:
             self._note_at = now + self.limits.note_interval_s
             for note in pictures.notes(self, now):
@@ -337,11 +338,14 @@ class Broker(Ledger):
         worker.crowded = False
         leases = worker.leases
         thanks = worker.thanks
+        large = self.limits.frame_share_max
         for report, blob in zip(message.reports, payload, strict=True):
             task = leases.get(report.lease)
             if task is not None:
                 thanks.append(report.lease)
                 self.report(worker, task, report, blob)
+                if len(blob) > large:
+                    worker.thank_now = True
             elif not self.orphans.keep(worker, report, blob):
                 thanks.append(report.lease)
 
@@ -400,6 +404,8 @@ class Broker(Ledger):
     def _sweep(self, now: float) -> None:
         limits = self.limits
         for worker in list(self.workers.values()):
+            if worker.thanks:
+                self.touch(worker)
             silent = now - worker.heard_at
             if silent > limits.worker_lost_after_s:
                 why = f"worker {worker.short_name} was lost: silent for {silent:.1f} s"

@@ -53,6 +53,11 @@ from zfarm.settings import Settings, settings
 
 __all__ = ["Client"]
 
+FORGETS_AT_ONCE = 256
+"""Forgets wait for something to travel with, or for the next beat: alone they would wake the broker for
+nothing.
+Unless an outcome was large, which the broker holds until it is forgotten."""
+
 
 class Asked(msgspec.Struct, gc=False, eq=False):
     """One open task: all that is needed to ask for it again. Untracked by the garbage collector: there may be
@@ -103,6 +108,7 @@ class Client:
         self._asks: list[int] = []
         self._cancels: list[int] = []
         self._forgets: list[int] = []
+        self._forget_now = False
         # what was said about arrived outcomes since the last Pulse, and before each Pulse not answered yet
         self._forgot: list[int] = []
         self._unconfirmed: dict[int, list[int]] = {}
@@ -187,7 +193,7 @@ class Client:
                 self._hello_at = now + self._limits.beat_interval_s
                 actions.append(Send(BROKER, self._hello))
         else:
-            self._send_all(actions)
+            self._send_all(actions, now >= self._pulse_at)
             if now >= self._pulse_at:
                 self._pulse += 1
                 if self._forgot:
@@ -237,8 +243,11 @@ class Client:
     def _on_ended(self, message: Ended, payload: Payload, now: float) -> None:
         tasks = self._tasks
         forgets = self._forgets
+        large = self._limits.frame_share_max
         for outcome, blob in zip(message.outcomes, payload, strict=True):
             forgets.append(outcome.task)
+            if len(blob) > large:
+                self._forget_now = True
             asked = tasks.get(outcome.task)
             if asked is not None:
                 self._resolve(asked, outcome, blob)
@@ -279,13 +288,18 @@ class Client:
         self.deadline = inf
         actions.append(Rejected(code, text))
 
-    def _send_all(self, actions: list[Action]) -> None:
+    def _send_all(self, actions: list[Action], beat: bool) -> None:
         calls_max = self._limits.batch_calls_max
-        for kind, numbers in ((Forget, self._forgets), (Ask, self._asks)):
-            for start in range(0, len(numbers), calls_max):
-                actions.append(Send(BROKER, kind(tasks=numbers[start : start + calls_max])))
-        self._forgot += self._forgets
-        self._forgets, self._asks = [], []
+        urgent = beat or self._unsent or self._asks or self._cancels
+        if self._forgets and (urgent or self._forget_now or len(self._forgets) >= FORGETS_AT_ONCE):
+            for start in range(0, len(self._forgets), calls_max):
+                actions.append(Send(BROKER, Forget(tasks=self._forgets[start : start + calls_max])))
+            self._forgot += self._forgets
+            self._forgets, self._forget_now = [], False
+        if self._asks:
+            for start in range(0, len(self._asks), calls_max):
+                actions.append(Send(BROKER, Ask(tasks=self._asks[start : start + calls_max])))
+            self._asks = []
         while self._unsent:
             self._send_submit(actions)
         if self._cancels:  # after the submits: FIFO makes the broker know what is cancelled

@@ -239,8 +239,7 @@ class Worker:
         self._beat_at = now
         self._reports = list(self._owed)
         self._room_told = -1
-        self._begans = []
-        self._returns = []
+        self._begans, self._returns = [], []
         for kid in self._kids.values():  # what was said on the old link may be lost
             kid.head_began = False
         self._actions.append(Connected(message))

@@ -325,13 +325,16 @@ class Loop:
         count = idle = 0
         while idle < len(machines) and count < _ROUNDS_MAX * len(machines):
             machine, perform = machines[count % len(machines)]
+            count += 1
+            if machine.deadline > now:  # it noted nothing: whoever receives sets its deadline to the past
+                idle += 1
+                continue
             actions = machine.advance(now)
             if actions:
                 idle = 0
                 perform(actions)
             else:
                 idle += 1
-            count += 1
         self._busy = idle < len(machines)
 
     def _run_soon(self) -> None:
