@@ -6,7 +6,7 @@ import multiprocessing.resource_tracker
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +43,28 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(_watched, ignore_errors=True)
 
 
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember whether the test itself failed."""
+    report = yield
+    if call.when == "call":
+        item.stash[_failed] = report.failed
+    return report
+
+
 @pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     assert _watched is not None
     before = leaks.take_stock(_watched)
     yield
-    lines = leaks.wait_settled(before, _watched, SETTLE_S)
+    failed = request.node.stash.get(_failed, False)
+    lines = leaks.wait_settled(before, _watched, 0.5 if failed else SETTLE_S)
     if lines:
         leaks.end_processes(before)
+    if lines and not failed:  # a test that failed left its work half done, and its traceback holds the rest
         pytest.fail("left behind by this test:\n  " + "\n  ".join(lines), pytrace=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -146,7 +147,8 @@ def exit_with(code: Any) -> NoReturn:
 
 
 def die(how: str) -> NoReturn:
-    """End the child that runs this."""
+    """End the child that runs this, without the long report that pytest asks of faulthandler."""
+    faulthandler.disable()
     if how.startswith("SIG"):
         os.kill(os.getpid(), getattr(signal, how))
         signal.pause()
@@ -254,3 +256,13 @@ def catch_signal() -> bool:
     os.kill(os.getpid(), signal.SIGUSR1)
     signal.signal(signal.SIGUSR1, before)
     return caught == [signal.SIGUSR1]
+
+
+def print_and_die(text: str) -> NoReturn:
+    print(text, flush=True)
+    die("SIGKILL")
+
+
+def hold_count(gate: str, name: str) -> tuple[int, int]:
+    hold(gate, name)
+    return count_up()
