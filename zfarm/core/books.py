@@ -13,7 +13,7 @@ import msgspec
 
 from zfarm.messages import Blob, Fate, Outcome, Peer, Vitals
 
-__all__ = ["ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
+__all__ = ["ENDED", "ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
 
 FUNCTIONS_KEPT = 256
 """Functions remembered after their last task, for their measured run times."""
@@ -28,6 +28,10 @@ RUN_US_MAX = 100_000.0
 """Runs longer than this count as this long: all that matters of them is that they are not short."""
 CALL_US = 4
 """What one call costs beside its run, so that calls that take no time do not pile up without limit."""
+
+
+ENDED = -1
+"""In place of a lease: the last one was reported or returned."""
 
 
 class Function:
@@ -104,7 +108,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     body: Blob
     items: int
     max_attempts: int
-    lease: int = 0
+    lease: int = 0  # without a worker: the lease that was lost with the last one and may come back, or ENDED
     worker: WorkerRecord | None = None
     expected_us: int = 0
     granted_at: float = 0.0

@@ -397,7 +397,7 @@ class Broker(Ledger):
         self.touched.pop(id(worker), None)
         self.orphans.lose(worker)
         for task in list(reversed(worker.leases.values())):
-            self.attempt_lost(task, Fate(host=worker.host, worker=worker.short_name, text=why))
+            self.lose_lease(task, Fate(host=worker.host, worker=worker.short_name, text=why))
 
     # ------------------------------------------------------------ time
 

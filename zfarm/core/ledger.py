@@ -6,7 +6,7 @@ The broker's machine (zfarm.core.broker) is the ledger of one farm that listens 
 
 from __future__ import annotations
 
-from zfarm.core.books import ClientRecord, Functions, Task, WorkerRecord
+from zfarm.core.books import ENDED, ClientRecord, Functions, Task, WorkerRecord
 from zfarm.messages import (
     BROKEN,
     CANCELLED,
@@ -81,9 +81,15 @@ class Ledger:
         del worker.leases[task.lease]
         worker.expected_us -= task.expected_us
         task.worker = None
-        task.lease = 0
+        task.lease = ENDED
         task.began = False
         task.client.leased -= 1
+
+    def lose_lease(self, task: Task, fate: Fate) -> None:
+        """The worker of this task is lost; should it come back with the lease, it may go on."""
+        lease = task.lease
+        self.attempt_lost(task, fate)
+        task.lease = lease
 
     def requeue(self, task: Task) -> None:
         """Put a task to the front of its client's queue."""

@@ -59,6 +59,8 @@ class Orphans:
             self._kept[(held.owner, held.task)] = Orphan(worker, held.lease, held.started, until)
         elif task is None or task.outcome is not None or task.worker is not None:
             self._stop(worker, held.lease)
+        elif held.lease != task.lease and (ours or task.lease):
+            self._stop(worker, held.lease)  # it was reported before, and the thanks were lost
         else:
             broker.lease(task, worker, held.lease, now)
             task.began = held.started
