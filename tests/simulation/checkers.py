@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.faults import ROGUES
 from tests.simulation.people import Run, Task
 from zfarm import messages as m
 
@@ -130,6 +131,8 @@ class Books:
 
     def heard(self, peer: Any, message: m.Message) -> None:
         """The broker is about to note this message."""
+        if peer in ROGUES:
+            return
         clock = self.farm.broker.clock
         if isinstance(message, m.Join | m.Hello):
             known = self.known.get(message.session)

@@ -50,6 +50,7 @@ class Child:
         self.client: ClientProcess | None = None
         self.unsent: list[tuple[Done, bytes]] = []
         self.flushed_at = 0.0
+        self.flushes = 0
         self.down = Lane(owner.farm)
         self.up = Lane(owner.farm)
         self._nested_left = 0
@@ -81,11 +82,14 @@ class Child:
         if self.alive:
             self.void_to = self.sent_seq
             self.calls.clear()
-            self.farm.after(1e-3 + self.owner.pause(), self._took_back)
+            mark = self.flushes, len(self.unsent)
+            self.farm.after(1e-3 + self.owner.pause(), partial(self._took_back, *mark))
 
-    def _took_back(self) -> None:
+    def _took_back(self, flushes: int, ended: int) -> None:
         if self.alive:
-            self._flush()  # what has ended is read from the shared page
+            if flushes == self.flushes:  # what had ended by then is read from the shared page
+                self._say_ended(self.unsent[:ended])
+                del self.unsent[:ended]
             self.say("child_took_back", self.started_seq)
             self.taking_back = False
 
@@ -181,9 +185,13 @@ class Child:
 
     def _flush(self) -> None:
         self.flushed_at = self.farm.now
+        self.flushes += 1
         unsent, self.unsent = self.unsent, []
-        if unsent:
-            self.say("child_reported", [done for done, _ in unsent], [blob for _, blob in unsent])
+        self._say_ended(unsent)
+
+    def _say_ended(self, ended: list[tuple[Done, bytes]]) -> None:
+        if ended:
+            self.say("child_reported", [done for done, _ in ended], [blob for _, blob in ended])
 
     # ------------------------------------------------------------ nested calls
 

@@ -32,6 +32,8 @@ class Farm:
         self.now = 0.0
         self.events = 0
         self.chaos = True
+        self.plans_until = 0.0
+        """When the last of the people will have done the last thing that they have in mind."""
         self.story = Story(keep)
         self.books = Books(self)
         self.network = Network(self)

@@ -12,6 +12,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
+from zfarm import messages as m
 from zfarm.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from tests.simulation.network import Link
 
 MS = 1e-3
+ROGUES = ("rogue client", "rogue worker")
+VERSIONS = m.Versions(protocol=m.PROTOCOL, zfarm="0", python="3")
 
 
 @dataclass
@@ -215,6 +218,46 @@ def stall_link(farm: Farm) -> None:
         link.stall(farm.rng.choice((0.1, 1.0, 7.0)) * farm.rng.random(), up, down)
 
 
+def overflow_link(farm: Farm) -> None:
+    """The broker's end has no room left for a peer that does not read."""
+    link = _some_link(farm)
+    if link is not None:
+        link.overflow()
+
+
+def rogue_speaks(farm: Farm) -> None:
+    """A peer with a key of its own says what may be said, about what is not its own: it must change nothing."""
+    rng = farm.rng
+    session = rng.choice(ROGUES)
+    leases = rng.sample(sorted(farm.books.granted), min(3, len(farm.books.granted)))
+    tasks = [rng.randint(1, 50) for _ in range(3)]
+    reports = [m.Report(lease, rng.choice((m.VALUE, m.ERROR, m.LOST)), 10) for lease in leases]
+    said: list[tuple[m.Message, list[bytes]]] = [
+        (m.Hello(session, VERSIONS), []),
+        (m.Submit([m.Call(n + 1000, 0, 0) for n in range(2)], ["f"], 1), [b"f", b"s", b"1", b"2"]),
+        (m.Cancel(tasks), []),
+        (m.Ask(tasks), []),
+        (m.Forget(tasks), []),
+        (m.Pulse(1, 3), []),
+        (m.Look(), []),
+        (m.Bye(), []),
+    ]
+    if session == "rogue worker":
+        held = [m.Held(lease, "nobody", rng.randint(1, 50), rng.random() < 0.5) for lease in leases]
+        said = [
+            (m.Join(session, VERSIONS, 0, "host-r", 1, held), []),
+            (m.Beat(rng.randint(0, 3), leases, 0), []),
+            (m.Reports(reports), [b"forged"] * len(reports)),
+            (m.Return(leases), []),
+            (m.Began(leases), []),
+            (m.Room(0), []),
+            (m.Leave(), []),
+        ]
+    message, payload = rng.choice(said)
+    if not (isinstance(message, m.Submit) and session in farm.broker.machine.clients):
+        farm.broker.arrived(session, message, payload)
+
+
 def _some_link(farm: Farm) -> Link | None:
     links = [process.link for process in farm.processes() if process.link is not None]
     return farm.rng.choice(links) if links else None
@@ -230,6 +273,8 @@ FAULTS: dict[str, tuple[Callable[[Farm], None], float]] = {
     "drain": (drain_worker, 0.5),
     "break": (break_link, 3.0),
     "stall": (stall_link, 1.0),
+    "overflow": (overflow_link, 0.5),
+    "rogue": (rogue_speaks, 4.0),
 }
 """What can happen, and how often at rate one, per second of the faulty phase."""
 

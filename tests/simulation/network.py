@@ -45,12 +45,16 @@ class Pipe:
         self._farm.at(at, self._arrive)
 
     def cut(self) -> float:
-        """Lose a random suffix of what is in flight; when the rest will have arrived."""
+        """No more is sent, and some of what is in flight is lost; when the rest will have arrived."""
         self.closed = True
+        self.thin()
+        return self.last if self._flight else 0.0
+
+    def thin(self) -> None:
+        """Lose a random suffix of what is in flight."""
         survive = self._farm.rng.randint(0, len(self._flight))
         while len(self._flight) > survive:
             self._flight.pop()
-        return self.last if survive else 0.0
 
     def clear(self) -> None:
         self.closed = True
@@ -117,8 +121,16 @@ class Link:
         connection.down.cut()
         half_open = farm.mix.half_open_s
         farm.after(farm.rng.random() * half_open, partial(self.noticed, connection))
-        lost_at = max(farm.now + farm.rng.random() * half_open, arrived)
+        lost_at = max(farm.now + farm.rng.random() * half_open, arrived + 1e-9)
         farm.at(lost_at, partial(farm.network.lost, connection.peer))
+
+    def overflow(self) -> None:
+        """The router has no room for what this peer does not fetch: it gives it up, and the link lives on."""
+        connection, farm = self.connection, self.farm
+        if connection is not None and not connection.broken and not self.near:
+            farm.story.tell(farm.now, self.name, "overflows", connection.peer)
+            connection.down.thin()
+            farm.broker.lost(connection.peer)
 
     def stall(self, seconds: float, up: bool, down: bool) -> None:
         """Nothing comes through in this direction for a while, then everything."""
@@ -151,7 +163,7 @@ class Link:
             if not connection.broken:
                 connection.broken = True
                 connection.up.closed = True
-                lost_at = max(farm.now + farm.rng.random() * farm.mix.half_open_s, connection.up.last)
+                lost_at = max(farm.now + farm.rng.random() * farm.mix.half_open_s, connection.up.last + 1e-9)
                 farm.at(lost_at, partial(farm.network.lost, connection.peer))
 
     def noticed(self, connection: Connection) -> None:

@@ -161,7 +161,9 @@ class Person:
             farm.after(at, partial(WAVES[wave], self))
             at += rng.random() * mix.wave_gap_s
         if rng.random() < mix.leave_share:
-            farm.after(rng.random() * (at + 5.0), self.leave)
+            at = rng.random() * (at + 5.0)
+            farm.after(at, self.leave)
+        farm.plans_until = max(farm.plans_until, farm.now + at)
 
     def submit(self, name: str, parts: list[Item], on_end: Any = None, setup: bytes = b"") -> Task | None:
         """Submit one task, and cancel it some time later if the dice say so."""

@@ -12,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.children import Children
+from tests.simulation.faults import VERSIONS
 from tests.simulation.network import Link
 from tests.simulation.people import Task
 from zfarm import messages as m
@@ -22,7 +23,6 @@ from zfarm.core.worker import Worker
 if TYPE_CHECKING:
     from tests.simulation.farm import Farm
 
-VERSIONS = m.Versions(protocol=m.PROTOCOL, zfarm="0", python="3")
 SPINS_MAX = 50
 """Turns in a row in which nothing arrived and nothing was done: then the machine's deadline is wrong."""
 

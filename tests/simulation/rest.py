@@ -42,6 +42,8 @@ RESTLESS = {
 def unrest(farm: Farm) -> list[str]:
     """Why this farm is not at rest, one line each."""
     found = [f"task {token} is open: {farm.tasks[token]}" for token in sorted(farm.books.pending)]
+    if farm.plans_until >= farm.now:
+        found.append(f"people have plans until {farm.plans_until}")
     if found:
         return found
     if not farm.broker.alive:
