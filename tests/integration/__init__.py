@@ -1,0 +1,1 @@
+"""Whole farms of real processes, and what happens to them."""
