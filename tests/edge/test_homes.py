@@ -1,5 +1,4 @@
-"""Functions, classes and globals of ``__main__`` in a child: each test is a script that is run as a program.
-Functions, classes and globals of ``__main__`` in a child: each test is a script that is run as a program."""
+"""Functions, classes and globals of ``__main__`` in a child: each test is a script run as a program."""
 
 from __future__ import annotations
 
@@ -359,11 +358,13 @@ def test_a_proxy_of_a_manager_works_in_a_task():
                 shared["n"] = shared.get("n", 0) + 1
         if __name__ == "__main__":
             manager = multiprocessing.get_context("fork").Manager()
+            here = multiprocessing.current_process()
+            key, here.authkey = here.authkey, b"the key of another process"
             with Rig() as rig:
+                here.authkey = key
                 shared, lock = manager.dict(), manager.Lock()
-                multiprocessing.current_process().authkey =
-                multiprocessing.process.AuthenticationString(b"other") rig.call(add, shared, lock)
-                rig.call(add, shared, lock) multiprocessing.current_process().authkey = manager._authkey
+                rig.call(add, shared, lock)
+                rig.call(add, shared, lock)
                 assert shared["n"] == 2
             manager.shutdown()
     """)
@@ -394,14 +395,18 @@ def test_what_cannot_be_sent_is_named():
                 raise AssertionError("no error")
         with Rig() as rig:
             p = rig.portable
-            expect(["global 'LOCK'", "cannot pickle '_thread.lock' object"], lambda:
-            p.encode_function(locked)) expect(["global 'LOCK'"], lambda: p.encode_function(indirect))
-            expect(["closure variable 'lock'"], lambda: p.encode_function(closing(LOCK))) expect(["argument 2
-            ('handle') -> .parts -> ['a'] -> [1]", "_thread.lock"], lambda: p.encode_arguments((1, Config()),
-            {}, handle)) expect(["argument 'handle' -> .parts"], lambda: p.encode_arguments((1,), {"handle":
-            Config()}, handle)) expect(["item 12"], lambda: p.encode_batch(False, [1, 2, LOCK], first=10))
-            try: rig.call(Config) except NotPortable as error: assert "the value -> .parts -> ['a'] -> [1]" in
-            str(error), str(error)
+            expect(["global 'LOCK'", "cannot pickle '_thread.lock'"], lambda: p.encode_function(locked))
+            expect(["global 'LOCK'"], lambda: p.encode_function(indirect))
+            expect(["closure variable 'lock'"], lambda: p.encode_function(closing(LOCK)))
+            expect(["argument 2 ('handle') -> .parts -> ['a'] -> [1]", "_thread.lock"],
+                   lambda: p.encode_arguments((1, Config()), {}, handle))
+            expect(["argument 'handle' -> .parts"],
+                   lambda: p.encode_arguments((1,), {"handle": Config()}, handle))
+            expect(["item 12"], lambda: p.encode_batch(False, [1, 2, LOCK], first=10))
+            try:
+                rig.call(Config)
+            except NotPortable as error:
+                assert "the value -> .parts -> ['a'] -> [1]" in str(error), str(error)
     """)
 
 

@@ -209,8 +209,7 @@ def _say(text: str) -> None:
 
 
 def main(parent: int, pipe_fd: int, tunnel_fd: int, page_fd: int) -> int:
-    """Be a child until the worker closes the pipe; the exit code. ``parent`` is the process that forked us.
-    Be a child until the worker closes the pipe; the exit code. ``parent`` is the process that forked us."""
+    """Be a child until the worker closes the pipe; the exit code. ``parent`` has forked us."""
     upbringing.bring_up(parent)
     page = ChildPage(page_fd)
     os.close(page_fd)  # the mapping stays

@@ -162,6 +162,7 @@ class Children:
         kid = self._kids.get(child)
         if kid is None:
             return
+        assert kid.settle_at == inf, "calls for a child that is giving some back"
         kid.last_seq = run.calls[-1].seq
         if not kid.open:
             return

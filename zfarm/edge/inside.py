@@ -103,8 +103,7 @@ class Inside:
 
     @contextmanager
     def waits(self) -> Iterator[None]:
-        """While in this block, the running call waits for other tasks of the farm: its slot is free for them.
-        While in this block, the running call waits for other tasks of the farm: its slot is free for them."""
+        """While in this block, the running call waits for other tasks: its slot is free for them."""
         self._count(1)
         try:
             yield

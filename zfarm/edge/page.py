@@ -46,7 +46,7 @@ _HIGH: Final = 9  # by the worker
 _ASKED: Final = 10  # by the worker
 _SETTLED: Final = 11  # by the worker
 
-_ENTRY: Final = struct.Struct("<QQII")
+_ENTRY: Final = struct.Struct("<QIQI")
 _ENTRY_BYTES: Final = _ENTRY.size
 _pack_entry: Final = _ENTRY.pack_into
 _VERDICT_POLL_S: Final = 0.0005
@@ -85,7 +85,9 @@ class Page:
 
     def void(self, last: int) -> None:
         """First step of taking back: the calls after the running one up to number ``last`` shall not start.
-        First step of taking back: the calls after the running one up to number ``last`` shall not start."""
+
+        ``last`` is the last call that was sent; no other may be sent before ``settle``.
+        """
         words = self._words
         words[_ASKED] = words[_ASKED] + 1
         words[_HIGH] = last
@@ -130,6 +132,11 @@ class ChildPage:
         self._words = memoryview(self._map).cast("Q")
         self._used = 0
 
+    def close(self) -> None:
+        """Unmap it."""
+        self._words.release()
+        self._map.close()
+
     @property
     def entered(self) -> int:
         """The number of the call that runs."""
@@ -147,8 +154,7 @@ class ChildPage:
         return True
 
     def _verdict(self, seq: int, before: int) -> bool:
-        """The range came while the number was being entered: the worker has the last word, in its next turn.
-        The range came while the number was being entered: the worker has the last word, in its next turn."""
+        """The range came while the number was entered: the worker has the last word, a turn later."""
         words = self._words
         while words[_SETTLED] != words[_ASKED]:
             time.sleep(_VERDICT_POLL_S)  # a page cannot be waited for

@@ -22,8 +22,7 @@ _FUNCTION_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
 class Realm:
-    """One client's world in this child. ``broken`` has the blob of the initializer's exception, if it failed.
-    One client's world in this child. ``broken`` has the blob of the initializer's exception, if it failed."""
+    """One client's world in this child. ``broken`` has the exception of an initializer that failed."""
 
     def __init__(self) -> None:
         self.setup: Setup | None = None

@@ -1,5 +1,4 @@
-"""How a process that was just forked becomes a child: signals, session, descriptors, seeds; it runs no call.
-How a process that was just forked becomes a child: signals, session, descriptors, seeds; it runs no call."""
+"""How a process that was just forked becomes a child: signals, session, descriptors; it runs no call."""
 
 from __future__ import annotations
 
@@ -66,8 +65,7 @@ def move_high(fds: list[int]) -> list[int]:
 
 
 def end(code: int) -> None:
-    """End this process as Python would: threads, exit handlers, output; and no further than this fork goes.
-    End this process as Python would: threads, exit handlers, output; and no further than this fork goes."""
+    """End this process as Python would (threads, exit handlers, output), and nothing of the nursery's."""
     try:
         wait_threads = getattr(threading, "_shutdown", None)
         if wait_threads is not None:
