@@ -500,6 +500,61 @@ class TextNote(Message, tag="text"):
 Note: TypeAlias = FarmNote | WorkersNote | TextNote
 
 
+# ---------------------------------------------------------------- records: what the journal keeps
+
+
+class Enrolled(Message, tag="enrolled"):
+    """Record: this client is known. ``job`` is the name under which its tasks outlive it; empty: they do
+    not."""
+
+    client: str
+    host: str = ""
+    pid: int = 0
+    name: str = ""
+    job: str = ""
+
+
+class Accepted(Message, tag="accepted"):
+    """Record: this task is in the books. Payload: function, setup, body."""
+
+    client: str
+    task: int
+    name: str
+    items: int = 0
+    max_attempts: int = 3
+
+
+class Struck(Message, tag="struck"):
+    """Record: a child or worker died under this task."""
+
+    client: str
+    task: int
+    fate: Fate
+
+
+class Settled(Message, tag="settled"):
+    """Record: this task has ended. Payload: its blob."""
+
+    client: str
+    outcome: Outcome
+
+
+class Forgotten(Message, tag="forgotten"):
+    """Record: these outcomes have arrived at their client; nothing of their tasks is needed any more."""
+
+    client: str
+    tasks: list[int]
+
+
+class Dropped(Message, tag="dropped"):
+    """Record: this client is gone, and everything of it."""
+
+    client: str
+
+
+Record: TypeAlias = Enrolled | Accepted | Struck | Settled | Forgotten | Dropped
+
+
 # ---------------------------------------------------------------- actions: what machines want done
 
 
@@ -519,6 +574,13 @@ class Publish(Action):
     """Publish this note to whoever watches."""
 
     note: Any
+
+
+class Append(Action):
+    """Broker: write these (record, payload) pairs to the journal and sync once, before anything that
+    follows is done."""
+
+    records: Any
 
 
 class Tell(Action):
