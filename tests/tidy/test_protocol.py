@@ -18,6 +18,7 @@ UNIONS = {
     "worker -> child": messages.ToChild,
     "child -> worker": messages.FromChild,
     "note": messages.Note,
+    "record": messages.Record,
 }
 
 
