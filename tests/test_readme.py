@@ -68,7 +68,8 @@ def test_a_program_prints_what_the_readme_says(number: int, tmp_path: Path) -> N
     script.write_text(program, encoding="utf-8")
 
     done = run(sys.executable, str(script), cwd=tmp_path)
-    assert (done.stdout, done.stderr, done.returncode) == (said, "", 0)
+    told = [line for line in done.stderr.splitlines() if " runs again: " not in line]  # a crash is no secret
+    assert (done.stdout, told, done.returncode) == (said, [], 0)
 
 
 def test_the_replacement_is_ten_lines_and_works_with_a_process_pool_too() -> None:
@@ -104,7 +105,7 @@ def test_the_three_commands_of_a_cluster_make_one(tmp_path: Path) -> None:
                 words, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
             stack.callback(stop, started)
-        wait_for((tmp_path / "farm.json").exists, "the connection file")
+            wait_for((tmp_path / "farm.json").exists, "the connection file")
         variable, _, rest = client.partition(" ")
         name, _, value = variable.partition("=")
         assert rest == "python prog.py"
