@@ -30,7 +30,7 @@ from zfarm.edge.security import (
     parse_tcp,
     write_connection,
 )
-from zfarm.edge.sockets import Context, close_context, new_context
+from zfarm.edge.sockets import Context
 from zfarm.edge.zap import Doorkeeper, table_of
 from zfarm.errors import ConfigurationError
 
@@ -46,21 +46,9 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.fixture(scope="module")
-def keys() -> ServerKeys:
-    return ServerKeys.fresh()
-
-
 @pytest.fixture
 def connection(keys: ServerKeys) -> Connection:
     return new_connection("main", [ADDRESS, "tcp://127.0.0.1:5555"], 5556, keys)
-
-
-@pytest.fixture
-def context() -> Iterator[Context]:
-    context = new_context()
-    yield context
-    close_context(context)
 
 
 def secrets_of(keys: ServerKeys) -> list[str]:

@@ -6,7 +6,8 @@ in ports. An exception in a machine or handler leaves ``run``: a bug in the core
 
 A ZeroMQ socket is watched by its file descriptor, which is edge-triggered: it may stay silent while messages
 wait, after any call on the socket has looked into its mailbox. So no turn sleeps before it has asked every
-socket for its state.
+socket for its state that may have been used since it was asked last. (zmq.Poller asks all of them, twice per
+sleep, and costs more with every child's pipe.)
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Machine(Protocol):
 
     @property
     def deadline(self) -> float:
-        """Monotonic seconds by which to call ``advance`` even if nothing arrives; inf: never."""
+        """Monotonic seconds at which to call ``advance``: the past if it has something to do; inf: never."""
 
     def advance(self, now: float) -> list[Action]:
         """What the machine wants done."""
@@ -64,7 +65,7 @@ Source: TypeAlias = "int | HasFileno | zmq.Socket[bytes]"
 
 
 class _Entry:
-    __slots__ = ("fd", "live", "mask", "on_ready", "on_writable", "state")
+    __slots__ = ("asked", "fd", "live", "mask", "on_ready", "on_writable", "passive", "state")
 
     def __init__(self, fd: int, on_ready: Handler, on_writable: Handler | None) -> None:
         self.fd = fd
@@ -73,6 +74,8 @@ class _Entry:
         self.on_ready = on_ready
         self.on_writable = on_writable
         self.state: Callable[[int], int] | None = None  # getsockopt of a ZeroMQ socket
+        self.passive = False  # nobody but on_ready uses the socket
+        self.asked = False  # it was idle, and was not used since
 
 
 class Timer:
@@ -128,11 +131,19 @@ class Loop:
 
     # ------------------------------------------------------------ sources, machines, timers
 
-    def add_source(self, source: Source, on_ready: Handler, on_writable: Handler | None = None) -> None:
+    def add_source(
+        self,
+        source: Source,
+        on_ready: Handler,
+        on_writable: Handler | None = None,
+        *,
+        passive: bool = False,
+    ) -> None:
         """Call ``on_ready`` whenever ``source`` can be read (or is at its end), once per turn.
 
         It need not read everything. ``on_writable`` is called while ``watch(source, writable=True)`` holds;
-        ZeroMQ sockets have no use for it, see add_flusher.
+        ZeroMQ sockets have no use for it, see add_flusher. ``passive`` promises that a ZeroMQ socket is used
+        by ``on_ready`` only, as a monitor is: that saves a look at it in most turns.
         """
         fd = source if isinstance(source, int) else source.fileno()
         if fd in self._sources:
@@ -142,6 +153,7 @@ class Loop:
         if library is not None and isinstance(source, library.Socket):
             self._events_option = int(library.EVENTS)
             entry.state = source.getsockopt
+            entry.passive = passive or source.getsockopt(library.TYPE) in (library.SUB, library.PULL)
             self._sockets.append(entry)
         else:
             self._plain += 1
@@ -179,10 +191,9 @@ class Loop:
     def add_machine(self, machine: Machine, perform: Callable[[list[Action]], None]) -> None:
         """Drive ``machine``; ``perform`` gets every list of actions that is not empty, and may feed machines.
 
-        The next turn does not sleep before it has asked the machine.
+        A machine is asked when its deadline has come; whoever feeds one sets the deadline to the past.
         """
         self._machines.append((machine, perform))
-        self._busy = True
 
     def remove_machine(self, machine: Machine) -> None:
         """Drive ``machine`` no more."""
@@ -271,8 +282,7 @@ class Loop:
 
     def turn(self, timeout_s: float = inf) -> None:
         """Take one turn, sleeping for at most ``timeout_s`` seconds."""
-        option = self._events_option
-        ready = [entry for entry in self._sockets if entry.state(option) & POLLIN]  # type: ignore[misc]
+        ready = self._ready_sockets()
         self._sleeping = True
         wait_s = 0.0 if self._woken or ready or self._busy else self._patience(timeout_s)
         fired = self._poll(wait_s) if wait_s or self._plain or not ready else ()
@@ -283,6 +293,7 @@ class Loop:
             self._run_soon()
         for entry in ready:
             if entry.live:
+                entry.asked = False
                 entry.on_ready()
         if fired:
             self._dispatch(fired, ready)
@@ -291,6 +302,18 @@ class Loop:
         self._advance(now)
         if self._flushers:
             self._flush_due = now + min([flush() for flush in self._flushers])
+
+    def _ready_sockets(self) -> list[_Entry]:
+        ready = []
+        option = self._events_option
+        for entry in self._sockets:
+            if entry.asked:
+                continue
+            if entry.state(option) & POLLIN:  # type: ignore[misc]
+                ready.append(entry)
+            else:
+                entry.asked = entry.passive  # its descriptor will tell
+        return ready
 
     def _patience(self, timeout_s: float) -> float:
         """Seconds to sleep, -1 for any time."""
@@ -315,6 +338,7 @@ class Loop:
         # look all up first: a handler may close a source and open another one under the same number
         for entry, mask in [(sources[fd], mask) for fd, mask in fired if fd in sources]:
             if mask & ~POLLOUT and entry.live and entry not in done:
+                entry.asked = False
                 entry.on_ready()
             if mask & POLLOUT and entry.live and entry.on_writable is not None:
                 entry.on_writable()
