@@ -45,6 +45,8 @@ class Farm:
         self.broker = BrokerProcess(self, self._epoch)
         self.workers: dict[str, WorkerProcess] = {}
         """The present life of each worker, by name."""
+        self.leaving: list[WorkerProcess] = []
+        """Those that drain, or have drained."""
         self.lives: dict[str, WorkerProcess] = {}
         """Every life there ever was, by session."""
         self.clients: dict[str, ClientProcess] = {}
@@ -78,10 +80,14 @@ class Farm:
 
     # ------------------------------------------------------------ births and deaths
 
-    def start_worker(self, name: str, near: bool = False) -> None:
-        """A new life of this worker, unless it is alive, or shares a process with a broker that is not."""
+    def start_worker(self, name: str, near: bool = False, after: WorkerProcess | None = None) -> None:
+        """A new life of this worker, unless it is alive, or shares a process with a broker that is not.
+
+        ``after``: a life that drains, and may be left alone with that.
+        """
         before = self.workers.get(name)
-        if (before is not None and before.alive) or (near and not self.broker.alive):
+        alive = before is not None and before.alive and before is not after
+        if alive or (near and not self.broker.alive):
             return
         self._lives += 1
         worker = WorkerProcess(self, name, f"{name}.{self._lives}", near)
@@ -134,5 +140,10 @@ class Farm:
 
     def processes(self) -> list[Process]:
         """All that live, in a stable order; those in children left out."""
-        found: list[Process] = [self.broker, *self.workers.values(), *self.clients.values()]
+        found: list[Process] = [self.broker, *self.all_workers(), *self.clients.values()]
         return [process for process in found if process.alive]
+
+    def all_workers(self) -> list[WorkerProcess]:
+        """The present life of each worker, and those that still drain."""
+        leaving = [worker for worker in self.leaving if worker is not self.workers[worker.name]]
+        return [worker for worker in (*self.workers.values(), *leaving) if worker.alive]

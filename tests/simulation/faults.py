@@ -134,7 +134,7 @@ def _spoil(mix: Mix, rng: Random) -> None:
     mix.clock_skew = rng.choice((0.0, 0.02))
     mix.turn_s = rng.choice((50e-6, 50e-6, 5 * MS))
     mix.late_s = rng.choice((1 * MS, 100 * MS))
-    mix.latency_s = rng.choice((mix.latency_s, 20 * MS, 400 * MS))
+    mix.latency_s = rng.choice((mix.latency_s, 20 * MS, 150 * MS))
     mix.spike_share = rng.choice((0.0, 0.02))
     mix.reconnect_s = rng.choice((0.1, 1.0, 4.0))
     mix.half_open_s = rng.choice((0.01, 1.0, 4.0))
@@ -189,19 +189,13 @@ def kill_child(farm: Farm) -> None:
 
 
 def drain_worker(farm: Farm) -> None:
-    """SIGTERM; another one takes its place some time later."""
+    """SIGTERM; another one takes its place, which may be before it has gone."""
     worker = farm.rng.choice(list(farm.workers.values()))
     if worker.alive and not worker.near:
         worker.hand("call", "drain")
+        farm.leaving.append(farm.workers[worker.name])
         back = farm.rng.random() * farm.mix.worker_back_s
-        farm.after(back, partial(_replace, farm, worker.name))
-
-
-def _replace(farm: Farm, name: str) -> None:
-    if farm.workers[name].alive:
-        farm.after(0.5, partial(_replace, farm, name))
-    else:
-        farm.start_worker(name)
+        farm.after(back, partial(farm.start_worker, worker.name, after=worker))
 
 
 def break_link(farm: Farm) -> None:
@@ -226,7 +220,7 @@ def overflow_link(farm: Farm) -> None:
 
 
 def rogue_speaks(farm: Farm) -> None:
-    """A peer with a key of its own says what may be said, about what is not its own: it must change nothing."""
+    """A peer with a key of its own talks about what is not its own: that must change nothing."""
     rng = farm.rng
     session = rng.choice(ROGUES)
     leases = rng.sample(sorted(farm.books.granted), min(3, len(farm.books.granted)))

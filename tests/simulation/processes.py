@@ -295,6 +295,8 @@ class ClientProcess(Process):
         if kind == "message":
             _, message, payload = entry
             self.machine.receive(m.BROKER, message, payload, clock)
+        elif self.left:
+            return  # whoever has left can ask for nothing more
         elif kind == "submit":
             self._submit(entry[1])
         elif kind == "cancel":

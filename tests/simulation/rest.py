@@ -50,7 +50,7 @@ def unrest(farm: Farm) -> list[str]:
         return ["there is no broker"]
     broker = farm.broker.machine
     clients = [client for client in _clients(farm) if client.alive]
-    workers = [worker for worker in farm.workers.values() if worker.alive]
+    workers = farm.all_workers()
     if sorted(broker.clients) != sorted(client.session for client in clients):
         found.append(f"the broker knows the clients {sorted(broker.clients)}")
     if sorted(broker.workers) != sorted(worker.session for worker in workers):
@@ -76,7 +76,7 @@ def unrest(farm: Farm) -> list[str]:
 
 def _clients(farm: Farm) -> Iterator[ClientProcess]:
     yield from farm.clients.values()
-    for worker in farm.workers.values():
+    for worker in farm.all_workers():
         for child in worker.children.all.values():
             if child.client is not None:
                 yield child.client
