@@ -29,6 +29,7 @@ __all__ = [
     "encode",
     "encode_note",
     "encode_setup",
+    "from_anyone",
     "from_child",
     "from_client",
     "from_worker",
@@ -147,6 +148,10 @@ def _mixed_blobs(sizes: list[int], frames: Sequence[Frame]) -> list[Blob]:
 from_client: Final = Decoder[messages.FromClient](messages.FromClient)
 to_client: Final = Decoder[messages.ToClient](messages.ToClient)
 from_worker: Final = Decoder[messages.FromWorker](messages.FromWorker)
+from_anyone: Final = Decoder[messages.FromClient | messages.FromWorker](
+    messages.FromClient | messages.FromWorker
+)
+"""For local sockets, whose peers may be clients and workers alike."""
 to_worker: Final = Decoder[messages.ToWorker](messages.ToWorker)
 to_child: Final = Decoder[messages.ToChild](messages.ToChild)
 from_child: Final = Decoder[messages.FromChild](messages.FromChild)
