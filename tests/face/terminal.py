@@ -15,21 +15,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 30.0
-ENTER, LEAVE, SHOW_CURSOR, HIDE_CURSOR, HOME = (
-    "\x1b[?1049h",
-    "\x1b[?1049l",
-    "\x1b[?25h",
-    "\x1b[?25l",
-    "\x1b[H",
-)
+ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"
+SHOW_CURSOR, HIDE_CURSOR, HOME = "\x1b[?25h", "\x1b[?25l", "\x1b[H"
 
 
 class Terminal:
     """A program on a terminal of our own, and what it has written so far."""
 
-    def __init__(self, *command: str, rows: int = 24, columns: int = 80, **variables: str) -> None:
+    def __init__(self, *command: str, **variables: str) -> None:
         self.master, self.slave = pty.openpty()
-        self.resize(rows, columns)
+        self.resize(24, 80)
         self.before = termios.tcgetattr(self.slave)
         self.written = ""
         self.process = subprocess.Popen(
