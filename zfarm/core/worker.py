@@ -391,7 +391,7 @@ class Worker:
             kid = self._idle_kid(queue[0].realm)
             self._actions.append(feed(kid, queue, limits, now, share=free))
             free -= 1
-        if queue:
+        if queue and free >= 0:  # below: calls that waited go on, and the slots they had given up are taken
             self._actions.extend(feed_ahead(self._kids.values(), queue, limits, now))
 
     def _watch_kids(self, now: float) -> None:
