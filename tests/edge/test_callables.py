@@ -3,6 +3,7 @@ test_homes."""
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import os
@@ -136,6 +137,42 @@ def test_a_closure_over_a_list_is_pickled_anew(rig):
     assert rig.call(local) == 0
     seen.append(1)
     assert rig.call(local) == 1
+
+
+class Counts:
+    def __init__(self):
+        self.n = 0
+
+    def up(self, by=1):
+        self.n += by
+        return self.n
+
+
+def append(things, x):
+    things.append(x)
+    return things
+
+
+def counter():
+    n = 0
+
+    def step():
+        nonlocal n
+        n += 1
+        return n
+
+    return step
+
+
+def test_no_call_finds_what_another_left_in_its_function(rig):
+    function, calls = counter(), Counts()
+    partial = functools.partial(append, [])
+    for _ in range(2):
+        assert rig.call(function) == 1
+        assert rig.call(calls.up) == 1
+        assert rig.call(partial, 1) == [1]
+    seqs = rig.send((calls.up,), (calls.up,), (function,), (function,))
+    assert [rig.outcome(seq)[0] for seq in seqs] == [1, 1, 1, 1]
 
 
 def test_ranges_stay_ranges():

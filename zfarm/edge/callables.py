@@ -7,6 +7,7 @@ where the program's own module is concerned. zfarm.edge.outcomes is the way back
 
 from __future__ import annotations
 
+import dis
 import pickle
 import sys
 import types
@@ -18,7 +19,7 @@ import cloudpickle.cloudpickle as cloud
 
 from zfarm.edge import homes, shipments, watch
 from zfarm.edge.culprits import not_portable
-from zfarm.edge.origins import by_reference
+from zfarm.edge.origins import by_reference, place_in_home
 from zfarm.messages import Blob
 
 __all__ = ["Body", "Portable", "open_blob", "open_table", "opened"]
@@ -27,6 +28,7 @@ _PROTOCOL: Final = homes.PROTOCOL
 _MEMO_MAX: Final = 1024
 _MISSING: Final = object()
 _modules: Final = sys.modules
+_by_value: Final = cloud._PICKLE_BY_VALUE_MODULES
 
 
 class Body(NamedTuple):
@@ -114,14 +116,15 @@ class Portable:
 class _Memo:
     """The blob of one function, and how to tell that it is still true."""
 
-    __slots__ = ("_module", "_name", "_space", "_watched", "_weak", "blob")
+    __slots__ = ("_find", "_module", "_module_name", "_name", "_watched", "_weak", "blob")
 
     def __init__(self, weak: Any, blob: bytes) -> None:
-        self._weak = weak
+        self._weak = weak  # its callback ends the memo with the function, so that an id is never mistaken
         self.blob = blob
         self._watched: watch.Watched | None = None
-        self._module = self._name = ""
-        self._space: Mapping[str, Any] = {}
+        self._module: Any = None
+        self._module_name = self._name = ""
+        self._find: Any = {}.get
 
     @classmethod
     def of(cls, function: Any, blob: bytes, among: dict[int, _Memo]) -> _Memo | None:
@@ -131,10 +134,11 @@ class _Memo:
         number = id(function)
         memo = cls(weakref.ref(function, lambda _: among.pop(number, None)), blob)
         if by_reference(function):
-            memo._module, memo._name = function.__module__, function.__qualname__
+            memo._module_name, memo._name = function.__module__, function.__qualname__
             if "." in memo._name:
                 return None
-            memo._space = _modules[memo._module].__dict__
+            memo._module = _modules[memo._module_name]
+            memo._find = memo._module.__dict__.get
         elif type(function) is types.FunctionType:
             memo._watched = watch.look_through(function)
             if memo._watched is None:
@@ -145,14 +149,13 @@ class _Memo:
 
     def holds(self, function: Any) -> bool:
         """Whether the blob is what pickling would give now."""
-        if self._weak() is not function:
-            return False
-        if self._watched is not None:
-            return self._watched.holds(function)
+        watched = self._watched
+        if watched is not None:
+            return watched.holds(function)
         return (
-            self._space.get(self._name) is function
-            and not cloud._PICKLE_BY_VALUE_MODULES
-            and getattr(_modules.get(self._module), "__dict__", None) is self._space
+            self._find(self._name) is function
+            and not _by_value
+            and _modules.get(self._module_name) is self._module
         )
 
 
@@ -164,7 +167,7 @@ def _encode(thing: Any) -> bytes:
         raise
     except BaseException:  # whatever it was, shipments.pack can do it or says why not
         return shipments.pack(thing)
-    if b"__main__" in data or cloud._PICKLE_BY_VALUE_MODULES:
+    if b"__main__" in data or _by_value:
         return shipments.pack(thing)
     if "__mp_main__" in _modules and b"__mp_main__" in data:
         return shipments.pack(thing)
@@ -221,21 +224,51 @@ _PICKLE_FIRST: Final = 0x80
 class Function:
     """A function in a child, with the definitions that it came with."""
 
-    __slots__ = ("_data", "_generation", "_table", "callable", "short")
+    __slots__ = ("_data", "_generation", "_steady", "_table", "short")
 
     def __init__(self, blob: bytes) -> None:
         self._table, self._data = open_table(blob)
-        homes.ours.apply(self._table)
-        self.callable: Any = pickle.loads(self._data)
-        self._generation = homes.ours.generation
+        self._generation = -1
+        self._steady: Any = None  # the callable, if one call cannot leave anything in it for the next
         self.short = False  # it has run, and took less than a millisecond
 
-    def refresh(self) -> None:
-        """Apply the definitions again if another call has changed any since."""
-        if self._generation != homes.ours.generation:
-            if self._table and homes.ours.apply(self._table):
-                self.callable = pickle.loads(self._data)
-            self._generation = homes.ours.generation
+    def ready(self) -> Callable[..., Any]:
+        """The callable as it was when it was pickled. Raises whatever unpickling raises."""
+        ours = homes.ours
+        if self._generation != ours.generation:
+            ours.apply(self._table)
+            made = pickle.loads(self._data)
+            self._steady = made if _is_steady(made) else None
+            self._generation = ours.generation
+            return made  # type: ignore[no-any-return]
+        if self._steady is not None:
+            return self._steady  # type: ignore[no-any-return]
+        return pickle.loads(self._data)  # type: ignore[no-any-return]
+
+
+def _is_steady(made: Any) -> bool:
+    """True for what belongs to a module, and for functions that hold nothing that can change.
+
+    Objects of bound methods, arguments of partials and variables of closures are not shared by calls.
+    """
+    if isinstance(made, type):
+        return True
+    if isinstance(made, types.BuiltinFunctionType):
+        return made.__self__ is None or isinstance(made.__self__, types.ModuleType)
+    if type(made) is not types.FunctionType:
+        return False
+    if by_reference(made) or place_in_home(made) is not None:
+        return True
+    return watch.look_at(made) is not None and not _rebinds(made.__code__)
+
+
+def _rebinds(code: types.CodeType) -> bool:
+    """Whether a function assigns to variables of the function around it (``nonlocal``)."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return any(
+        step.opname in ("STORE_DEREF", "DELETE_DEREF") and step.argval in code.co_freevars
+        for step in dis.get_instructions(code)
+    ) or any(map(_rebinds, inner))
 
 
 def opened(error: BaseException, host: str) -> BaseException:

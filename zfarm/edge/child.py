@@ -132,16 +132,15 @@ class Child:
             function = functions[call.function]
             if type(function) is not Function:
                 function = functions[call.function] = self._realm.function(function)  # type: ignore[arg-type]
-            function.refresh()
+            target: Any = function.ready()
             args = _loads(body) if body[0] == _PICKLE_FIRST else open_blob(body)
         except BaseException as error:
             return self._failed(opened(error, self._realm.host))
         del body
         try:
             if call.items:
-                kind, blob = _run_batch(function.callable, *args)
+                kind, blob = _run_batch(target, *args)
             else:
-                target = function.callable
                 if type(args) is tuple:
                     value = target(*args)
                 else:
@@ -150,7 +149,7 @@ class Child:
                 kind, blob = VALUE, _dumps(value, PROTOCOL) if type(value) in _PLAIN else encode_value(value)
                 del value
         except BaseException as error:  # sys.exit() and KeyboardInterrupt are outcomes of a task
-            args = value = None
+            args = value = target = None
             return self._failed(error)
         if len(blob) > settings.payload_bytes_max:
             return ERROR, unfit("result", len(blob), settings.payload_bytes_max)

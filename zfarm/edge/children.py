@@ -8,11 +8,12 @@ results that it left in its page.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from math import inf
 from typing import Final, Protocol
 
@@ -26,6 +27,7 @@ from zfarm.settings import Settings, settings
 
 __all__ = ["Children", "Listener", "Sources"]
 
+_DESCRIPTORS: Final = 10_000
 _SETTLE_S: Final = 0.0015
 """Between the two steps of taking calls back; zfarm.edge.page says why."""
 
@@ -137,17 +139,31 @@ class Children:
         self._clock = clock
         self._limits = limits
         self._kids: dict[int, _Kid] = {}
+        self._unborn: dict[int, str] = {}  # those that could not be started, and why
         self._scratch = bytearray(READ_BYTES)
         self._closed = False
         self.deadline = inf
+        _allow_descriptors()
         sources.add_source(nursery.fileno(), self._hear)
 
     # ------------------------------------------------------------ what the worker wants
 
     def start(self, child: int) -> None:
         """Start a child under this number; ``child_started`` or ``child_died`` will tell."""
-        pipes, tunnels = socket.socketpair(), socket.socketpair()
-        kid = _Kid(child, pipes[0], tunnels[0], self._scratch)
+        try:
+            pipes = socket.socketpair()
+            with ExitStack() as undo:
+                for sock in pipes:
+                    undo.enter_context(sock)
+                tunnels = socket.socketpair()
+                for sock in tunnels:
+                    undo.enter_context(sock)
+                kid = _Kid(child, pipes[0], tunnels[0], self._scratch)
+                undo.pop_all()
+        except OSError as error:
+            self._unborn[child] = f"could not be started: {error.strerror}"
+            self.deadline = -inf
+            return
         self._kids[child] = kid
         with pipes[1], tunnels[1], suppress(OSError):  # the end of the nursery is told in its own time
             self._nursery.fork(child, (pipes[1].fileno(), tunnels[1].fileno(), kid.page.fd))
@@ -228,6 +244,9 @@ class Children:
         if now < self.deadline:
             return []
         self.deadline = inf
+        while self._unborn:
+            child, text = self._unborn.popitem()
+            self._listener.child_died(child, 0, 0, 1, text, now)
         for kid in list(self._kids.values()):
             if kid.settle_at <= now:
                 self._settle(kid, now)
@@ -439,6 +458,15 @@ def _fate(kid: _Kid, gone: Gone) -> str:
     if kid.stopping and gone.exit_code == 0:
         return "stopped"
     return f"exited with code {gone.exit_code} (os._exit or a crash in an exit handler)"
+
+
+def _allow_descriptors() -> None:
+    """Each child takes two descriptors, and hundreds may wait for nested calls; they keep the old limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):  # then it stays as it is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _memory(peak_bytes: int) -> str:

@@ -8,6 +8,7 @@ if items of it failed, the values together with the errors by index.
 from __future__ import annotations
 
 import pickle
+import threading
 import traceback
 from collections.abc import Sequence
 from types import TracebackType
@@ -204,9 +205,8 @@ def decode_outcome(kind: int, blob: Blob) -> tuple[Any, BaseException | None]:
         return None, _decode_error(blob)
     try:
         return pickle.loads(blob), None
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        _let_through(error)
         return None, _unreadable(error)
 
 
@@ -239,9 +239,8 @@ def _decode_error(blob: Blob) -> BaseException:
     try:
         name, summary, text, data = pickle.loads(blob)
         error = pickle.loads(data) if data else None
-    except KeyboardInterrupt:
-        raise
     except BaseException as problem:
+        _let_through(problem)
         error = None
         try:
             name, summary, text, data = pickle.loads(blob)
@@ -252,6 +251,12 @@ def _decode_error(blob: Blob) -> BaseException:
         error = RemoteError(f"{name}: {summary}" if summary else name, name, text)
     _cause.__set__(error, RemoteTraceback(text))
     return error
+
+
+def _let_through(error: BaseException) -> None:
+    """Ctrl-C comes to the main thread only; in any other one, what was unpickled has raised it."""
+    if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise error
 
 
 def _unreadable(problem: BaseException) -> NotPortable:

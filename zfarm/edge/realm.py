@@ -33,17 +33,19 @@ class Realm:
         self._function_bytes = 0
 
     def adopt(self, blob: Blob) -> None:
-        """Take on a setup: the first makes the realm and runs its initializer, later ones change its world.
-
-        Raises:
-            Malformed: this is no setup, or one of another realm.
-        """
+        """Take on a setup: the first makes the realm and runs its initializer, others change its world."""
         if blob == self._blob:
             return
-        setup = wire.decode_setup(blob)
         first = self.setup is None
-        if self.setup is not None and setup.realm != self.setup.realm:
-            raise wire.Malformed(f"a setup of realm {setup.realm} for a child of realm {self.setup.realm}")
+        try:
+            setup = wire.decode_setup(blob)
+            if self.setup is not None and setup.realm != self.setup.realm:
+                raise wire.Malformed(
+                    f"a setup of realm {setup.realm} for a child of realm {self.setup.realm}"
+                )
+        except wire.Malformed as error:
+            self._break(error)
+            return
         self.setup = setup
         self._blob = bytes(blob)
         if first:

@@ -18,11 +18,11 @@ __all__ = ["HIGH_FD_SPAN", "bring_up", "end", "move_high"]
 _PR_SET_PDEATHSIG: Final = 1
 _OOM_SCORE: Final = "300"  # if memory runs out, a child goes before its worker and before the user's shell
 HIGH_FD_SPAN: Final = 32
-_KEPT: Final = tuple(
-    number
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGCHLD", "SIGUSR1", "SIGUSR2", "SIGALRM")
-    if (number := getattr(signal, name, None)) is not None
-)
+_LEFT_AS_THEY_ARE: Final = {
+    getattr(signal, name)
+    for name in ("SIGKILL", "SIGSTOP", "SIGPIPE", "SIGXFSZ")  # Python ignores the last two wherever it runs
+    if hasattr(signal, name)
+}
 
 _prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
 
@@ -36,8 +36,9 @@ def bring_up(parent: int) -> None:
     if os.getppid() != parent:
         os._exit(0)  # it died before we asked to die with it
     signal.set_wakeup_fd(-1)
-    for number in _KEPT:
-        signal.signal(number, signal.SIG_DFL)
+    for number in signal.valid_signals() - _LEFT_AS_THEY_ARE:
+        if signal.getsignal(number) is not signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:

@@ -8,7 +8,7 @@ anew each time.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, Final
 
 from zfarm.edge.origins import by_reference, global_names
@@ -43,9 +43,14 @@ _MACHINERY: Final = frozenset(
     """__dict__ __weakref__ __annotations__ __dataclass_fields__ __dataclass_params__ __match_args__ __slots__
     __parameters__ __abstractmethods__ _abc_impl __orig_bases__ __annotate_func__ __annotations_cache__
     __static_attributes__ __firstlineno__ _member_names_ _member_map_ _value2member_map_ _member_type_
-    _unhashable_values_ _hashable_values_ _fields _field_defaults""".split()
+    _unhashable_values_ _hashable_values_ _fields _field_defaults __slotnames__""".split()
 )
 """Attributes of classes that are made with the class and not changed by anybody who should."""
+
+
+_TUPLE_MACHINERY: Final = frozenset(
+    "_make _replace _asdict __new__ __repr__ __getnewargs__ __replace__".split()
+)
 
 
 class Watched:
@@ -65,6 +70,9 @@ class Watched:
             found = get(name, _MISSING)
             if found is not expected and (expected is not _SELF or found is not thing):
                 return False
+        for sized, size in self._sizes:
+            if len(sized) != size:
+                return False
         for function, code, defaults, words, size in self._functions:
             if function is _SELF:
                 function = thing
@@ -81,7 +89,7 @@ class Watched:
                     return False
             except ValueError:
                 return False
-        return all(len(sized) == size for sized, size in self._sizes)
+        return True
 
     @property
     def large(self) -> bool:
@@ -97,6 +105,14 @@ def look_at(thing: Any) -> Watched | None:
 def look_through(function: types.FunctionType) -> Watched | None:
     """Watch a function and all that it needs through globals; None if any of it may change unseen."""
     return _Look(function, deep=True).result(hide=function)
+
+
+def _is_made_by_dataclass(value: Any) -> bool:
+    """A method that was generated with its class: its closure holds only what the decorator put there."""
+    return type(value) is types.FunctionType and (
+        value.__code__.co_qualname.startswith("__create_fn__.<locals>.")
+        or value.__globals__.get("__name__") == "dataclasses"
+    )
 
 
 class _Look:
@@ -165,12 +181,19 @@ class _Look:
         space = cls.__dict__
         self._watched._sizes.append((space, len(space)))
         self._todo.extend((*cls.__bases__, type(cls)))
-        machinery = _MACHINERY
+        machinery: Set[str] = _MACHINERY
         members = space.get("_member_map_")
         if isinstance(members, dict):  # an Enum: its members are atoms behind a name
             self._todo.extend(member._value_ for member in members.values())
             machinery = machinery | members.keys()
-        self._names(space, [name for name in space if name not in machinery])
+        if issubclass(cls, tuple) and "_fields" in space:
+            machinery = machinery | _TUPLE_MACHINERY | set(space["_fields"])
+        made = "__dataclass_fields__" in space
+        for name, value in space.items():
+            if name in machinery or (made and _is_made_by_dataclass(value)):
+                self._watched._names.append((space.get, name, value))
+            else:
+                self._names(space, (name,))
         return True
 
     def _names(self, space: Mapping[str, Any], names: Any) -> None:
