@@ -121,11 +121,16 @@ class Broker(Ledger):
                 handler(record, message, payload, now)
 
     def gone(self, peer: Peer, now: float) -> None:
-        """The link of this peer is dead: nothing more can be sent to it until it says Hello or Join again."""
-        record = self.peers.pop(peer, None)
-        if record is not None:
-            record.peer = None
-            self.deadline = NOW
+        """The link of this peer is dead, and so are the tunnels through it.
+
+        Nothing more can be sent there until somebody says Hello or Join again.
+        """
+        through = [other for other in self.peers if isinstance(other, tuple) and other[0] == peer]
+        for lost in (peer, *through):
+            record = self.peers.pop(lost, None)
+            if record is not None:
+                record.peer = None
+                self.deadline = NOW
 
     def watch(self, watched: bool, now: float) -> None:
         """Somebody subscribes to notes, or nobody does."""
