@@ -158,8 +158,10 @@ class Books:
             self.known[session].said_goodbye = True
 
     def gone(self, peer: Any) -> None:
-        """The broker is told that this peer's link is dead."""
-        self.by_peer.pop(peer, None)
+        """The broker is told that this peer's link is dead, and so are the tunnels through it."""
+        for other in [*self.by_peer]:
+            if other == peer or (isinstance(other, tuple) and other[0] == peer):
+                del self.by_peer[other]
 
     def _lease_ends(self, session: str, lease: int, started: bool) -> None:
         task, holder = self.granted.get(lease, (None, ""))
