@@ -113,7 +113,7 @@ def test_the_interpreter_prints_the_traceback_of_the_child(scripts: Scripts) -> 
         def work(n):
             raise RuntimeError(n)  # in the child
 
-        with Executor(1) as executor:
+        with Executor(max_workers=1) as executor:
             executor.submit(work, 123).result()
     """)
 

@@ -34,7 +34,7 @@ def test_what_is_queued_finishes_before_the_interpreter_ends(scripts: Scripts, e
     """(9)"""
     out = scripts.prints(f"""
 {WORK}
-    executor = Executor(2)
+    executor = Executor(max_workers=2)
     futures = [executor.submit(work, n) for n in range(30)]
     {ending}
     """)
@@ -46,7 +46,7 @@ def test_what_is_queued_finishes_before_the_interpreter_ends(scripts: Scripts, e
 def test_output_that_the_task_did_not_flush_appears(scripts: Scripts) -> None:
     """(9, 18)"""
     out = scripts.prints("""
-        executor = Executor(1)
+        executor = Executor(max_workers=1)
         executor.submit(print, "apple")
     """)
 
@@ -57,7 +57,7 @@ def test_output_that_the_task_did_not_flush_appears(scripts: Scripts) -> None:
 def test_callbacks_run_before_the_interpreter_ends(scripts: Scripts) -> None:
     """(9)"""
     out = scripts.prints("""
-        executor = Executor(1)
+        executor = Executor(max_workers=1)
         for n in range(5):
             executor.submit(pow, n, 2).add_done_callback(lambda future: print(future.result(), flush=True))
     """)
@@ -71,7 +71,7 @@ def test_submit_from_atexit_is_refused(scripts: Scripts) -> None:
     out = scripts.prints("""
         import atexit
 
-        executor = Executor(1)
+        executor = Executor(max_workers=1)
 
         @atexit.register
         def late():
@@ -97,7 +97,7 @@ def test_an_executor_of_a_thread_finishes_its_work(scripts: Scripts) -> None:
     import threading
 
     def main():
-        executor = Executor(2)
+        executor = Executor(max_workers=2)
         for n in range(30):
             executor.submit(work, n)
 
@@ -114,7 +114,7 @@ def test_an_uncaught_exception_is_all_that_is_heard(scripts: Scripts) -> None:
     """(9)"""
     code, out, err = scripts.run(f"""
 {WORK}
-    executor = Executor(2)
+    executor = Executor(max_workers=2)
     futures = [executor.submit(work, n) for n in range(30)]
     raise LookupError("of the program")
     """)
@@ -131,7 +131,7 @@ def test_the_exit_code_is_the_programs(scripts: Scripts) -> None:
     code, out, err = scripts.run(f"""
 {WORK}
     import sys
-    executor = Executor(2)
+    executor = Executor(max_workers=2)
     futures = [executor.submit(work, n) for n in range(30)]
     sys.exit(5)
     """)
@@ -148,7 +148,7 @@ def test_failed_calls_that_nobody_asks_for_are_silent(scripts: Scripts) -> None:
         def fail():
             raise ValueError("unseen")
 
-        executor = Executor(2)
+        executor = Executor(max_workers=2)
         futures = [executor.submit(fail) for n in range(5)]
     """)
         == ""
@@ -160,8 +160,8 @@ def test_an_executor_that_was_never_used_is_silent(scripts: Scripts) -> None:
     """(9)"""
     assert (
         scripts.prints("""
-        executor = Executor(2)
-        other = Executor(2)
+        executor = Executor(max_workers=2)
+        other = Executor(max_workers=2)
         del other
     """)
         == ""
@@ -175,7 +175,7 @@ def test_executors_in_globals_cycles_and_finalizers(scripts: Scripts) -> None:
         scripts.prints("""
         class Owner:
             def __init__(self):
-                self.executor = Executor(1)
+                self.executor = Executor(max_workers=1)
                 self.me = self
                 self.future = self.executor.submit(pow, 2, 3)
             def __del__(self):
@@ -183,7 +183,7 @@ def test_executors_in_globals_cycles_and_finalizers(scripts: Scripts) -> None:
 
         owners = [Owner() for _ in range(2)]
         Owner()
-        results = Executor(1).map(pow, range(10), range(10))
+        results = Executor(max_workers=1).map(pow, range(10), range(10))
         print(next(results), flush=True)
     """)
         == "1\n"
@@ -198,7 +198,7 @@ def test_output_stays_in_order_within_one_task(scripts: Scripts) -> None:
             for n in range(2000):
                 print(n)
 
-        with Executor(2) as executor:
+        with Executor(max_workers=2) as executor:
             executor.submit(work).result()
     """)
 
@@ -212,7 +212,7 @@ def test_a_daemon_thread_that_submits_until_the_end_is_silent(scripts: Scripts) 
         scripts.prints("""
         import threading
 
-        executor = Executor(2)
+        executor = Executor(max_workers=2)
         begun = threading.Event()
 
         def submit_for_ever():
@@ -236,7 +236,7 @@ def test_a_program_that_ends_by_os_exit_leaves_nothing(scripts: Scripts) -> None
     """(10) The check after every test waits until all its processes are gone."""
     out = scripts.prints("""
         import os
-        executor = Executor(2)
+        executor = Executor(max_workers=2)
         print(executor.submit(pow, 2, 3).result(), flush=True)
         os._exit(0)
     """)
@@ -249,7 +249,7 @@ def test_an_idle_executor_does_not_delay_the_end(scripts: Scripts) -> None:
     """(9)"""
     out = scripts.prints("""
         import time
-        executor = Executor(2)
+        executor = Executor(max_workers=2)
         executor.submit(pow, 2, 3).result()
         print(time.time(), flush=True)
         import atexit, threading

@@ -136,7 +136,7 @@ def test_globals_of_the_program_set_by_its_initializer(scripts: Scripts, how: st
         def work(n):
             return setting
 
-        with Executor(2, initializer=initialize, initargs=("after",)) as executor:
+        with Executor(max_workers=2, initializer=initialize, initargs=("after",)) as executor:
             print(set(executor.map(work, range(20))), setting)
         """,
         how,
@@ -154,7 +154,7 @@ def test_an_initializer_of_the_program_that_raises(scripts: Scripts) -> None:
         def initialize():
             raise ValueError("broken")
 
-        with Executor(2, initializer=initialize) as executor:
+        with Executor(max_workers=2, initializer=initialize) as executor:
             try:
                 print(executor.submit(pow, 2, 3).result())
             except BrokenExecutor as error:

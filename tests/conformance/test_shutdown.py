@@ -213,7 +213,8 @@ def test_sockets_and_files_are_gone_when_shutdown_returns(make: Make) -> None:
     list(executor.map(tasks.square, range(100)))
     executor.shutdown(wait=True)
 
-    assert leaks.left_over(before, leaks.take_stock(watched)) == []
+    # a thread that was joined may stand in the system's list for a moment more
+    assert leaks.wait_settled(before, watched, 0.5) == []
 
 
 @everyone

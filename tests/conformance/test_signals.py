@@ -49,12 +49,12 @@ WORLDS = {
     def ready():
         print("ready", os.getpid(), flush=True)
 
-    executor = Executor(2)
+    executor = Executor(max_workers=2)
     executor.submit(ready).result()
     signal.pause()
     """,
     "busy": """
-    executor = Executor(2)
+    executor = Executor(max_workers=2)
     futures = [executor.submit(ready)] + [executor.submit(work) for n in range(20)]
     futures[-1].result()
     """,
@@ -65,7 +65,7 @@ WORLDS = {
         print("ready", os.getpid(), flush=True)
         time.sleep(1000)
 
-    executor = Executor(1)
+    executor = Executor(max_workers=1)
     executor.submit(ready).result()
     """,
     "holding the interpreter's lock": """
@@ -73,7 +73,7 @@ WORLDS = {
         print("ready", os.getpid(), flush=True)
         sum(iter(int, 1))
 
-    executor = Executor(1)
+    executor = Executor(max_workers=1)
     executor.submit(ready).result()
     """,
     "with children of its own": """
@@ -83,7 +83,7 @@ WORLDS = {
         print("ready", os.getpid(), flush=True)
         time.sleep(1000)
 
-    executor = Executor(1)
+    executor = Executor(max_workers=1)
     executor.submit(ready).result()
     """,
     "with a farm in a task": """
@@ -92,10 +92,10 @@ WORLDS = {
         time.sleep(1000)
 
     def nested():
-        with Executor(1) as inner:
+        with Executor(max_workers=1) as inner:
             inner.submit(ready).result()
 
-    executor = Executor(1)
+    executor = Executor(max_workers=1)
     executor.submit(nested).result()
     """,
 }
@@ -129,26 +129,26 @@ def test_a_parent_that_is_terminated_leaves_nothing(scripts: Scripts, world: str
 
 FORMS = {
     "waiting in a with block": """
-    with Executor(2) as executor:
+    with Executor(max_workers=2) as executor:
         futures = [executor.submit(ready)] + [executor.submit(work) for n in range(20)]
         futures[-1].result()
     """,
     "waiting without a block": """
-    executor = Executor(2)
+    executor = Executor(max_workers=2)
     futures = [executor.submit(ready)] + [executor.submit(work) for n in range(20)]
     futures[-1].result()
     """,
     "in a map": """
-    with Executor(2) as executor:
+    with Executor(max_workers=2) as executor:
         executor.submit(ready)
         list(executor.map(work, range(100)))
     """,
     "in shutdown": """
-    with Executor(2) as executor:
+    with Executor(max_workers=2) as executor:
         executor.submit(ready)
     """,
     "at the end of the program": """
-    executor = Executor(2)
+    executor = Executor(max_workers=2)
     executor.submit(ready)
     """,
 }
@@ -176,7 +176,7 @@ def test_an_interrupt_that_is_caught_leaves_the_executor_in_order(scripts: Scrip
     process = start(
         scripts,
         """
-    executor = Executor(2)
+    executor = Executor(max_workers=2)
     future = executor.submit(ready)
     try:
         future.result()
@@ -200,7 +200,7 @@ def test_a_parent_that_is_killed_in_the_middle_of_submitting_leaves_nothing(scri
     """(10)"""
     before = set(psutil.pids())
     process = scripts.start("""
-        executor = Executor(2)
+        executor = Executor(max_workers=2)
         print("ready", executor.submit(pow, 2, 3).result(), flush=True)
         futures = [executor.submit(pow, 2, n % 100) for n in range(10_000_000)]
     """)
