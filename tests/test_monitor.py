@@ -81,7 +81,12 @@ def test_look_brings_a_picture(broker):
     assert picture.farm.epoch == 1
     assert (picture.workers, picture.running, picture.queue) == ([], [], {})
     assert again.farm.uptime_s > picture.farm.uptime_s
-    assert monitor.address == broker.access.address
+    assert monitor.address == monitor.title == broker.access.address
+
+
+def test_an_embedded_farm_is_called_by_its_program(broker):
+    with Monitor(lambda: replace(broker.access, name="fit.py")) as monitor:
+        assert monitor.title == "fit.py (embedded farm)"
 
 
 def test_a_broker_that_is_not_there_is_unreachable_in_time(place):

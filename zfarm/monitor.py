@@ -59,6 +59,12 @@ class Monitor:
         """Where the farm is."""
         return self._access.address
 
+    @property
+    def title(self) -> str:
+        """How to call the farm before people: the program that it is embedded in, else its address."""
+        embedded = self._access.keys is None and self._access.name
+        return f"{self._access.name} (embedded farm)" if embedded else self._access.address
+
     # ------------------------------------------------------------ asking once
 
     def look(self, timeout_s: float = settings.reach_timeout_s) -> Picture:

@@ -19,7 +19,7 @@ from zfarm.messages import FarmNote
 class FakeSource:
     """Publishes a note ten times a second; falls silent for a while when ``silent`` seconds have passed."""
 
-    address = "tcp://127.0.0.1:5555"
+    title = "tcp://127.0.0.1:5555"
     trouble: FarmError | None = None
 
     def __init__(self, silent_from_s: float, silent_to_s: float) -> None:

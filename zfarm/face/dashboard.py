@@ -48,8 +48,8 @@ class Source(Protocol):
     trouble: FarmError | None
 
     @property
-    def address(self) -> str:
-        """Where the farm is."""
+    def title(self) -> str:
+        """How the farm is called."""
 
     def follow(self, on_heard: Callable[[Picture | Note], None]) -> None:
         """Call ``on_heard``, in the turns of ``loop``, with each note and with each picture asked for."""
@@ -74,7 +74,7 @@ def main(address: str | None, connection: Path | None, once: bool) -> int:
     with Monitor(lambda: find_farm(address, connection)) as monitor:
         picture = monitor.look()
         if once or not sys.stdout.isatty() or console.is_dumb_terminal:
-            show(picture, monitor.address, console)
+            show(picture, monitor.title, console)
         else:
             Dashboard(monitor, console, picture).run()
     return 0
@@ -146,7 +146,7 @@ class Dashboard:
             self._source.reopen()
         scene = Scene(
             self._view,
-            self._source.address,
+            self._source.title,
             now=now,
             wall=time.time(),
             versions=f"zfarm {zfarm.__version__}",

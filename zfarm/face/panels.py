@@ -61,7 +61,7 @@ class Scene:
     """
 
     view: View
-    address: str
+    title: str
     now: float
     wall: float
     versions: str = ""
@@ -136,7 +136,7 @@ def _lines(scene: Scene, width: int, height: int, whole: bool) -> list[Line]:
 def _head(scene: Scene, width: int) -> list[Line]:
     farm = scene.view.farm
     dot = " · "
-    name: Line = [(" zfarm ", "bold reverse"), (" ", ""), (clean(scene.address), "bold"), ("  ", "")]
+    name: Line = [(" zfarm ", "bold reverse"), (" ", ""), (clean(scene.title), "bold"), ("  ", "")]
     if farm is None:
         text = "no broker has answered yet" if scene.away_since is None else _away(scene)
         return [name, [], [(f" {text} ", "bold reverse yellow")]]

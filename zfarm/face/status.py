@@ -51,15 +51,15 @@ def main(address: str | None, connection: Path | None, as_json: bool) -> int:
         json.dump(snapshot(picture, monitor.address), sys.stdout, indent=2, ensure_ascii=False)
         sys.stdout.write("\n")
     else:
-        show(picture, monitor.address, Console(highlight=False))
+        show(picture, monitor.title, Console(highlight=False))
     return 0
 
 
-def show(picture: Picture, address: str, console: Console) -> None:
-    """Print the picture for people."""
+def show(picture: Picture, title: str, console: Console) -> None:
+    """Print the picture for people, under ``title``."""
     view = View()
     view.take(picture, 0.0)
-    scene = Scene(view, address, now=0.0, wall=time.time(), versions=f"zfarm {zfarm.__version__}")
+    scene = Scene(view, title, now=0.0, wall=time.time(), versions=f"zfarm {zfarm.__version__}")
     console.print(screenful(scene, whole=True))
 
 
