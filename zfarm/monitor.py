@@ -114,12 +114,12 @@ class Monitor:
 
     def reopen(self) -> None:
         """Look for the farm anew and connect again: it may be back with other keys, or at another place."""
+        self.trouble = None
         try:
             self._access = self._find()
-        except ConfigurationError:
-            pass  # not back yet: the old place is as good as any
+        except ConfigurationError as error:
+            self.trouble = error  # not back yet: the old place is as good as any
         self._close_ports()
-        self.trouble = None
         self._open()
         if self._heard is not None:
             self._subscribe()

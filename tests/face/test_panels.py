@@ -90,6 +90,12 @@ def test_before_the_first_answer_it_says_so():
     assert len(lines) == 24
 
 
+def test_a_screen_with_room_for_one_line_shows_a_row_and_not_its_head():
+    lines = drawn(scene(sample.view(1, 1)), 80, 11)
+
+    assert "simulate" in "\n".join(lines)
+
+
 def test_missed_notes_are_admitted():
     view = sample.view()
     view.fold(TextNote(500, "info", "far ahead"), now=60.0)

@@ -208,7 +208,12 @@ def worker(
 @command.command()
 @_address_argument
 @_connection_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object, for programs; its names stay (see `pydoc zfarm.face.status`).",
+)
 def status(address: str | None, connection: Path | None, as_json: bool) -> int:
     """Show a farm as it is now: broker, workers, slots, queue and running tasks."""
     import zfarm.face.status

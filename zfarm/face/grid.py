@@ -91,6 +91,8 @@ def table(
         return out
 
     fitting = len(rows) if 1 + len(rows) <= height else max(0, height - 2)
+    if height == 1 and rows:
+        return [line(cells(rows[0]))]
     lines = [line({column.title: (column.title, "dim") for column in shown})]
     lines += [line(cells(row)) for row in rows[:fitting]]
     if fitting < len(rows):
