@@ -25,24 +25,44 @@ from zfarm.messages import ChildCall, Run, Setup
 
 CALLS_PER_RUN = 200
 RUNS_AHEAD = 4
+FUNCTION = pickle.dumps(os.getpid)
+BODY = pickle.dumps(())
 
 
 class Bench:
-    """A listener that keeps a child busy."""
+    """A listener that keeps one child busy and stops the loop when it has enough."""
 
-    def __init__(self, loop: Loop) -> None:
-        self.loop = loop
-        self.done = 0
-        self.wanted = 0
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.children = Children(nursery, self, self.loop)
+        self.loop.add_machine(self.children, lambda actions: None)
+        self.sent = self.done = self.wanted = 0
         self.more: Callable[[], None] | None = None
-        self.children: Children
+
+    def start(self) -> None:
+        """Start the child and give it its setup."""
+        self.children.start(1)
+        self.loop.run()
+        self.send(1, setup=[wire.encode_setup(Setup("r", os.getcwd(), tuple(sys.path)))])
+        self.until(1)
+
+    def send(self, n: int, body: bytes = BODY, function: bytes = FUNCTION, items: int = 0, setup=()) -> None:
+        """Send calls."""
+        calls = [ChildCall(self.sent + i + 1, 0, items) for i in range(n)]
+        self.sent += n
+        self.children.run(1, Run(calls, 1, bool(setup)), [function, *setup, *[body] * n])
+
+    def until(self, done: int, more: Callable[[], None] | None = None) -> None:
+        """Run the loop until that many are done, calling ``more`` after each answer."""
+        self.wanted, self.more = done, more
+        if self.done < done:
+            self.loop.run()
 
     def child_started(self, child: int, now: float) -> None:
         self.loop.stop()
 
     def child_reported(self, child, dones, payload, now) -> None:
         self.done += len(dones)
-        self.blob = payload[-1]
         if self.more is not None:
             self.more()
         if self.done >= self.wanted:
@@ -63,87 +83,70 @@ class Bench:
         raise RuntimeError("the nursery died")
 
 
-def main(calls: int) -> None:
-    loop = Loop()
-    bench = Bench(loop)
-    children = bench.children = Children(nursery, bench, loop)
-    loop.add_machine(children, lambda actions: None)
-    forked = time.perf_counter()
-    children.start(1)
-    loop.run()
-    setup = wire.encode_setup(Setup("r", os.getcwd(), tuple(sys.path)))
-    function = pickle.dumps(os.getpid)
-    body = pickle.dumps(())
-    seq = 0
-
-    def run(
-        n: int, items: int = 0, first: bool = False, body: bytes = body, function: bytes = function
-    ) -> None:
-        nonlocal seq
-        parts = [ChildCall(seq + i + 1, 0, items) for i in range(n)]
-        seq += n
-        children.run(1, Run(parts, 1, first), [function, *([setup] if first else []), *[body] * n])
-
-    bench.wanted = 1
-    run(1, first=True)
-    loop.run()
-    print(f"first result             {(time.perf_counter() - began) * 1e3:8.1f} ms after the program began")
-    print(f"                         {(time.perf_counter() - forked) * 1e3:8.1f} ms after asking for a child")
-
+def round_trips(bench: Bench, count: int) -> None:
     trips = []
-    sent = 0.0
+    began = time.perf_counter()
 
     def again() -> None:
-        nonlocal sent
-        trips.append(time.perf_counter() - sent)
-        sent = time.perf_counter()
-        run(1)
+        nonlocal began
+        trips.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        if bench.done < bench.wanted:
+            bench.send(1)
 
-    bench.more = again
-    bench.wanted = bench.done + 3000
-    sent = time.perf_counter()
-    run(1)
-    loop.run()
-    bench.more = None
-    bench.wanted = bench.done + 1
-    loop.run()
-    print(f"round trip               {statistics.median(trips) * 1e6:8.1f} us median")
+    bench.send(1)
+    bench.until(bench.done + count, again)
+    trips.sort()
+    median, p99 = statistics.median(trips) * 1e6, trips[int(len(trips) * 0.99)] * 1e6
+    print(f"round trip               {median:8.1f} us median, {p99:.1f} us p99")
 
+
+def no_ops(bench: Bench, calls: int) -> None:
     left = calls
-    bench.wanted = bench.done + calls
 
     def more() -> None:
         nonlocal left
-        while left > 0 and seq - bench.done <= (RUNS_AHEAD - 1) * CALLS_PER_RUN:
+        while left > 0 and bench.sent - bench.done <= (RUNS_AHEAD - 1) * CALLS_PER_RUN:
             n = min(left, CALLS_PER_RUN)
             left -= n
-            run(n)
+            bench.send(n)
 
-    bench.more = more
-    start, cpu = time.perf_counter(), time.process_time()
+    began, cpu = time.perf_counter(), time.process_time()
     more()
-    loop.run()
-    spent, cpu = time.perf_counter() - start, time.process_time() - cpu
+    bench.until(bench.done + calls, more)
+    spent, cpu = time.perf_counter() - began, time.process_time() - cpu
     print(f"no-op calls              {calls / spent:8.0f} /s ({cpu / calls * 1e6:.2f} us of CPU each here)")
 
-    bench.more = None
-    items = 20_000
-    batch = pickle.dumps((False, range(items)))
-    bench.wanted = bench.done + 50
-    start = time.perf_counter()
-    run(50, items, body=batch, function=pickle.dumps(abs))
-    loop.run()
-    print(f"items in batches         {50 * items / (time.perf_counter() - start):8.0f} /s")
 
-    megabytes = 256
-    big = pickle.dumps((bytes(megabytes * 1_000_000),), 5)
-    bench.wanted = bench.done + 1
-    start = time.perf_counter()
-    run(1, body=big, function=pickle.dumps(len))
-    loop.run()
-    print(f"a large argument         {megabytes / (time.perf_counter() - start):8.0f} MB/s")
-    children.close()
-    loop.close()
+def batches(bench: Bench, count: int, items: int) -> None:
+    batch = pickle.dumps((False, range(items)))
+    began = time.perf_counter()
+    bench.send(count, batch, pickle.dumps(abs), items)
+    bench.until(bench.done + count)
+    print(f"items in batches         {count * items / (time.perf_counter() - began):8.0f} /s")
+
+
+def large(bench: Bench, megabytes: int) -> None:
+    body = pickle.dumps((bytes(megabytes * 1_000_000),), 5)
+    began = time.perf_counter()
+    bench.send(1, body, pickle.dumps(len))
+    bench.until(bench.done + 1)
+    print(f"a large argument         {megabytes / (time.perf_counter() - began):8.0f} MB/s")
+
+
+def main(calls: int) -> None:
+    bench = Bench()
+    forked = time.perf_counter()
+    bench.start()
+    now = time.perf_counter()
+    print(f"first result             {(now - began) * 1e3:8.1f} ms after the program began")
+    print(f"                         {(now - forked) * 1e3:8.1f} ms after asking for a child")
+    round_trips(bench, 3000)
+    no_ops(bench, calls)
+    batches(bench, 50, 20_000)
+    large(bench, 256)
+    bench.children.close()
+    bench.loop.close()
 
 
 if __name__ == "__main__":

@@ -387,10 +387,9 @@ def test_a_worker_that_is_killed_leaves_no_process():
         assert worker.stdout is not None
         pids = [int(word) for word in worker.stdout.readline().split()]
         worker.kill()
-    end = time.monotonic() + 10
-    while not all(gone(pid) for pid in pids):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    for pid in pids:  # orphans: nobody but the kernel can be asked, and it answers at once or never
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).wait(10)
 
 
 def test_many_children_at_once(rig):

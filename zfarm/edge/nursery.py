@@ -355,7 +355,10 @@ def _forget_exit_handlers() -> None:
     logging = sys.modules.get("logging")
     if logging is not None:
         atexit.register(logging.shutdown)
-    processes: Any = sys.modules.get("multiprocessing.util")
+    processes: Any = sys.modules.get("multiprocessing.process")
     if processes is not None:
-        processes._finalizer_registry.clear()
-        atexit.register(processes._exit_function)
+        processes._children = set()
+    utilities: Any = sys.modules.get("multiprocessing.util")
+    if utilities is not None:
+        utilities._finalizer_registry.clear()
+        atexit.register(utilities._exit_function)
