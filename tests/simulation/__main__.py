@@ -17,6 +17,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs=2, metavar=("A", "B"), help="run A to B-1")
     parser.add_argument("--trace", action="store_true", help="print the whole story of the seed")
     parser.add_argument("--probes", action="store_true", help="print which rare branches were taken")
+    parser.add_argument(
+        "--digest", action="store_true", help="print the hash of the seed's story, and no more"
+    )
     parser.add_argument("--all", action="store_true", help="go on after a failure")
     asked = parser.parse_args()
     first, end = (asked.seed, asked.seed + 1) if asked.seed is not None else asked.seeds or (0, 500)
@@ -27,6 +30,9 @@ def main() -> int:
         probes += result.probes
         events += result.events
         virtual_s += result.virtual_s
+        if asked.digest:
+            print(result.digest)
+            return bool(result.failure)
         if asked.trace:
             print(result.farm.story.text())
         if result.failure:

@@ -80,6 +80,8 @@ class Child:
     def void(self) -> None:
         """What has not started will never run; a millisecond later it is safe to say what has."""
         if self.alive:
+            if self.calls:
+                self.farm.story.probe("calls taken back")
             self.void_to = self.sent_seq
             self.calls.clear()
             mark = self.flushes, len(self.unsent)

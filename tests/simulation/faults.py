@@ -248,7 +248,9 @@ def rogue_speaks(farm: Farm) -> None:
             (m.Leave(), []),
         ]
     message, payload = rng.choice(said)
-    peer = "rogue stranger" if isinstance(message, m.Submit) else session  # one that never says Hello
+    peer = session if rng.random() < 0.8 else rng.choice(ROGUES[:2])  # some in a role that is not theirs
+    if isinstance(message, m.Submit):
+        peer = ROGUES[2]  # it never says Hello, so nobody runs this
     farm.broker.arrived(peer, message, payload)
 
 

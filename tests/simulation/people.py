@@ -130,13 +130,13 @@ def new_task(
     return task
 
 
-def setup_of(session: str, realm: int, broken: bool = False, tasks_max: int = 0) -> bytes:
-    """A realm of that client; in a broken one the initializer always fails."""
+def setup_of(session: str, realm: int, initializer: bytes = b"", tasks_max: int = 0) -> bytes:
+    """A realm of that client. ``initializer`` says what becomes of it: empty, ``fails`` or ``dies``."""
     setup = Setup(
         realm=f"{session}/{realm}",
         cwd="/",
         path=(),
-        initializer=b"fails" if broken else b"",
+        initializer=initializer,
         max_tasks_per_child=tasks_max,
     )
     return msgspec.msgpack.encode(setup)
@@ -152,7 +152,7 @@ class Person:
         mix, rng = farm.mix, farm.rng
         self.setups = [setup_of(client.session, realm) for realm in range(rng.choice(mix.realms))]
         if rng.random() < mix.broken_realm_share:
-            self.setups.append(setup_of(client.session, 99, broken=True))
+            self.setups.append(setup_of(client.session, 99, rng.choice((b"fails", b"dies"))))
         if rng.random() < mix.limited_realm_share:
             self.setups.append(setup_of(client.session, 98, tasks_max=rng.randint(1, 5)))
         at = 0.0
