@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -398,3 +399,48 @@ def test_many_children_at_once(rig):
     pids = {rig.outcome(1, child=child)[0] for child in range(1, 21)}
     assert len(pids) == 20
     assert pids == set(rig.children.pids().values())
+
+
+def mark(path, seq, wait_s):
+    with open(path, "ab", buffering=0) as file:
+        file.write(b"%d\n" % seq)
+    end = time.perf_counter() + wait_s
+    while time.perf_counter() < end:
+        pass
+    return seq
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_happens_the_books_are_right(rig, tmp_path, seed):
+    """Calls, takings back and a kill at any moment: what ran was told, or is the one that was running."""
+    dice = random.Random(seed)
+    path = tmp_path / "ran"
+    path.touch()
+    void: set[int] = set()
+    last = 0
+    for _ in range(dice.randrange(1, 12)):
+        calls = [
+            (mark, str(path), last + 1 + n, dice.choice((0, 0, 0.0005, 0.004)))
+            for n in range(dice.randrange(1, 60))
+        ]
+        last = rig.send(*calls)[-1]
+        if dice.random() < 0.6:
+            rig.loop.turn(dice.random() * 0.01)
+        if dice.random() < 0.5:
+            rig.took_back.clear()
+            rig.children.take_back(1)
+            rig.until(lambda: rig.took_back)
+            void.update(range(rig.took_back[1] + 1, last + 1))
+    rig.loop.turn(dice.random() * 0.02)
+    rig.until(lambda: rig.started)
+    os.kill(rig.children.pids()[1], signal.SIGKILL)
+    rig.until(lambda: rig.deaths)
+
+    started = rig.deaths[1][0]
+    ran = [int(line) for line in path.read_text().split()]
+    told = {seq for _, seq in rig.outcomes}
+    assert ran == sorted(set(ran)), "in order, and none twice"
+    assert set(ran).isdisjoint(void)
+    assert max(ran, default=0) <= started
+    assert told <= set(ran)
+    assert set(range(1, started)) - void <= told, "all before the running one were told"
