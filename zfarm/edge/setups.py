@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
 import sys
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -14,6 +17,9 @@ from zfarm.messages import Setup
 
 __all__ = ["Setups"]
 
+PATH_MAX: Final = 4096
+"""Bytes of a directory's name, as far as the kernel tells it."""
+
 
 class Setups:
     """Makes the setup of each call: the same bytes while the world is the same. Any thread may use it."""
@@ -21,7 +27,7 @@ class Setups:
     def __init__(self, template: Setup) -> None:
         """Make setups like ``template`` in all but directory and path: realm and initializer are its own."""
         self._template = msgspec.structs.replace(template, prefix=sys.prefix, host=platform.node())
-        self._known: tuple[str, list[str], bytes] = ("", [], b"")
+        self._known: tuple[bytes, list[str], bytes] = (b"", [], b"")
 
     @classmethod
     def fresh(cls, session: str, initializer: bytes = b"", max_tasks_per_child: int = 0) -> Setups:
@@ -30,24 +36,54 @@ class Setups:
         realm = f"{session}/{digest}"
         return cls(Setup(realm, "", (), initializer=initializer, max_tasks_per_child=max_tasks_per_child))
 
+    @property
+    def max_tasks_per_child(self) -> int:
+        """After how many tasks a child is replaced; 0: never."""
+        return self._template.max_tasks_per_child
+
     def current(self) -> bytes:
         """The setup for a call that is submitted now: it follows ``os.chdir`` and changes of ``sys.path``."""
-        try:
-            cwd = os.getcwd()
-        except OSError:  # it was deleted: the children stay where they are
-            cwd = ""
-        known_cwd, known_path, blob = self._known
-        if cwd == known_cwd and sys.path == known_path and blob:
+        cwd, path, blob = self._known
+        here = _here()
+        if here == cwd and sys.path == path:
             return blob
         path = list(sys.path)
-        blob = self._encode(cwd, path)
-        self._known = (cwd, path, blob)
+        blob = self._encode(os.fsdecode(here), path)
+        self._known = (here, path, blob)
         return blob
 
     def _encode(self, cwd: str, path: list[str]) -> bytes:
         cwd = cwd if _portable(cwd) else ""
         entries = tuple(entry for entry in path if _portable(entry))
         return encode_setup(msgspec.structs.replace(self._template, cwd=cwd, path=entries))
+
+
+def _getcwd() -> bytes:
+    try:
+        return os.getcwdb()
+    except OSError:  # it was deleted: the children stay where they are
+        return b""
+
+
+def _getcwd_holding_the_lock() -> Callable[[], bytes]:
+    """As ``_getcwd``, but it does not release the interpreter's lock.
+
+    ``os.getcwd`` does, so that with every submit the link's thread would be woken, only to find the lock
+    taken again: that costs more than all the rest of a submit.
+    """
+    buffer = ctypes.create_string_buffer(b"", PATH_MAX)
+    getcwd = ctypes.PyDLL(None)["getcwd"]
+    getcwd.restype = None
+    where, size = ctypes.c_void_p(ctypes.addressof(buffer)), ctypes.c_size_t(PATH_MAX)
+
+    def here() -> bytes:
+        getcwd(where, size)  # leaves the last answer there when it fails, which is as good as any
+        return buffer.value
+
+    return here
+
+
+_here = _getcwd_holding_the_lock() if getattr(sys, "_is_gil_enabled", lambda: True)() else _getcwd
 
 
 def _portable(entry: object) -> bool:
