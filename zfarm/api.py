@@ -88,7 +88,7 @@ class Executor(concurrent.futures.Executor):
             self._reach(self._link)
         else:
             self._serve(*_open_embedded(max_workers or _default_workers(), world))
-        self._collected = weakref.ref(self, _closer(self._link))
+        self._link.serve(self)
 
     def _serve(self, link: Link, portable: Portable, setups: Setups) -> None:
         self._link = link
@@ -96,6 +96,8 @@ class Executor(concurrent.futures.Executor):
         self._encode_arguments = portable.encode_arguments
         self._portable = portable
         self._setups = setups
+        self._named = (b"", "")
+        self._bytes_max = settings.payload_bytes_max
         self._setup = setups.current
         self._submitted = link.inbox.append
         self._wake = link.loop.wake
@@ -137,11 +139,14 @@ class Executor(concurrent.futures.Executor):
             raise link.refusal()
         function = self._encode_function(fn)
         body = self._encode_arguments(args, kwargs, fn)
-        if len(body) + len(function) > settings.payload_bytes_max:
+        if len(body) + len(function) > self._bytes_max:
             from zfarm.mapping import too_large
 
             raise too_large(f"the call of {_name_of(fn)}", len(body) + len(function))
-        name = _name_of(fn)
+        known, name = self._named
+        if known is not function:  # the same bytes again are the same function
+            name = _name_of(fn)
+            self._named = (function, name)
         future: Future[T] = Future(link, name)
         self._submitted((future, name, function, self._setup(), body))
         self._wake()
@@ -195,7 +200,8 @@ class Executor(concurrent.futures.Executor):
         called = mapping.Function(_name_of(fn), self._encode_function(fn), self._setup(), star)
         source: Iterator[Any] = zip(*iterables) if star else iter(iterables[0])  # noqa: B905  the shortest ends it
         batches: mapping.Batches = deque()
-        pace = Pace(chunksize)
+        # where children are counted by tasks, an item is a task, as in a process pool
+        pace = Pace(chunksize if chunksize > 1 or self._setups.max_tasks_per_child else 0)
         if buffersize is not None:
             most = buffersize * chunksize
             taken = list(islice(source, most))
@@ -412,10 +418,6 @@ def _guest_parts(inside: Inside) -> _Parts:
             link.start()
             _guest_made = (inside, _Parts(link, Portable(), Setups(inside.setup)))
         return _guest_made[1]
-
-
-def _closer(link: Link) -> Callable[[object], None]:
-    return lambda _: link.close()
 
 
 def _check_arguments(

@@ -27,8 +27,11 @@ import sys, marshal
 config = marshal.load(open({lifeline}, 'rb', closefd=False))
 sys.path[:] = config['path']
 import zfarm.embedded
-zfarm.embedded.main(config)
+zfarm.embedded.main(config)  # returns when the client is gone, perhaps without cleaning up
+import shutil
+shutil.rmtree(config['directory'], ignore_errors=True)
 """
+
 _LEAVE_MARGIN_S = 3.0
 """What the farm gets beyond the grace of its children before it is killed."""
 _LINE_BYTES_MAX = 64 * 1024

@@ -321,8 +321,13 @@ class Future(StandardFuture[T], Generic[T]):
     def _settle(self, state: str, result: Any, exception: BaseException | None) -> bool:
         """Become done, notify and call back; False: it was done before, or runs and shall be cancelled."""
         with gate:
-            if not self._armed:
-                return self._change(state, result, exception)
+            if not self._armed:  # the way of nearly all, and so without a call
+                if self._state in _DONE or (self._state == RUNNING and state != FINISHED):
+                    return False
+                self._result = result
+                self._exception = exception
+                self._state = state  # last: those who look without a lock see the rest when they see this
+                return True
         with self._condition:
             if not self._change(state, result, exception):
                 return False
@@ -342,7 +347,7 @@ class Future(StandardFuture[T], Generic[T]):
             return False  # what runs can only finish
         self._result = result
         self._exception = exception
-        self._state = state  # last: those who look without a lock see the rest when they see this
+        self._state = state
         return True
 
     def _invoke_callbacks(self) -> None:

@@ -14,6 +14,7 @@ import platform
 import sys
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -31,6 +32,7 @@ from zfarm.messages import (
     CANCELLED,
     LOST,
     PROTOCOL,
+    VALUE,
     Action,
     Connected,
     Ended,
@@ -124,8 +126,10 @@ class Link:
         self.feeders: set[Feeder] = set()
         self.program = _program()
         """What dashboards call this client."""
+        self._executor: weakref.ref[object] | None = None
         self._pid = os.getpid()
         self._forked = False
+        self._over = threading.Event()
         self._open: dict[int, Any] = {}
         self._asks: deque[tuple[Future[Any], threading.Lock]] = deque()
         self._asked: dict[int, list[threading.Lock]] = {}
@@ -153,6 +157,10 @@ class Link:
         """Start the thread."""
         exits.alive(self)
         self._thread.start()
+
+    def serve(self, executor: object) -> None:
+        """Close when ``executor`` is collected."""
+        self._executor = weakref.ref(executor, lambda _: self.close())
 
     def call(self, fn: Callable[[], None]) -> None:
         """Call ``fn`` in the link's thread, soon; never after the end."""
@@ -208,8 +216,12 @@ class Link:
         """Wait for the end, but not in the link's own thread. False: it has not ended in time."""
         if self._forked or threading.get_ident() == self._thread.ident:
             return self.ended
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        # not Thread.join, which a KeyboardInterrupt makes believe that the thread has ended (bpo-45274)
+        if not self._over.wait(timeout_s):
+            return False
+        self._thread.join()
+        _see_off(self._thread)
+        return True
 
     def sweep(self) -> None:
         """After the end: answer what came into the queues too late. From any thread, several at once too."""
@@ -268,7 +280,9 @@ class Link:
             log.exception("the way to the farm cannot be closed")
         finally:
             self.loop.close()
+            self._executor = None
             exits.gone(self)
+            self._over.set()
 
     def receive(self, message: Message, payload: Payload) -> None:
         """A message of the broker."""
@@ -305,10 +319,17 @@ class Link:
             self._leave_when_done()
 
     def _perform(self, actions: list[Action]) -> None:
-        send, resolve = self.road.send, self._resolve
+        send, forget = self.road.send, self._open.pop
         for action in actions:
             if type(action) is Resolve:
-                resolve(action.token, action.outcome, action.blob)
+                token, outcome = action.token, action.outcome
+                forget(outcome.task, None)
+                if outcome.kind == VALUE and type(token) is Future:  # nearly always
+                    token._settle(FINISHED, *decode_outcome(VALUE, action.blob))
+                else:
+                    self._resolve(token, outcome, action.blob)
+                if self._asked:
+                    self._answer_cancel(outcome.task)
             elif type(action) is Send:
                 send(action.message, action.payload)
             else:
@@ -321,7 +342,6 @@ class Link:
             self._leave_when_done()
 
     def _resolve(self, token: Any, outcome: Outcome, blob: Any) -> None:
-        self._open.pop(outcome.task, None)
         kind = outcome.kind
         if kind == BROKEN:
             self._initializer_failed(token, blob)
@@ -333,8 +353,6 @@ class Link:
             token._fail(task_lost(token._name, outcome))
         else:
             token._settle(FINISHED, *decode_outcome(kind, blob))
-        if self._asked:
-            self._answer_cancel(outcome.task)
 
     def _running(self, action: Running) -> None:
         token = action.token
@@ -440,6 +458,14 @@ class Link:
             token._fail(self.refused())
         for task in list(self._asked):
             self._answer_cancel(task)
+
+
+def _see_off(thread: threading.Thread) -> None:
+    """Let the system's thread end, too: Python's join returns a moment earlier than that before 3.13."""
+    path = f"/proc/self/task/{thread.native_id}"
+    end = time.monotonic() + 0.1
+    while os.path.exists(path) and time.monotonic() < end:
+        os.sched_yield()
 
 
 def _closed() -> FarmClosed:

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from zfarm.edge import wire
+from zfarm.edge.places import new_place
 from zfarm.edge.ports import DealerPort
 from zfarm.edge.security import Access
 from zfarm.edge.sockets import Context, new_context
@@ -229,7 +230,9 @@ class EmbeddedRoad(SocketRoad):
         log.warning("the embedded farm %s; it is started again", how)
         try:
             house.start()
-        except FarmBroken as error:
+            self._place.remove()
+            self._place = new_place()
+        except FarmError as error:
             link.fail(error)
             return
         house.configure(str(self._place.directory))

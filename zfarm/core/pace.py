@@ -18,9 +18,9 @@ TAIL_SHARE: Final = 16
 class Pace:
     """What one map has measured so far. Recent batches count more, and large ones count by their size."""
 
-    def __init__(self, chunksize: int = 1, limits: Settings = settings) -> None:
-        """Begin; a ``chunksize`` above 1 is what the user wants every batch to be."""
-        self._chunksize = chunksize
+    def __init__(self, fixed: int = 0, limits: Settings = settings) -> None:
+        """Begin; ``fixed`` is how large every batch shall be, 0: as measured."""
+        self._fixed = fixed
         self._limits = limits
         self._largest = 0
         self._items = self._us = self._bytes = 0.0
@@ -38,8 +38,8 @@ class Pace:
         At first one; then as many as run for the aimed time, but not many times more than were ever measured,
         nor more bytes than fit into one message, nor more than leaves work for the other slots.
         """
-        if self._chunksize > 1:
-            return self._chunksize
+        if self._fixed:
+            return self._fixed
         if not self._largest:
             return 1
         limits = self._limits
