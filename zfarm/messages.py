@@ -10,7 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, dataclass_transform
 
 import msgspec
 
@@ -33,6 +33,7 @@ LOST: Final = 4  # no payload; ``deaths`` tells why
 BROKEN: Final = 5  # payload: the pickled exception of the initializer
 
 
+@dataclass_transform(frozen_default=True)  # tells type checkers what subclasses inherit
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one peer says to another."""
 

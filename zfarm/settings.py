@@ -70,8 +70,10 @@ class Settings:
     """Payload bytes after which a message is full (a single larger blob still travels, alone)."""
     blobs_max: int = 16_384
     """Blobs in one message."""
-    header_bytes_max: int = 1 * MIB
-    """Bytes of one header frame."""
+    held_max: int = 200_000
+    """Leases that one worker may hold or owe: a beat lists them all."""
+    header_bytes_max: int = 16 * MIB
+    """Bytes of one header frame; a Join with ``held_max`` leases fits."""
     payload_bytes_max: int = 4096 * MIB
     """Bytes of one pickled call or result."""
     tasks_max: int = 20_000_000
@@ -92,7 +94,7 @@ def _from_environment() -> Settings:
         text = os.environ.get("ZFARM_" + field.name.upper())
         if text is None:
             continue
-        kind = type(field.default)
+        kind = int if isinstance(field.default, int) else float
         try:
             value = kind(text)
         except ValueError:

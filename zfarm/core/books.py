@@ -26,7 +26,7 @@ to forget
 them, so that a function that is short most of the time does not let calls queue up behind a long one."""
 RUN_US_MAX = 100_000.0
 """Runs longer than this count as this long: all that matters of them is that they are not short."""
-CALL_US = 4
+CALL_US = 12
 """What one call costs beside its run, so that calls that take no time do not pile up without limit."""
 
 

@@ -28,8 +28,8 @@ def client_messages(client: ClientRecord, limits: Settings) -> Iterator[Send]:
     for batch in batches(ended, limits.batch_calls_max, limits.batch_bytes_max):
         yield Send(peer, Ended(outcomes=[outcome for outcome, _ in batch]), [blob for _, blob in batch])
     for kind, numbers in ((Began, began), (Unknown, unknown)):
-        for start in range(0, len(numbers), limits.batch_calls_max):
-            yield Send(peer, kind(tasks=numbers[start : start + limits.batch_calls_max]))
+        for part in _parts(numbers, limits):
+            yield Send(peer, kind(tasks=part))
 
 
 def worker_messages(worker: WorkerRecord, limits: Settings, beat: bool) -> Iterator[Send]:
@@ -44,14 +44,20 @@ def worker_messages(worker: WorkerRecord, limits: Settings, beat: bool) -> Itera
     now = beat or worker.thank_now or worker.draining or len(thanks) >= THANKS_AT_ONCE
     if thanks and (now or granted or revokes or stops):
         worker.thanks, worker.thank_now = [], False
-        yield Send(peer, Thanks(leases=thanks))
-    if stops:
-        yield Send(peer, Revoke(leases=stops, force=True))
+        for part in _parts(thanks, limits):
+            yield Send(peer, Thanks(leases=part))
+    for part in _parts(stops, limits):
+        yield Send(peer, Revoke(leases=part, force=True))
     pairs: list[tuple[Task, Blob]] = [(task, task.body) for task in granted if task.worker is worker]
     for batch in batches(pairs, limits.batch_calls_max, limits.batch_bytes_max):
         yield _grants(worker, [task for task, _ in batch])
-    if revokes:  # after the grants: what is revoked must have been granted
-        yield Send(peer, Revoke(leases=revokes))
+    for part in _parts(revokes, limits):  # after the grants: what is revoked must have been granted
+        yield Send(peer, Revoke(leases=part))
+
+
+def _parts(numbers: list[int], limits: Settings) -> Iterator[list[int]]:
+    for start in range(0, len(numbers), limits.batch_calls_max):
+        yield numbers[start : start + limits.batch_calls_max]
 
 
 def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:

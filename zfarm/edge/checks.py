@@ -222,7 +222,7 @@ def _echo(message: m.Echo, blobs: int) -> None:
 
 
 def _held(held: Sequence[m.Held]) -> None:
-    _listed("held leases", held, settings.blobs_max)
+    _listed("held leases", held, settings.held_max)
     _numbers("leases", [one.lease for one in held])
     _numbers("tasks", [one.task for one in held])
     _name("an owner", *(one.owner for one in held))
@@ -241,7 +241,7 @@ def _beat(message: m.Beat, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _number("seen", message.seen)
     _number("room", message.room, COUNT_MAX)
-    _listed("held leases", message.held, settings.blobs_max)
+    _listed("held leases", message.held, settings.held_max)
     _numbers("leases", message.held)
     if message.vitals is not None:
         _vitals(message.vitals)

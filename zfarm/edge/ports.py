@@ -1,7 +1,8 @@
 """The sockets of broker, client and worker, and what may be sent and received there; it knows no machine.
 
-No call here ever blocks. What a peer cannot take now waits in an outbox with a bound; beyond the bound a
-message is lost as on a broken link, which the machines repair. Frames of more than ``KEEP_FROM`` bytes stay
+No call here ever blocks. What a peer cannot take now waits in an outbox. The broker's outboxes have a bound: a
+peer beyond it is lost as if its link had broken, which the machines repair. What a client or worker sends is kept
+by its machine anyway until it is confirmed, so their outboxes hold references and need no bound. Frames of more than ``KEEP_FROM`` bytes stay
 in the library's buffers, and are relayed from there without a copy.
 """
 
@@ -124,9 +125,13 @@ class _Outbox:
         full = len(self.messages) >= OUTBOX_MESSAGES_MAX or self.bytes + size > OUTBOX_BYTES_MAX
         if full and self.messages:  # a single one may be of any size
             return False
-        self.messages.append(frames)
-        self.bytes += size
+        self.keep(frames)
         return True
+
+    def keep(self, frames: list[Frame]) -> None:
+        """Keep ``frames`` for later, whatever there is already."""
+        self.messages.append(frames)
+        self.bytes += _size(frames)
 
     def sent(self) -> None:
         """The first message has gone."""
@@ -219,7 +224,9 @@ class RouterPort:
                 self.on_lost(peer)
                 return
         if not outbox.add(message):
-            self.dropped += 1
+            self.dropped += len(outbox.messages) + 1
+            self.forget(peer)
+            self.on_lost(peer)
 
     def flush(self) -> float:
         """Send what waits and can go now; seconds until the next look. For ``Loop.add_flusher``."""
@@ -282,7 +289,6 @@ class DealerPort:
         self.address = access.address
         self.on_trouble = on_trouble
         self.on_link = on_link
-        self.dropped = 0
         self.up = False
         self._outbox = _Outbox()
         self._silent_failures = 0
@@ -325,8 +331,7 @@ class DealerPort:
                 return
             except zmq.Again:
                 pass  # to the outbox
-        if not self._outbox.add(message):
-            self.dropped += 1
+        self._outbox.keep(message)
 
     def flush(self) -> float:
         """Send what waits and can go now; seconds until the next look. For ``Loop.add_flusher``."""
