@@ -35,7 +35,8 @@ class Settings:
     lookahead_us: int = 6000
     """Work that may wait beside a busy slot: hides the round trip (well under 1 ms) many times over."""
     short_call_us: int = 3000
-    """Calls expected to take longer than this are never granted ahead of a free slot, nor sent to a busy child."""
+    """Calls expected to take longer than this are never granted ahead of a free slot, nor sent to a busy
+    child."""
     run_us: int = 1000
     """Work put into one message to a child: enough to pay for the message."""
     began_after_us: int = 10_000

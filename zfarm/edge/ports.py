@@ -1,8 +1,11 @@
 """The sockets of broker, client and worker, and what may be sent and received there; it knows no machine.
 
-No call here ever blocks. What a peer cannot take now waits in an outbox. The broker's outboxes have a bound: a
-peer beyond it is lost as if its link had broken, which the machines repair. What a client or worker sends is kept
-by its machine anyway until it is confirmed, so their outboxes hold references and need no bound. Frames of more than ``KEEP_FROM`` bytes stay
+No call here ever blocks. What a peer cannot take now waits in an outbox. The broker's outboxes have a
+bound: a
+peer beyond it is lost as if its link had broken, which the machines repair. What a client or worker sends
+is kept
+by its machine anyway until it is confirmed, so their outboxes hold references and need no bound. Frames of
+more than ``KEEP_FROM`` bytes stay
 in the library's buffers, and are relayed from there without a copy.
 """
 
