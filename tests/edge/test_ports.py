@@ -153,7 +153,8 @@ def test_a_peer_whose_outbox_is_full_is_lost_as_if_its_link_had_broken(
     while not router.waiting(peer):
         router.send(peer, [b"x" * 40_000])
     router.send(peer, [b"x" * 40_000])
-    assert router.waiting(peer) == 2 and not lost
+    assert router.waiting(peer) == 2
+    assert not lost
 
     router.send(peer, [b"x" * 40_000])
 
