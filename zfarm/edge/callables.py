@@ -13,7 +13,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import cloudpickle.cloudpickle as cloud
 
@@ -22,20 +22,13 @@ from zfarm.edge.culprits import not_portable
 from zfarm.edge.origins import by_reference, place_in_home
 from zfarm.messages import Blob
 
-__all__ = ["Body", "Portable", "open_blob", "open_table", "opened"]
+__all__ = ["Function", "Portable", "open_blob", "open_table", "opened"]
 
 _PROTOCOL: Final = homes.PROTOCOL
 _MEMO_MAX: Final = 1024
 _MISSING: Final = object()
 _modules: Final = sys.modules
 _by_value: Final = cloud._PICKLE_BY_VALUE_MODULES
-
-
-class Body(NamedTuple):
-    """The body of a batch: ``items`` for one function, each spread over its parameters if ``star``."""
-
-    star: bool
-    items: Sequence[Any]
 
 
 class Portable:

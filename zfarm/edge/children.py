@@ -223,8 +223,8 @@ class Children:
             self._close_tunnel(kid)
 
     def pids(self) -> dict[int, int]:
-        """The pid of every child that has one, by its number."""
-        return {number: kid.pid for number, kid in self._kids.items() if kid.pid}
+        """The pid of every child that has one, by its number. From any thread."""
+        return {number: kid.pid for number, kid in list(self._kids.items()) if kid.pid}
 
     def close(self) -> None:
         """Kill all children and end the nursery. Nobody is told any more."""

@@ -81,30 +81,24 @@ class Shipment:
             for needed in known.needs:
                 self.want(*needed)
             return known.data
-        before = dict(self._wanted)
+        alone = Shipment()  # in a shipment of its own: what it needs belongs to its memo
         try:
-            data = self.dump(value, key)
-        except Unfinished:
-            raise
-        except KeyboardInterrupt:
+            data = alone.dump(value, key)
+        except (Unfinished, KeyboardInterrupt):
             raise
         except BaseException as error:
             raise Unfinished(f"global {name!r}", value) from error
-        self._remember(key, value, data, before)
-        return data
-
-    def _remember(self, key: Key, value: Any, data: bytes, before: dict[Key, None]) -> None:
-        watched = watch.look_at(value)
+        needs = tuple(alone._wanted)
+        for needed in needs:
+            self.want(*needed)
+        watched = watch.look_at(value) if len(data) <= _DEFINITION_BYTES_MAX else None
         if watched is None:
             _definitions.pop(key, None)
-            return
-        alone = (
-            Shipment()
-        )  # what was wanted before hides what this one needs: ask again, in a shipment of its own
-        alone.dump(value, key)
+            return data
         if len(_definitions) >= _DEFINITIONS_MAX:
             _definitions.clear()
-        _definitions[key] = _Definition(value, watched, data, tuple(alone._wanted))
+        _definitions[key] = _Definition(value, watched, data, needs)
+        return data
 
 
 class Unfinished(Exception):
@@ -124,6 +118,7 @@ class _Definition(typing.NamedTuple):
 
 
 _DEFINITIONS_MAX: Final = 4096
+_DEFINITION_BYTES_MAX: Final = 64 * 1024
 _definitions: dict[Key, _Definition] = {}
 
 
