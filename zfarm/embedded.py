@@ -9,6 +9,7 @@ holds the lifeline: when that pipe ends, in whatever way, the farm ends its chil
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +31,8 @@ def main(config: dict[str, Any]) -> None:
     Returns when the lifeline has ended. One line of JSON goes to ``ready``: the addresses, or the error.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal is for the client, who decides
+    # the program's standard error is the program's: what happens to its calls it hears from their futures
+    logging.getLogger("zfarm").addHandler(logging.NullHandler())
     nursery = Nursery.start()  # before ZeroMQ is imported: it forks children, and must have no threads
     ready = config["ready"]
     try:

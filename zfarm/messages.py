@@ -321,6 +321,7 @@ class Picture(Message, tag="picture"):
     clients: list[ClientPicture]
     running: list[TaskPicture]
     queue: dict[str, int]  # function name -> queued tasks, the largest first, a few
+    versions: Versions | None = None  # of the broker
 
 
 # ---------------------------------------------------------------- worker -> broker

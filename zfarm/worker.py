@@ -163,7 +163,7 @@ class _Process:
         from zfarm.edge.loop import Loop
         from zfarm.edge.ports import DealerPort
         from zfarm.edge.sockets import new_context
-        from zfarm.messages import Tunnel, TunnelClosed
+        from zfarm.messages import Leave, Tunnel, TunnelClosed
 
         self.loop: Loop = Loop()
         self.trouble: FarmError | None = None
@@ -171,6 +171,7 @@ class _Process:
         self._context = new_context()
         self._port = port = DealerPort(self._context, access, self._on_trouble, self._on_link)
         self._wire = wire
+        self._leave = Leave()
         self.shell = WorkerShell(
             self.loop,
             nursery,
@@ -182,7 +183,7 @@ class _Process:
             name=name,
         )
         self.loop.add_source(port.socket, self._receive)
-        self.loop.add_source(port.monitor, port.watch_link)
+        self.loop.add_source(port.monitor, port.watch_link, passive=True)
         self.loop.add_flusher(port.flush)
 
     def _receive(self) -> None:
@@ -206,6 +207,9 @@ class _Process:
         """Drain at the first signal, stop at the second."""
         if self._draining:
             log.warning("stopping at once")
+            self._port.send(
+                self._wire.encode(self._leave)
+            )  # what runs here moves now, not after some silence
             self.loop.stop()
             return
         self._draining = True

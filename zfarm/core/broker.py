@@ -361,7 +361,7 @@ class Broker(Ledger):
             fate = report.fate or Fate(host=worker.host, worker=worker.short_name, text="died")
             self.attempt_lost(task, fate)
             return
-        worker.done += 1
+        worker.done += task.items or 1
         if report.kind != VALUE:
             worker.failed += 1
         task.function.measured(report.run_us, task.items)

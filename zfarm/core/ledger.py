@@ -37,7 +37,7 @@ class Ledger:
         self.workers: dict[str, WorkerRecord] = {}
         self.functions = Functions()
         self.ready: dict[str, ClientRecord] = {}  # clients with something in their queue, next one first
-        self.counts = {VALUE: 0, ERROR: 0, MIXED: 0, CANCELLED: 0, LOST: 0, BROKEN: 0}
+        self.counts = {VALUE: 0, ERROR: 0, MIXED: 0, CANCELLED: 0, LOST: 0, BROKEN: 0}  # items, not batches
         self.retried = 0
         self.tasks = 0
         self.notes = 0
@@ -135,7 +135,11 @@ class Ledger:
         client.unforgotten += 1
         client.ended.append((outcome, blob))
         self.touch(client)
-        self.counts[outcome.kind] += 1
+        if outcome.kind == MIXED:  # how many of its items failed only the client will know: at least one
+            self.counts[MIXED] += 1
+            self.counts[VALUE] += task.items - 1
+        else:
+            self.counts[outcome.kind] += task.items or 1
 
     def show(self, task: Task) -> None:
         """Tell the client (again) how a task has ended."""

@@ -45,6 +45,7 @@ def picture(broker: Broker, now: float, tasks_max: int) -> Picture:
         clients=_clients(broker),
         running=_running(broker, now, tasks_max),
         queue=_queue(broker),
+        versions=broker.versions,
     )
 
 
