@@ -34,6 +34,7 @@ class Rig:
         self.setup = wire.encode_setup(
             Setup("realm", os.getcwd(), tuple(sys.path), sys.prefix, platform.node(), blob)
         )
+        self.setup_is_new = False
         self.seqs: dict[int, int] = {}
         self.outcomes: dict[tuple[int, int], tuple[Any, bytes]] = {}
         self.started: list[int] = []
@@ -99,6 +100,8 @@ class Rig:
         first = child not in self.seqs
         if first:
             self.children.start(child)
+        first |= self.setup_is_new
+        self.setup_is_new = False
         functions = list(dict.fromkeys(function for function, _ in encoded))
         begin = self.seqs.get(child, 0) + 1
         parts = [
@@ -110,6 +113,11 @@ class Rig:
             child, run, [*functions, *([self.setup] if first else []), *[body for _, body in encoded]]
         )
         return [part.seq for part in parts]
+
+    def change_setup(self, setup: Setup) -> None:
+        """The next message to a child brings this setup."""
+        self.setup = wire.encode_setup(setup)
+        self.setup_is_new = True
 
     def until(self, condition: Callable[[], Any]) -> None:
         """Turn the loop until that is so."""
