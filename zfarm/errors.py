@@ -13,6 +13,8 @@ FarmError(Exception)                            catch this and you have caught z
 |- LimitExceeded                                which limit, its value, how to raise it
 |  |- FarmBusy                                  the farm's queue is full
 |  `- TooLarge                                  one payload is above the limit
+|- JournalError (OSError)                       the broker's journal cannot be written or read
+|  `- JournalCorrupt                            which file, what was found, what is kept
 `- TaskError                                    the task has no value
    |- TaskLost (BrokenExecutor)                 children or workers died under it: how often, how, where
    |- NotPortable (TypeError)                   a call, value or error that cannot be pickled; what and why
@@ -38,6 +40,8 @@ __all__ = [
     "FarmError",
     "ForkError",
     "InitializerFailed",
+    "JournalCorrupt",
+    "JournalError",
     "LimitExceeded",
     "NotPortable",
     "ProtocolError",
@@ -109,6 +113,40 @@ class FarmBusy(LimitExceeded):
 
 class TooLarge(LimitExceeded):
     """A pickled call or result is above ``payload_bytes_max``."""
+
+
+class JournalError(FarmError, OSError):
+    """The broker's journal cannot be written or read; ``errno`` says why where the system does.
+
+    With ``fatal`` nobody knows what of the turn is on the disk: the broker must stop, and be started anew.
+    Without, nothing of the turn is in the journal, and a later one may succeed.
+    """
+
+    def __init__(self, text: str, errno: int = 0, fatal: bool = False) -> None:
+        super().__init__(text)
+        self.errno = errno
+        self.fatal = fatal
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (
+            *self.args,
+            self.errno,
+            self.fatal,
+        )  # an OSError pickles its errno only with a file
+
+
+class JournalCorrupt(JournalError):
+    """The journal is damaged: ``path``, ``where`` in it and what was found, what is ``kept`` and how to
+    save it."""
+
+    def __init__(self, text: str, path: str = "", where: str = "", kept: str = "") -> None:
+        super().__init__(text, fatal=True)
+        self.path = path
+        self.where = where
+        self.kept = kept
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (*self.args, self.path, self.where, self.kept)
 
 
 class TaskError(FarmError):

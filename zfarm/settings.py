@@ -82,6 +82,12 @@ class Settings:
     text_bytes_max: int = 64 * 1024
     """Characters of a traceback or message that travel; the rest is cut with a note."""
 
+    # journal
+    journal_file_from_bytes: int = 1 * MIB
+    """Payloads of at least this size go to files of their own beside the journal: a database copies each twice."""
+    journal_checkpoint_bytes: int = 4 * MIB
+    """Bytes in the log of the journal after which they move into its tables: a stall of some 10 ms each time."""
+
     # dashboards
     note_interval_s: float = 0.5
     """How often the broker publishes a picture while somebody watches."""
