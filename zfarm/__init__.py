@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # type checkers know better; typing itself costs more than all the rest here
 if TYPE_CHECKING:
     from zfarm.api import Executor, current_farm
     from zfarm.errors import (
@@ -61,13 +59,15 @@ __all__ = [
 _HOMES = {"Executor": "zfarm.api", "current_farm": "zfarm.api", "Future": "zfarm.futures"}
 
 
-def __getattr__(name: str) -> Any:
-    """Import what is asked for only now: ``import zfarm`` itself costs nothing."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES.get(name, "zfarm.errors")), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import what is asked for only now: ``import zfarm`` itself costs nothing."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        home = _HOMES.get(name, "zfarm.errors")
+        value = globals()[name] = getattr(__import__(home, fromlist=[name]), name)
+        return value
 
 
 def __dir__() -> list[str]:
