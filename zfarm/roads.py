@@ -102,7 +102,7 @@ class SocketRoad:
         link.loop.remove_flusher(port.flush)
         link.loop.remove_source(port.monitor)
         link.loop.remove_source(port.socket)
-        if linger_s:
+        if linger_s and port.up:
             port.flush()
             port.socket.disable_monitor()
             port.monitor.close(linger=0)
