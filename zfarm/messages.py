@@ -163,6 +163,7 @@ class Submit(Message, tag="submit"):
     calls: list[Call]
     names: list[str]
     setups: int
+    forgets: list[int] = []  # as in Forget, which need not be said for itself then
 
 
 class Cancel(Message, tag="cancel"):

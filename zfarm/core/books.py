@@ -22,10 +22,13 @@ FUNCTION_BYTES_KEPT = 16 * 1024
 RISE = 0.5
 FALL = 0.1
 """Weights of a longer and of a shorter run in the measured run time: quick to believe in long calls, slow
-to forget
-them, so that a function that is short most of the time does not let calls queue up behind a long one."""
+to forget them, so that a function that is short most of the time does not let calls queue up behind a
+long one."""
 RUN_US_MAX = 100_000.0
 """Runs longer than this count as this long: all that matters of them is that they are not short."""
+THANKS_AT_ONCE = 256
+"""Thanks wait for something to travel with, or for the next beat: alone they would wake the worker for
+nothing. Unless a report was large, which the worker holds until it is thanked."""
 CALL_US = 12
 """What one call costs beside its run, so that calls that take no time do not pile up without limit."""
 
@@ -211,6 +214,17 @@ class WorkerRecord:
         self.stops: list[int] = []
         self.thanks: list[int] = []
         self.thank_now = False
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether this turn has something for it that does not wait for the next beat."""
+        thanks = self.thanks
+        return bool(
+            self.granted
+            or self.revokes
+            or self.stops
+            or (thanks and (self.thank_now or self.draining or len(thanks) >= THANKS_AT_ONCE))
+        )
 
     @property
     def short_name(self) -> str:

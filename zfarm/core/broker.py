@@ -154,8 +154,8 @@ class Broker(Ledger):
             for record in touched.values():
                 if isinstance(record, ClientRecord):
                     self.actions.extend(client_messages(record, self.limits))
-                else:
-                    self.actions.extend(worker_messages(record, self.limits, beat))
+                elif beat or record.has_messages:
+                    self.actions.extend(worker_messages(record, self.limits))
         if now >= self._note_at:
             self._note_at = now + self.limits.note_interval_s
             for note in pictures.notes(self, now):
@@ -180,6 +180,8 @@ class Broker(Ledger):
             self.tell("info", f"client {client.host}/{client.pid} is back")
 
     def _on_submit(self, client: ClientRecord, message: Submit, payload: Payload, now: float) -> None:
+        if message.forgets:
+            self._forget(client, message.forgets)
         names = message.names
         first_setup = len(names)
         first_body = first_setup + message.setups
@@ -252,8 +254,11 @@ class Broker(Ledger):
                 client.began.append(number)
 
     def _on_forget(self, client: ClientRecord, message: Forget, payload: Payload, now: float) -> None:
+        self._forget(client, message.tasks)
+
+    def _forget(self, client: ClientRecord, numbers: list[int]) -> None:
         tasks = client.tasks
-        for number in message.tasks:
+        for number in numbers:
             task = tasks.get(number)
             if task is not None and task.outcome is not None:
                 del tasks[number]

@@ -290,12 +290,6 @@ class Client:
 
     def _send_all(self, actions: list[Action], beat: bool) -> None:
         calls_max = self._limits.batch_calls_max
-        urgent = beat or self._unsent or self._asks or self._cancels
-        if self._forgets and (urgent or self._forget_now or len(self._forgets) >= FORGETS_AT_ONCE):
-            for start in range(0, len(self._forgets), calls_max):
-                actions.append(Send(BROKER, Forget(tasks=self._forgets[start : start + calls_max])))
-            self._forgot += self._forgets
-            self._forgets, self._forget_now = [], False
         if self._asks:
             for start in range(0, len(self._asks), calls_max):
                 actions.append(Send(BROKER, Ask(tasks=self._asks[start : start + calls_max])))
@@ -306,6 +300,17 @@ class Client:
             for start in range(0, len(self._cancels), calls_max):
                 actions.append(Send(BROKER, Cancel(tasks=self._cancels[start : start + calls_max])))
             self._cancels = []
+        if self._forgets and (beat or self._forget_now or len(self._forgets) >= FORGETS_AT_ONCE):
+            while self._forgets:
+                actions.append(Send(BROKER, Forget(tasks=self._take_forgets())))
+            self._forget_now = False
+
+    def _take_forgets(self) -> list[int]:
+        """Those that the next message shall say; until an Echo confirms them they are remembered."""
+        most = self._limits.batch_calls_max
+        forgets, self._forgets = self._forgets[:most], self._forgets[most:]
+        self._forgot += forgets
+        return forgets
 
     def _send_submit(self, actions: list[Action]) -> None:
         functions: Indexed[bytes] = Indexed()
@@ -344,4 +349,5 @@ class Client:
             bodies.append(body)
         if calls:
             payload: list[Blob] = [*functions, *setups, *bodies]
-            actions.append(Send(BROKER, Submit(calls=calls, names=names, setups=len(setups)), payload))
+            submit = Submit(calls, names, len(setups), self._take_forgets())
+            actions.append(Send(BROKER, submit, payload))

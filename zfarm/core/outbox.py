@@ -12,11 +12,6 @@ from zfarm.settings import Settings
 
 __all__ = ["client_messages", "worker_messages"]
 
-THANKS_AT_ONCE = 256
-"""Thanks wait for something to travel with, or for the next beat: alone they would wake the worker for
-nothing.
-Unless a report was large, which the worker holds until it is thanked."""
-
 
 def client_messages(client: ClientRecord, limits: Settings) -> Iterator[Send]:
     """What this turn has for a client; dropped when it has no link, since it asks again when it has one."""
@@ -32,20 +27,17 @@ def client_messages(client: ClientRecord, limits: Settings) -> Iterator[Send]:
             yield Send(peer, kind(tasks=part))
 
 
-def worker_messages(worker: WorkerRecord, limits: Settings, beat: bool) -> Iterator[Send]:
+def worker_messages(worker: WorkerRecord, limits: Settings) -> Iterator[Send]:
     """What this turn has for a worker; dropped when it has no link, since its next Join brings it up
     again."""
     granted, revokes, stops, thanks = worker.granted, worker.revokes, worker.stops, worker.thanks
-    worker.granted, worker.revokes, worker.stops = [], [], []
+    worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
+    worker.thank_now = False
     peer = worker.peer
     if peer is None:
-        worker.thanks = []
         return
-    now = beat or worker.thank_now or worker.draining or len(thanks) >= THANKS_AT_ONCE
-    if thanks and (now or granted or revokes or stops):
-        worker.thanks, worker.thank_now = [], False
-        for part in _parts(thanks, limits):
-            yield Send(peer, Thanks(leases=part))
+    for part in _parts(thanks, limits):
+        yield Send(peer, Thanks(leases=part))
     for part in _parts(stops, limits):
         yield Send(peer, Revoke(leases=part, force=True))
     pairs: list[tuple[Task, Blob]] = [(task, task.body) for task in granted if task.worker is worker]

@@ -76,6 +76,9 @@ def _submit(message: m.Submit, blobs: int) -> None:
     _listed("calls", calls, settings.batch_calls_max)
     _number("setups", setups, settings.blobs_max)
     _blobs(message, blobs, functions + setups + len(calls))
+    if message.forgets:
+        _listed("forgets", message.forgets, settings.blobs_max)
+        _numbers("forgets", message.forgets)
     _name("a function's name", *message.names)
     _numbers("tasks", [call.task for call in calls])
     # the other columns of a batch are nearly constant: their few distinct values are what is checked
