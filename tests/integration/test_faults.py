@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import wait
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -173,8 +174,8 @@ def test_100_calls_survive_workers_that_are_killed_all_the_time(farm: TcpFarm, t
     with zfarm.Executor(farm.connection) as client:
         futures = [client.submit(slow_mark, str(runs), n) for n in range(100)]
         for _ in range(3):
-            seen = len(marked(runs))
-            wait_until(lambda seen=seen: len(marked(runs)) > seen + 5, "calls run")
+            enough = len(marked(runs)) + 5
+            wait_until(partial(lambda enough: len(marked(runs)) > enough, enough), "calls run")
             victim = workers.pop(0)
             os.kill(victim.pid, signal.SIGKILL)
             victim.wait()
