@@ -220,7 +220,8 @@ class Function:
     __slots__ = ("_data", "_generation", "_steady", "_table", "short")
 
     def __init__(self, blob: bytes) -> None:
-        self._table, self._data = open_table(blob)
+        self._table: homes.Table | None = None  # not opened yet: that is for the call that it is needed by
+        self._data: Blob = blob
         self._generation = -1
         self._steady: Any = None  # the callable, if one call cannot leave anything in it for the next
         self.short = False  # it has run, and took less than a millisecond
@@ -229,6 +230,8 @@ class Function:
         """The callable as it was when it was pickled. Raises whatever unpickling raises."""
         ours = homes.ours
         if self._generation != ours.generation:
+            if self._table is None:
+                self._table, self._data = open_table(self._data)
             ours.apply(self._table)
             made = pickle.loads(self._data)
             self._steady = made if _is_steady(made) else None

@@ -33,6 +33,7 @@ _ANSWER_AFTER_S: Final = 0.002
 _ANSWER_BYTES: Final = 256 * 1024
 _SHORT_S: Final = 0.001
 _PICKLE_FIRST: Final = 0x80
+_PAYLOAD_MAX: Final = settings.payload_bytes_max
 _loads: Final = pickle.loads
 _dumps: Final = pickle.dumps
 
@@ -48,8 +49,6 @@ class Child:
         self._realm = Realm()
         self._dones: list[Done] = []
         self._blobs: list[bytes] = []
-        self._bytes = 0
-        self._answered = perf_counter()
 
     def serve(self) -> int:
         """Run what comes until the worker closes the pipe; the exit code."""
@@ -74,71 +73,61 @@ class Child:
             self._realm.adopt(blobs[message.functions])
             self._here.setup = self._realm.setup
             first_body += 1
-        self._answered = perf_counter()
         if self._realm.broken is not None:
             self._dones = [Done(call.seq, BROKEN, 0) for call in message.calls]
             self._blobs = [self._realm.broken] * len(self._dones)
         else:
-            bodies: list[Blob | None] = list(blobs[first_body:])
-            functions: list[Function | Blob] = list(blobs[: message.functions])
+            functions = [self._realm.function(blob) for blob in blobs[: message.functions]]
+            bodies = blobs[first_body:]
             del blobs
             self._run(message.calls, functions, bodies)
         self._answer()
 
-    def _run(
-        self, calls: list[ChildCall], functions: list[Function | Blob], bodies: list[Blob | None]
-    ) -> None:
+    def _run(self, calls: list[ChildCall], functions: list[Function], bodies: list[Blob]) -> None:
         start, keep = self._page.start, self._page.keep
         dones, blobs = self._dones, self._blobs
-        last = len(calls) - 1
+        bodies.reverse()
+        left, size = len(calls), 0
         began = perf_counter()
-        for n, call in enumerate(calls):
+        due = began + _ANSWER_AFTER_S
+        for call in calls:
+            left -= 1
+            seq = call.seq
             function = functions[call.function]
-            if dones and (type(function) is not Function or not function.short):
-                self._answer()
-                dones, blobs = self._dones, self._blobs
+            if dones and not function.short:
+                dones, blobs, size = self._answer()
                 began = perf_counter()
-            if not start(call.seq):
+                due = began + _ANSWER_AFTER_S
+            if not start(seq):
+                bodies.pop()
                 continue
-            kind, blob = self._call(call, functions, bodies, n)
+            kind, blob = self._call(function, bodies.pop(), call.items)
             now = perf_counter()
-            run_us = int((now - began) * 1e6)
-            function = functions[call.function]
-            if type(function) is Function:
-                function.short = (now - began) < _SHORT_S * (call.items or 1)
+            spent = now - began
             began = now
-            dones.append(Done(call.seq, kind, run_us))
+            function.short = spent < _SHORT_S * (call.items or 1)
+            run_us = int(spent * 1e6)
+            dones.append(Done(seq, kind, run_us))
             blobs.append(blob)
-            self._bytes += len(blob)
+            size += len(blob)
             if self.forked:
                 return
-            if n != last and (
-                now - self._answered > _ANSWER_AFTER_S
-                or self._bytes > _ANSWER_BYTES
-                or not keep(call.seq, kind, run_us, blob)
-            ):
-                self._answer()
-                dones, blobs = self._dones, self._blobs
+            if left and (now > due or size > _ANSWER_BYTES or not keep(seq, kind, run_us, blob)):
+                dones, blobs, size = self._answer()
                 began = perf_counter()
+                due = began + _ANSWER_AFTER_S
             blob = b""
 
-    def _call(
-        self, call: ChildCall, functions: list[Function | Blob], bodies: list[Blob | None], n: int
-    ) -> tuple[int, bytes]:
+    def _call(self, function: Function, body: Any, items: int) -> tuple[int, bytes]:
         """Run one call: kind and blob of its outcome. Nothing that it used is referred to afterwards."""
-        body: Any = bodies[n]
-        bodies[n] = None
         try:
-            function = functions[call.function]
-            if type(function) is not Function:
-                function = functions[call.function] = self._realm.function(function)  # type: ignore[arg-type]
             target: Any = function.ready()
             args = _loads(body) if body[0] == _PICKLE_FIRST else open_blob(body)
         except BaseException as error:
             return self._failed(opened(error, self._realm.host))
         del body
         try:
-            if call.items:
+            if items:
                 kind, blob = _run_batch(target, *args)
             else:
                 if type(args) is tuple:
@@ -151,27 +140,28 @@ class Child:
         except BaseException as error:  # sys.exit() and KeyboardInterrupt are outcomes of a task
             args = value = target = None
             return self._failed(error)
-        if len(blob) > settings.payload_bytes_max:
-            return ERROR, unfit("result", len(blob), settings.payload_bytes_max)
+        if len(blob) > _PAYLOAD_MAX:
+            return ERROR, unfit("result", len(blob), _PAYLOAD_MAX)
         return kind, blob
 
     def _failed(self, error: BaseException) -> tuple[int, bytes]:
         blob = encode_error(error, skip=0 if isinstance(error, NotPortable) else 1)
         forget_frames(error)
-        if len(blob) > settings.payload_bytes_max:
-            blob = unfit("exception", len(blob), settings.payload_bytes_max)
+        if len(blob) > _PAYLOAD_MAX:
+            blob = unfit("exception", len(blob), _PAYLOAD_MAX)
         return ERROR, blob
 
-    def _answer(self) -> None:
+    def _answer(self) -> tuple[list[Done], list[bytes], int]:
+        """Send what is done; room for what comes next."""
         upbringing.flush_output()
         if self.forked:
             os._exit(0)  # a process that a task forked came back here: the answer is not its business
         dones, blobs = self._dones, self._blobs
-        self._dones, self._blobs, self._bytes = [], [], 0
+        self._dones, self._blobs = [], []
         if dones:
             self._pipe.send(Dones(dones), blobs)
             self._page.clear()
-        self._answered = perf_counter()
+        return self._dones, self._blobs, 0
 
 
 _PLAIN: Final = frozenset((type(None), bool, int, float, complex))

@@ -48,7 +48,7 @@ _SETTLED: Final = 11  # by the worker
 
 _ENTRY: Final = struct.Struct("<QIQI")
 _ENTRY_BYTES: Final = _ENTRY.size
-_pack_entry: Final = _ENTRY.pack_into
+_pack_entry: Final = _ENTRY.pack
 _VERDICT_POLL_S: Final = 0.0005
 
 
@@ -131,6 +131,7 @@ class ChildPage:
         self._map = mmap.mmap(fd, PAGE_BYTES)
         self._words = memoryview(self._map).cast("Q")
         self._used = 0
+        self._before = 0  # the call that was entered last
 
     def close(self) -> None:
         """Unmap it."""
@@ -145,22 +146,23 @@ class ChildPage:
     def start(self, seq: int) -> bool:
         """Enter the number of the call that runs next. False: it is void, skip it."""
         words = self._words
-        if words[_LOW] <= seq <= words[_HIGH]:
+        if seq <= words[_HIGH]:  # numbers grow: what is not above the range and has not started is in it
             return False
-        before = words[_STARTED]
         words[_STARTED] = seq
-        if words[_LOW] <= seq <= words[_HIGH]:
-            return self._verdict(seq, before)
+        if seq <= words[_HIGH]:
+            return self._verdict(seq)
+        self._before = seq
         return True
 
-    def _verdict(self, seq: int, before: int) -> bool:
+    def _verdict(self, seq: int) -> bool:
         """The range came while the number was entered: the worker has the last word, a turn later."""
         words = self._words
         while words[_SETTLED] != words[_ASKED]:
             time.sleep(_VERDICT_POLL_S)  # a page cannot be waited for
-        if words[_LOW] <= seq <= words[_HIGH]:
-            words[_STARTED] = before
+        if words[_LOW] <= seq:
+            words[_STARTED] = self._before
             return False
+        self._before = seq
         return True
 
     def keep(self, seq: int, kind: int, run_us: int, blob: bytes) -> bool:
@@ -169,8 +171,7 @@ class ChildPage:
         after = at + _ENTRY_BYTES + len(blob)
         if after > RESULTS_BYTES:
             return False
-        _pack_entry(self._map, _RESULTS_AT + at, seq, kind, run_us, len(blob))
-        self._map[_RESULTS_AT + at + _ENTRY_BYTES : _RESULTS_AT + after] = blob
+        self._map[_RESULTS_AT + at : _RESULTS_AT + after] = _pack_entry(seq, kind, run_us, len(blob)) + blob
         self._words[_USED] = self._used = after
         return True
 

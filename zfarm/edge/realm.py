@@ -70,7 +70,7 @@ class Realm:
         forget_frames(error)
 
     def function(self, blob: Blob) -> Function:
-        """The function of a blob, made once. Raises whatever making it raises."""
+        """The function of a blob, the same one for the same bytes."""
         key = bytes(blob)
         function = self._functions.get(key)
         if function is not None:
