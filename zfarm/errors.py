@@ -7,6 +7,7 @@ FarmError(Exception)                            catch this and you have caught z
 |- FarmBroken (BrokenExecutor)                  nothing can go on: the farm cannot be (re)started
 |  `- InitializerFailed                         the initializer raised, exited or died in a child
 |- BrokerUnreachable (ConnectionError)          no answer from the broker within the stated time
+|- JobUnknown (LookupError)                     no job of this name on the farm (any more)
 |- ProtocolError                                a peer broke the protocol
 |  |- VersionMismatch                           ours, theirs, who must upgrade
 |  `- AccessDenied (PermissionError)            a key that is not allowed to do this
@@ -40,6 +41,7 @@ __all__ = [
     "FarmError",
     "ForkError",
     "InitializerFailed",
+    "JobUnknown",
     "JournalCorrupt",
     "JournalError",
     "LimitExceeded",
@@ -89,6 +91,10 @@ class InitializerFailed(FarmBroken):
 
 class BrokerUnreachable(FarmError, ConnectionError):
     """The broker gave no answer within the stated time."""
+
+
+class JobUnknown(FarmError, LookupError):
+    """There is no job of this name on the farm (any more)."""
 
 
 class ProtocolError(FarmError):

@@ -147,13 +147,21 @@ class Setup(Message):
 
 class Hello(Message, tag="hello"):
     """Client -> broker, first of all and again after Stranger: who I am. ``session`` is fresh per client
-    life."""
+    life, unless it continues that of a job. The tasks of a client with a ``job`` outlive it."""
 
     session: str
     versions: Versions
     host: str = ""
     pid: int = 0
     name: str = ""
+    job: str = ""
+
+
+class Attach(Message, tag="attach"):
+    """Client -> broker, before Hello: which session is this job? Answered with Attached or Refused."""
+
+    job: str
+    versions: Versions
 
 
 class Submit(Message, tag="submit"):
@@ -230,6 +238,29 @@ class Ended(Message, tag="ended"):
     """Broker -> client: these have ended. Payload: one blob per outcome (empty where there is none)."""
 
     outcomes: list[Outcome]
+
+
+class Booked(Message, tag="booked"):
+    """Broker -> client: these are in the journal and survive whatever happens to the broker."""
+
+    tasks: list[int]
+
+
+class JobTask(Message):
+    """One task of a job, for a client that takes the job over."""
+
+    task: int
+    name: str
+    items: int = 0
+
+
+class Attached(Message, tag="attached"):
+    """Broker -> client: the job is this session, and these are its tasks; all of them once ``last`` came."""
+
+    job: str
+    session: str
+    tasks: list[JobTask]
+    last: bool = True
 
 
 class Began(Message, tag="began"):
@@ -463,8 +494,10 @@ class Waits(Message, tag="waits"):
 
 # ---------------------------------------------------------------- the unions, one per direction
 
-FromClient: TypeAlias = Hello | Submit | Cancel | Ask | Forget | Pulse | Bye | Look
-ToClient: TypeAlias = Welcome | Stranger | Refused | Ended | Began | Unknown | Echo | Picture
+FromClient: TypeAlias = Hello | Attach | Submit | Cancel | Ask | Forget | Pulse | Bye | Look
+ToClient: TypeAlias = (
+    Welcome | Stranger | Refused | Attached | Booked | Ended | Began | Unknown | Echo | Picture
+)
 FromWorker: TypeAlias = Join | Beat | Reports | Return | Began | Room | Leave | Tunnel | TunnelClosed
 ToWorker: TypeAlias = Welcome | Stranger | Refused | Grants | Revoke | Thanks | Drain | Tunnel
 ToChild: TypeAlias = Run | Tunnel
@@ -605,6 +638,18 @@ class Resolve(Action):
     token: Any
     outcome: Outcome
     blob: Any = b""
+
+
+class Safe(Action):
+    """Client: the task behind ``token`` is in the broker's journal."""
+
+    token: Any
+
+
+class TakenOver(Action):
+    """Client: the job whose session this client continues has these tasks; see Client.adopt."""
+
+    attached: Any
 
 
 class Running(Action):

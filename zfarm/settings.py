@@ -31,6 +31,12 @@ class Settings:
     broker_away_max_s: float = 600.0
     """How long open futures wait for a broker that went away before they fail with BrokerUnreachable."""
 
+    restart_hold_s: float = 4.0
+    """How long a broker that was started again grants nothing of what it had, so that workers come back
+    with it."""
+    job_kept_s: float = 7 * 24 * 3600.0
+    """How long the tasks and outcomes of a job are kept without its client."""
+
     # scheduling
     lookahead_us: int = 6000
     """Work that may wait beside a busy slot: hides the round trip (well under 1 ms) many times over."""
@@ -84,9 +90,11 @@ class Settings:
 
     # journal
     journal_file_from_bytes: int = 1 * MIB
-    """Payloads of at least this size go to files of their own beside the journal: a database copies each twice."""
+    """Payloads of at least this size go to files of their own beside the journal: a database copies each
+    twice."""
     journal_checkpoint_bytes: int = 4 * MIB
-    """Bytes in the log of the journal after which they move into its tables: a stall of some 10 ms each time."""
+    """Bytes in the log of the journal after which they move into its tables: a stall of some 10 ms each
+    time."""
 
     # dashboards
     note_interval_s: float = 0.5

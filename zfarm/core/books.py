@@ -128,10 +128,13 @@ class ClientRecord:
     __slots__ = (
         "away",
         "began",
+        "booked",
         "ended",
         "ended_count",
         "heard_at",
+        "held",
         "host",
+        "job",
         "leased",
         "name",
         "peer",
@@ -144,12 +147,16 @@ class ClientRecord:
         "unknown",
     )
 
-    def __init__(self, session: str, peer: Peer, host: str, pid: int, name: str, now: float) -> None:
+    def __init__(
+        self, session: str, peer: Peer, host: str, pid: int, name: str, job: str, now: float
+    ) -> None:
         self.session = session
         self.peer = peer
         self.host = host
         self.pid = pid
         self.name = name
+        self.job = job  # its tasks outlive it under this name; empty: they do not
+        self.held = False  # after a restart of the broker: granted nothing until its workers could return
         self.heard_at = now
         self.away = False
         self.tasks: dict[int, Task] = {}
@@ -161,6 +168,7 @@ class ClientRecord:
         self.ended: list[tuple[Outcome, Blob]] = []
         self.began: list[int] = []
         self.unknown: list[int] = []
+        self.booked: list[int] = []
 
 
 class WorkerRecord:

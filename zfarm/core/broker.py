@@ -10,12 +10,13 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any
 
 from zfarm.core import dispatch, pictures
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
+from zfarm.core.greeting import mismatch
 from zfarm.core.invariants import check_books
 from zfarm.core.ledger import Ledger
 from zfarm.core.machine import NOW
@@ -26,7 +27,10 @@ from zfarm.messages import (
     LOST,
     VALUE,
     Action,
+    Append,
     Ask,
+    Attach,
+    Attached,
     Beat,
     Began,
     Blob,
@@ -37,6 +41,7 @@ from zfarm.messages import (
     Fate,
     Forget,
     Hello,
+    JobTask,
     Join,
     Leave,
     Look,
@@ -46,6 +51,7 @@ from zfarm.messages import (
     Peer,
     Publish,
     Pulse,
+    Record,
     Refused,
     Report,
     Reports,
@@ -67,8 +73,10 @@ Handler = Callable[[Any, Any, Payload, float], None]
 class Broker(Ledger):
     """Keeps the books of one farm: takes tasks from clients and grants leases on them to workers."""
 
-    def __init__(self, epoch: int, versions: Versions, now: float, limits: Settings = settings) -> None:
-        super().__init__(epoch, limits)
+    def __init__(
+        self, epoch: int, versions: Versions, now: float, limits: Settings = settings, journal: bool = False
+    ) -> None:
+        super().__init__(epoch, limits, journal)
         self.deadline = NOW
         self.versions = versions
         self.started_at = now
@@ -76,6 +84,7 @@ class Broker(Ledger):
         self.orphans = Orphans(self)
         self._note_at = inf
         self._sweep_at = now + limits.beat_interval_s
+        self._hold_until = 0.0
         self._strangers: dict[Peer, None] = {}
         self._from_client: dict[type, Handler] = {
             Submit: self._on_submit,
@@ -104,6 +113,8 @@ class Broker(Ledger):
             self._on_hello(peer, message, now)  # type: ignore[arg-type]
         elif kind is Join:
             self._on_join(peer, message, now)  # type: ignore[arg-type]
+        elif kind is Attach:
+            self._on_attach(peer, message, now)  # type: ignore[arg-type]
         elif kind is Look:
             self._send(peer, pictures.picture(self, now, message.tasks_max))  # type: ignore[attr-defined]
         else:
@@ -119,6 +130,21 @@ class Broker(Ledger):
                 self._refuse(peer, "ProtocolError", f"{kind.__name__} is not for a {type(record).__name__}")
             else:
                 handler(record, message, payload, now)
+
+    def restore(self, pairs: Iterable[tuple[Record, Payload]], now: float) -> None:
+        """Take over what the journal of an earlier life holds, before anything else happens.
+
+        What had not ended is held for a while, so that workers can come back with what they still run.
+        """
+        journal, self.journal = self.journal, False
+        for record, payload in pairs:
+            self.apply(record, payload, now)
+        self.journal = journal
+        for client in self.clients.values():
+            client.held = bool(client.queue)
+            client.ended = []  # it will ask
+        self.touched.clear()
+        self._hold_until = now + self.limits.restart_hold_s
 
     def gone(self, peer: Peer, now: float) -> None:
         """The link of this peer is dead, and so are the tunnels through it.
@@ -161,6 +187,9 @@ class Broker(Ledger):
             for note in pictures.notes(self, now):
                 self.actions.append(Publish(note))
         actions, self.actions = self.actions, []
+        if self.records:  # before anything that rests on them is said
+            actions.insert(0, Append(self.records))
+            self.records = []
         self.deadline = min(self._sweep_at, self._note_at)
         return actions
 
@@ -171,17 +200,33 @@ class Broker(Ledger):
             return
         client = self.clients.get(message.session)
         if client is None:
-            client = ClientRecord(message.session, peer, message.host, message.pid, message.name, now)
-            self.clients[message.session] = client
+            client = self.enroll(
+                message.session, None, message.host, message.pid, message.name, message.job, now
+            )
         self._bind(client, peer, now)
         self._send(peer, self._welcome())
         if client.away:
             client.away = False
             self.tell("info", f"client {client.host}/{client.pid} is back")
 
+    def _on_attach(self, peer: Peer, message: Attach, now: float) -> None:
+        if not self._fits(peer, message.versions):
+            return
+        for session, client in self.clients.items():
+            if client.job == message.job:
+                tasks = [JobTask(t.number, t.function.name, t.items) for t in client.tasks.values()]
+                most = self.limits.batch_calls_max
+                for start in range(0, max(1, len(tasks)), most):
+                    part, last = tasks[start : start + most], start + most >= len(tasks)
+                    self._send(peer, Attached(job=message.job, session=session, tasks=part, last=last))
+                return
+        jobs = sorted(client.job for client in self.clients.values() if client.job)
+        known = f"there are {', '.join(jobs[:20])}" if jobs else "there is none"
+        self._refuse(peer, "JobUnknown", f"this farm has no job {message.job!r}; {known}")
+
     def _on_submit(self, client: ClientRecord, message: Submit, payload: Payload, now: float) -> None:
         if message.forgets:
-            self._forget(client, message.forgets)
+            self.forget(client, message.forgets)
         names = message.names
         first_setup = len(names)
         first_body = first_setup + message.setups
@@ -191,31 +236,25 @@ class Broker(Ledger):
             setup = bytes(payload[i])
             setups.append(client.setups.setdefault(setup, setup))
         tasks = client.tasks
-        queue = client.queue
         refused: list[int] = []
-        room = self.limits.tasks_max - self.tasks
         for i, call in enumerate(message.calls, first_body):
             known = tasks.get(call.task)
             if known is not None:
                 if known.outcome is not None:
                     self.show(known)
-                continue
-            if room <= 0:
+                elif self.journal:
+                    client.booked.append(call.task)
+            elif self.tasks >= self.limits.tasks_max:
                 refused.append(call.task)
-                continue
-            room -= 1
-            function = functions[call.function]
-            function.refs += 1
-            task = Task(
-                client, call.task, function, setups[call.setup], payload[i], call.items, call.max_attempts
-            )
-            tasks[call.task] = task
-            queue.append(task)
-        self.tasks = self.limits.tasks_max - room
+            else:
+                function, setup = functions[call.function], setups[call.setup]
+                self.accept(client, call.task, function, setup, payload[i], call.items, call.max_attempts)
+        if client.booked:
+            self.touch(client)
         if self.orphans:
             self.orphans.claimed(client, [call.task for call in message.calls], now)
-        if queue:
-            self.ready.setdefault(client.session, client)
+        if client.queue:
+            self.make_ready(client)
         if refused:
             text = f"the farm holds {self.tasks} tasks, its limit (ZFARM_TASKS_MAX)"
             self.touch(client)
@@ -254,18 +293,7 @@ class Broker(Ledger):
                 client.began.append(number)
 
     def _on_forget(self, client: ClientRecord, message: Forget, payload: Payload, now: float) -> None:
-        self._forget(client, message.tasks)
-
-    def _forget(self, client: ClientRecord, numbers: list[int]) -> None:
-        tasks = client.tasks
-        for number in numbers:
-            task = tasks.get(number)
-            if task is not None and task.outcome is not None:
-                del tasks[number]
-                client.unforgotten -= 1
-                self.tasks -= 1
-        if not tasks:
-            client.setups.clear()
+        self.forget(client, message.tasks)
 
     def _on_pulse(self, client: ClientRecord, message: Pulse, payload: Payload, now: float) -> None:
         if client.away:
@@ -274,27 +302,15 @@ class Broker(Ledger):
         self._send(client.peer, Echo(number=message.number, slots=self.slots()))
 
     def _on_bye(self, client: ClientRecord, message: Bye, payload: Payload, now: float) -> None:
-        self._drop_client(client)
+        if client.job:  # its tasks go on without it
+            self.gone(client.peer, now)
+        else:
+            self._drop_client(client)
 
     def _drop_client(self, client: ClientRecord) -> None:
-        """Forget a client: what it has in the queue is dropped, what runs is stopped."""
-        for task in client.tasks.values():
-            if task.worker is not None:
-                task.worker.stops.append(task.lease)
-                self.touch(task.worker)
-                self.unlease(task)
-            if task.outcome is None:
-                task.function.refs -= 1
-                if not task.function.refs:
-                    self.functions.rest(task.function)
-        self.tasks -= len(client.tasks)
-        client.tasks.clear()
-        client.queue.clear()
-        self.ready.pop(client.session, None)
-        del self.clients[client.session]
         if client.peer is not None:
             del self.peers[client.peer]
-        self.touched.pop(id(client), None)
+        self.drop(client)
         self.orphans.stop_of(client.session)
 
     # ------------------------------------------------------------ workers
@@ -413,6 +429,12 @@ class Broker(Ledger):
 
     def _sweep(self, now: float) -> None:
         limits = self.limits
+        if self._hold_until and now >= self._hold_until:
+            self._hold_until = 0.0
+            for client in self.clients.values():
+                client.held = False
+                if client.queue:
+                    self.make_ready(client)
         for worker in list(self.workers.values()):
             if worker.thanks:
                 self.touch(worker)
@@ -423,7 +445,9 @@ class Broker(Ledger):
                 self._drop_worker(worker, why)
         for client in list(self.clients.values()):
             silent = now - client.heard_at
-            if silent > limits.client_lost_after_s + limits.client_grace_s:
+            if silent > limits.client_lost_after_s + (
+                limits.job_kept_s if client.job else limits.client_grace_s
+            ):
                 who = f"client {client.host}/{client.pid}"
                 self.tell("warning", f"{who} did not come back: its {len(client.tasks)} tasks are cancelled")
                 self._drop_client(client)
@@ -435,20 +459,10 @@ class Broker(Ledger):
     # ------------------------------------------------------------ peers and sending
 
     def _fits(self, peer: Peer, theirs: Versions) -> bool:
-        mine = self.versions
-        for what, ours, other in (
-            ("protocol", str(mine.protocol), str(theirs.protocol)),
-            ("zfarm", mine.zfarm, theirs.zfarm),
-            ("Python", ".".join(mine.python.split(".")[:2]), ".".join(theirs.python.split(".")[:2])),
-        ):
-            if ours != other:
-                text = (
-                    f"the broker runs {what} {ours}, you run {what} {other}; "
-                    f"install the same {what} version on both sides"
-                )
-                self._refuse(peer, "VersionMismatch", text)
-                return False
-        return True
+        text = mismatch(self.versions, theirs)
+        if text:
+            self._refuse(peer, "VersionMismatch", text)
+        return not text
 
     def _refuse(self, peer: Peer, code: str, text: str) -> None:
         self._send(peer, Refused(code=code, text=text))

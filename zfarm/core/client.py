@@ -21,18 +21,24 @@ from zfarm.core.machine import NOW, Indexed
 from zfarm.messages import (
     BROKER,
     CANCELLED,
+    LOST,
     Action,
     Ask,
+    Attach,
+    Attached,
     Began,
     Blob,
+    Booked,
     Bye,
     Call,
     Cancel,
     Connected,
     Echo,
     Ended,
+    Fate,
     Forget,
     Hello,
+    JobTask,
     Message,
     Outcome,
     Payload,
@@ -42,9 +48,11 @@ from zfarm.messages import (
     Rejected,
     Resolve,
     Running,
+    Safe,
     Send,
     Stranger,
     Submit,
+    TakenOver,
     Unknown,
     Versions,
     Welcome,
@@ -88,11 +96,16 @@ class Client:
         name: str,
         now: float,
         limits: Settings = settings,
+        job: str = "",
+        attach: bool = False,
     ) -> None:
+        """``job`` names this client's tasks, so that they outlive it; with ``attach`` they are those of an
+        earlier client, and TakenOver will ask for ``adopt``."""
         self.session = session
         self.deadline = NOW
         self.slots = 0
-        self._hello = Hello(session=session, versions=versions, host=host, pid=pid, name=name)
+        self._hello = Hello(session=session, versions=versions, host=host, pid=pid, name=name, job=job)
+        self._attach = Attach(job=job, versions=versions) if attach else None
         self._limits = limits
         self._tasks: dict[int, Asked] = {}
         self._unsent: deque[Asked] = deque()
@@ -117,6 +130,8 @@ class Client:
             Welcome: self._on_welcome,
             Stranger: self._on_stranger,
             Refused: self._on_refused,
+            Attached: self._on_attached,
+            Booked: self._on_booked,
             Ended: self._on_ended,
             Began: self._on_began,
             Unknown: self._on_unknown,
@@ -162,6 +177,19 @@ class Client:
         else:
             self._resolve(asked, Outcome(task=task, kind=CANCELLED), b"")
 
+    def adopt(self, session: str, tasks: list[tuple[JobTask, object]]) -> None:
+        """Continue ``session``, a job's, with these tasks of it and the tokens that stand for them here."""
+        self._attach = None
+        self.session = session
+        self._hello = msgspec.structs.replace(self._hello, session=session)
+        self._hello_at = NOW
+        for task, token in tasks:
+            asked = Asked(task.task, token, task.name, b"", b"", b"", task.items, 1)
+            asked.sent = True
+            self._tasks[task.task] = asked
+            self._next_task = max(self._next_task, task.task + 1)
+        self.deadline = NOW
+
     def leave(self) -> None:
         """Say Bye at the next advance: the broker cancels what is open, running calls included."""
         self._leaving = True
@@ -191,7 +219,7 @@ class Client:
         if self._welcome is None:
             if now >= self._hello_at:
                 self._hello_at = now + self._limits.beat_interval_s
-                actions.append(Send(BROKER, self._hello))
+                actions.append(Send(BROKER, self._hello if self._attach is None else self._attach))
         else:
             self._send_all(actions, now >= self._pulse_at)
             if now >= self._pulse_at:
@@ -252,6 +280,16 @@ class Client:
             if asked is not None:
                 self._resolve(asked, outcome, blob)
 
+    def _on_booked(self, message: Booked, payload: Payload, now: float) -> None:
+        for number in message.tasks:
+            asked = self._tasks.get(number)
+            if asked is not None:
+                self._actions.append(Safe(asked.token))
+
+    def _on_attached(self, message: Attached, payload: Payload, now: float) -> None:
+        if self._attach is not None:
+            self._actions.append(TakenOver(message))
+
     def _on_began(self, message: Began, payload: Payload, now: float) -> None:
         for number in message.tasks:
             asked = self._tasks.get(number)
@@ -266,6 +304,9 @@ class Client:
                 continue
             if asked.cancelling:
                 self._resolve(asked, Outcome(task=number, kind=CANCELLED), b"")
+            elif not asked.function:  # of a job that was taken over: nobody here knows the call
+                fate = Fate(host="", worker="", text="the broker has lost the job that it belonged to")
+                self._resolve(asked, Outcome(task=number, kind=LOST, deaths=(fate,)), b"")
             else:
                 asked.sent = False
                 self._unsent.append(asked)

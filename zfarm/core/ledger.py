@@ -6,7 +6,7 @@ The broker's machine (zfarm.core.broker) is the ledger of one farm that listens 
 
 from __future__ import annotations
 
-from zfarm.core.books import ENDED, ClientRecord, Functions, Task, WorkerRecord
+from zfarm.core.books import ENDED, ClientRecord, Function, Functions, Task, WorkerRecord
 from zfarm.messages import (
     BROKEN,
     CANCELLED,
@@ -14,11 +14,20 @@ from zfarm.messages import (
     LOST,
     MIXED,
     VALUE,
+    Accepted,
     Action,
     Blob,
+    Dropped,
+    Enrolled,
     Fate,
+    Forgotten,
     Outcome,
+    Payload,
+    Peer,
     Publish,
+    Record,
+    Settled,
+    Struck,
     Tell,
     TextNote,
 )
@@ -30,7 +39,10 @@ __all__ = ["Ledger"]
 class Ledger:
     """Tasks, leases, clients and workers of one farm."""
 
-    def __init__(self, epoch: int, limits: Settings) -> None:
+    def __init__(self, epoch: int, limits: Settings, journal: bool = False) -> None:
+        self.journal = journal
+        """Whether what happens is recorded, to be synced before it is said."""
+        self.records: list[tuple[Record, Payload]] = []
         self.epoch = epoch
         self.limits = limits
         self.clients: dict[str, ClientRecord] = {}
@@ -60,6 +72,102 @@ class Ledger:
         if self.watched:
             self.notes += 1
             self.actions.append(Publish(TextNote(number=self.notes, level=level, text=text)))
+
+    # ------------------------------------------------------------ what is recorded, and replayed alike
+
+    def apply(self, record: Record, payload: Payload, now: float) -> None:
+        """Do again what a record of the journal says; what it says about something unknown is ignored."""
+        if isinstance(record, Enrolled):
+            self.enroll(record.client, None, record.host, record.pid, record.name, record.job, now)
+            return
+        client = self.clients.get(record.client)
+        if client is None:
+            return
+        if isinstance(record, Accepted):
+            function = self.functions.intern(bytes(payload[0]), record.name)
+            setup = client.setups.setdefault(bytes(payload[1]), bytes(payload[1]))
+            self.accept(client, record.task, function, setup, payload[2], record.items, record.max_attempts)
+        elif isinstance(record, Forgotten):
+            self.forget(client, record.tasks)
+        elif isinstance(record, Dropped):
+            self.drop(client)
+        else:
+            number = record.task if isinstance(record, Struck) else record.outcome.task
+            task = client.tasks.get(number)
+            if task is None or task.outcome is not None:
+                return
+            if isinstance(record, Struck):
+                task.deaths = (*task.deaths, record.fate)
+            else:
+                self.settle(task, record.outcome, payload[0])
+
+    def enroll(
+        self, session: str, peer: Peer, host: str, pid: int, name: str, job: str, now: float
+    ) -> ClientRecord:
+        """Open the books of a client."""
+        client = self.clients[session] = ClientRecord(session, peer, host, pid, name, job, now)
+        if self.journal:
+            self.records.append((Enrolled(session, host, pid, name, job), ()))
+        return client
+
+    def accept(
+        self,
+        client: ClientRecord,
+        number: int,
+        function: Function,
+        setup: bytes,
+        body: Blob,
+        items: int,
+        attempts: int,
+    ) -> None:
+        """Enter a task."""
+        function.refs += 1
+        task = Task(client, number, function, setup, body, items, attempts)
+        client.tasks[number] = task
+        client.queue.append(task)
+        self.tasks += 1
+        if self.journal:
+            accepted = Accepted(client.session, number, function.name, items, attempts)
+            self.records.append((accepted, (function.blob, setup, body)))
+            client.booked.append(number)
+
+    def forget(self, client: ClientRecord, numbers: list[int]) -> None:
+        """Strike tasks whose outcome has arrived."""
+        tasks = client.tasks
+        gone: list[int] = []
+        for number in numbers:
+            task = tasks.get(number)
+            if task is not None and task.outcome is not None:
+                del tasks[number]
+                gone.append(number)
+        client.unforgotten -= len(gone)
+        self.tasks -= len(gone)
+        if not tasks:
+            client.setups.clear()
+        if self.journal and gone:
+            self.records.append((Forgotten(client.session, gone), ()))
+
+    def drop(self, client: ClientRecord) -> None:
+        """Close the books of a client: what it has in the queue is dropped, what runs is stopped."""
+        for task in client.tasks.values():
+            if task.worker is not None:
+                task.worker.stops.append(task.lease)
+                self.touch(task.worker)
+                self.unlease(task)
+            if task.outcome is None:
+                task.function.refs -= 1
+                if not task.function.refs:
+                    self.functions.rest(task.function)
+        self.tasks -= len(client.tasks)
+        client.tasks.clear()
+        client.queue.clear()
+        self.ready.pop(client.session, None)
+        self.touched.pop(id(client), None)
+        del self.clients[client.session]
+        if self.journal:
+            self.records.append((Dropped(client.session), ()))
+
+    # ------------------------------------------------------------ leases and outcomes
 
     def lease(self, task: Task, worker: WorkerRecord, lease: int, now: float) -> None:
         """Enter a lease into the books; 0 makes a fresh one."""
@@ -95,7 +203,12 @@ class Ledger:
         """Put a task to the front of its client's queue."""
         client = task.client
         client.queue.appendleft(task)
-        self.ready.setdefault(client.session, client)
+        self.make_ready(client)
+
+    def make_ready(self, client: ClientRecord) -> None:
+        """The client has something in its queue: it takes part in the round, unless it is held."""
+        if not client.held:
+            self.ready.setdefault(client.session, client)
 
     def give_back(self, task: Task) -> None:
         """A lease ended without having started: nobody is blamed, the task waits again or is cancelled."""
@@ -115,6 +228,8 @@ class Ledger:
             self.settle(task, Outcome(task=task.number, kind=LOST, deaths=task.deaths), b"")
         else:
             self.retried += 1
+            if self.journal:
+                self.records.append((Struck(task.client.session, task.number, fate), ()))
             self.tell("warning", f"{task.function.name} runs again: {fate.text} on {fate.host}")
             self.requeue(task)
 
@@ -124,6 +239,7 @@ class Ledger:
         if task.worker is not None:
             self.unlease(task)
         task.outcome = outcome
+        task.deaths = outcome.deaths
         task.blob = blob
         task.body = b""
         function = task.function
@@ -135,6 +251,8 @@ class Ledger:
         client.unforgotten += 1
         client.ended.append((outcome, blob))
         self.touch(client)
+        if self.journal:
+            self.records.append((Settled(client.session, outcome), (blob,)))
         if outcome.kind == MIXED:  # how many of its items failed only the client will know: at least one
             self.counts[MIXED] += 1
             self.counts[VALUE] += task.items - 1

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.machine import Indexed, batches
-from zfarm.messages import Began, Blob, Ended, Grants, Lease, Revoke, Send, Thanks, Unknown
+from zfarm.messages import Began, Blob, Booked, Ended, Grants, Lease, Revoke, Send, Thanks, Unknown
 from zfarm.settings import Settings
 
 __all__ = ["client_messages", "worker_messages"]
@@ -17,12 +17,13 @@ def client_messages(client: ClientRecord, limits: Settings) -> Iterator[Send]:
     """What this turn has for a client; dropped when it has no link, since it asks again when it has one."""
     ended, began, unknown = client.ended, client.began, client.unknown
     client.ended, client.began, client.unknown = [], [], []
+    booked, client.booked = client.booked, []
     peer = client.peer
     if peer is None:
         return
     for batch in batches(ended, limits.batch_calls_max, limits.batch_bytes_max):
         yield Send(peer, Ended(outcomes=[outcome for outcome, _ in batch]), [blob for _, blob in batch])
-    for kind, numbers in ((Began, began), (Unknown, unknown)):
+    for kind, numbers in ((Booked, booked), (Began, began), (Unknown, unknown)):
         for part in _parts(numbers, limits):
             yield Send(peer, kind(tasks=part))
 

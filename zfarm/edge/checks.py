@@ -170,7 +170,7 @@ def _nothing(message: object, blobs: int) -> None:
     _blobs(message, blobs, 0)
 
 
-def _tasks(message: m.Cancel | m.Ask | m.Forget | m.Unknown | m.Began, blobs: int) -> None:
+def _tasks(message: m.Cancel | m.Ask | m.Forget | m.Booked | m.Unknown | m.Began, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _listed("tasks", message.tasks, settings.blobs_max)
     _numbers("tasks", message.tasks)
@@ -187,7 +187,24 @@ def _hello(message: m.Hello, blobs: int) -> None:
     _session(message.session)
     _versions(message.versions)
     _name("a host or name", message.host, message.name)
+    _name("a job", message.job)
     _number("pid", message.pid, COUNT_MAX)
+
+
+def _attach(message: m.Attach, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _name("a job", message.job)
+    _versions(message.versions)
+
+
+def _attached(message: m.Attached, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _name("a job", message.job)
+    _session(message.session)
+    _listed("tasks", message.tasks, settings.blobs_max)
+    _name("a function's name", *(task.name for task in message.tasks))
+    _numbers("tasks", [task.task for task in message.tasks])
+    _numbers("items", [task.items for task in message.tasks])
 
 
 def _session(session: str) -> None:
@@ -305,6 +322,7 @@ def _workers_note(note: m.WorkersNote, blobs: int) -> None:
 
 CHECKS: Final[dict[type, Check]] = {
     m.Hello: _hello,
+    m.Attach: _attach,
     m.Submit: _submit,
     m.Cancel: _tasks,
     m.Ask: _tasks,
@@ -315,6 +333,8 @@ CHECKS: Final[dict[type, Check]] = {
     m.Welcome: _welcome,
     m.Stranger: _nothing,
     m.Refused: _refused,
+    m.Attached: _attached,
+    m.Booked: _tasks,
     m.Ended: _ended,
     m.Began: _tasks,
     m.Unknown: _tasks,

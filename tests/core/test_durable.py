@@ -1,0 +1,197 @@
+"""A broker with a journal: what it records, when, and that a broker restored from it knows the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from zfarm.core.broker import Broker
+from zfarm.messages import (
+    CANCELLED,
+    LOST,
+    VALUE,
+    Append,
+    Ask,
+    Booked,
+    Bye,
+    Call,
+    Cancel,
+    Ended,
+    Fate,
+    Forget,
+    Grants,
+    Held,
+    Hello,
+    Join,
+    Report,
+    Reports,
+    Revoke,
+    Send,
+    Setup,
+    Submit,
+    Versions,
+)
+
+V = Versions(1, "0", "3.11.0")
+SETUP = msgspec.msgpack.encode(Setup("realm", "/", ()))
+
+
+def hello(session: str, job: str = "") -> Hello:
+    return Hello(session, V, "host", 1, "", job)
+
+
+def submit(*numbers: int, attempts: int = 3) -> tuple[Submit, list[bytes]]:
+    calls = [Call(n, 0, 0, 0, attempts) for n in numbers]
+    return Submit(calls, ["f"], 1), [b"function", SETUP, *(b"body %d" % n for n in numbers)]
+
+
+class Rig:
+    """A broker with a journal, a client ``c`` and a worker ``w``; the time stands still unless moved."""
+
+    def __init__(self, broker: Broker | None = None, slots: int = 2) -> None:
+        self.broker = broker or Broker(1, V, 0.0, journal=True)
+        self.journal: list[Any] = []
+        self.sent: list[tuple[Any, Any]] = []
+        self.now = 0.0
+        self.say("c", hello("client"))
+        if slots:
+            self.say("w", Join("worker", V, slots, "host", 2))
+
+    def say(self, peer: str, message: Any, payload: Sequence[bytes] = ()) -> list[Any]:
+        """Let ``peer`` say something, and return the actions."""
+        self.broker.receive(peer, message, payload, self.now)
+        actions: list[Any] = self.broker.advance(self.now)
+        self.broker.check()
+        for action in actions:
+            if isinstance(action, Append):
+                self.journal.extend(action.records)
+            elif isinstance(action, Send):
+                self.sent.append((action.peer, action.message))
+        return actions
+
+    def leases(self) -> list[int]:
+        """All leases that were granted."""
+        return [lease.lease for _, m in self.sent if isinstance(m, Grants) for lease in m.leases]
+
+    def heard(self, kind: type) -> list[Any]:
+        """All messages of a kind that were sent."""
+        return [m for _, m in self.sent if isinstance(m, kind)]
+
+
+def restored(journal: list[Any], now: float = 0.0) -> Broker:
+    broker = Broker(2, V, now, journal=True)
+    broker.restore(journal, now)
+    broker.check()
+    return broker
+
+
+def facts(broker: Broker) -> dict[Any, Any]:
+    """What must be the same after a restart."""
+    return {
+        session: (
+            client.job,
+            {
+                n: (t.function.blob, t.setup, t.items, t.max_attempts, t.deaths, t.outcome, t.blob, t.body)
+                for n, t in client.tasks.items()
+            },
+        )
+        for session, client in broker.clients.items()
+    }
+
+
+def test_nothing_is_said_before_it_is_recorded() -> None:
+    rig = Rig()
+    actions = rig.say("c", *submit(1))
+
+    assert isinstance(actions[0], Append)
+    assert [type(action) for action in actions].count(Append) == 1
+    assert rig.heard(Booked) == [Booked([1])]
+
+    actions = rig.say("w", Reports([Report(rig.leases()[0], VALUE)]), [b"v"])
+    assert isinstance(actions[0], Append)
+    assert rig.heard(Ended)[0].outcomes[0].kind == VALUE
+
+
+def test_a_turn_without_records_syncs_nothing() -> None:
+    rig = Rig()
+    rig.say("c", *submit(1))
+
+    assert not any(isinstance(action, Append) for action in rig.say("c", Ask([1])))
+
+
+def test_a_broker_without_a_journal_records_nothing() -> None:
+    rig = Rig(Broker(1, V, 0.0))
+    actions = rig.say("c", *submit(1))
+
+    assert not any(isinstance(action, Append) for action in actions)
+    assert not rig.heard(Booked)
+
+
+def test_any_history_replays_to_the_same_books() -> None:
+    for seed in range(60):
+        rng = random.Random(seed)
+        rig = Rig()
+        number = 0
+        for _ in range(60):
+            what = rng.randrange(6)
+            open_leases = list(rig.broker.workers["worker"].leases)
+            known = list(rig.broker.clients["client"].tasks)
+            if what <= 1:
+                more = range(number + 1, number + 1 + rng.randint(1, 4))
+                number = more[-1]
+                rig.say("c", *submit(*more, attempts=rng.randint(1, 3)))
+            elif what == 2 and open_leases:
+                rig.say("w", Reports([Report(rng.choice(open_leases), VALUE, 5)]), [b"value"])
+            elif what == 3 and open_leases:
+                fate = Fate("host", "w", 9, 0, "killed")
+                rig.say("w", Reports([Report(rng.choice(open_leases), LOST, 0, fate)]), [b""])
+            elif what == 4 and known:
+                rig.say("c", Cancel([rng.choice(known)]))
+            elif known:
+                rig.say("c", Forget(rng.sample(known, rng.randint(1, len(known)))))
+
+            assert facts(restored(rig.journal)) == facts(rig.broker), f"seed {seed}"
+
+
+def test_what_runs_during_a_restart_is_adopted_and_not_run_again() -> None:
+    before = Rig(slots=1)
+    before.say("c", *submit(1, 2))
+    (lease,) = before.leases()
+    after = Rig(restored(before.journal), slots=0)
+    after.say("w", Join("worker", V, 1, "host", 2, [Held(lease, "client", 1, True)]))
+    assert not after.leases(), "what waits is held until workers had time to return"
+
+    after.say("w", Reports([Report(lease, VALUE)]), [b"v"])
+    after.now = 4.5
+    after.say("c", Ask([1, 2]))
+
+    assert {o.task for m in after.heard(Ended) for o in m.outcomes if o.kind == VALUE} == {1}
+    assert len(after.leases()) == 1, "and only the task that waited is granted"
+
+
+def test_a_job_outlives_its_client_and_a_client_that_leaves_does_not() -> None:
+    rig = Rig(slots=0)
+    rig.say("j", hello("other", job="night"))
+    rig.say("j", *submit(1))
+    rig.say("c", *submit(1))
+    rig.say("j", Bye())
+    rig.say("c", Bye())
+
+    assert set(rig.broker.clients) == {"other"}
+    assert set(restored(rig.journal).clients) == {"other"}
+
+
+def test_a_cancelled_task_stays_cancelled() -> None:
+    rig = Rig(slots=0)
+    rig.say("c", *submit(1))
+    rig.say("c", Cancel([1]))
+    after = Rig(restored(rig.journal))
+    after.now = 4.5
+    after.say("c", Ask([1]))
+
+    assert [o.kind for m in after.heard(Ended) for o in m.outcomes] == [CANCELLED]
+    assert not after.leases()
+    assert not after.heard(Revoke)
