@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from zfarm.messages import (
     VALUE,
@@ -105,7 +106,7 @@ def per_client(pairs: Iterable[tuple[Record, Payload]]) -> dict[str, list[tuple[
 FATE = Fate(host="h", worker="w", signal=9, text="killed by SIGKILL")
 
 
-def enrolled(client: str = "c", **facts: str) -> tuple[Record, Payload]:
+def enrolled(client: str = "c", **facts: Any) -> tuple[Record, Payload]:
     return Enrolled(client, **facts), ()
 
 

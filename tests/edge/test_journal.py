@@ -379,7 +379,7 @@ def test_an_older_journal_is_brought_up_to_date_or_left_as_it_is(path, monkeypat
         monkeypatch.setattr(module, "SCHEMA_VERSION", sealed.SCHEMA_VERSION + (module is sealed))
         monkeypatch.setattr(module, "SCHEMA", new)
     monkeypatch.setattr(vault, "SCHEMA_VERSION", sealed.SCHEMA_VERSION)
-    steps = {sealed.SCHEMA_VERSION - 1: (new["extra"], "CREATE nonsense")}
+    steps: dict[int, tuple[str, ...]] = {sealed.SCHEMA_VERSION - 1: (new["extra"], "CREATE nonsense")}
     monkeypatch.setattr(vault, "MIGRATIONS", steps)
     with pytest.raises(JournalCorrupt):
         Journal(path)
