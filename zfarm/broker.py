@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 from zfarm.core.broker import Broker
 from zfarm.edge import wire
+from zfarm.edge.journal import Journal
 from zfarm.edge.loop import Loop
 from zfarm.edge.ports import CONTROL_DOMAIN, NotesPort, RouterPort
 from zfarm.edge.security import (
@@ -32,9 +34,11 @@ from zfarm.edge.security import (
 )
 from zfarm.edge.sockets import Context, bind, close_context, new_context
 from zfarm.edge.zap import Doorkeeper, table_of
+from zfarm.errors import JournalError
 from zfarm.messages import (
     PROTOCOL,
     Action,
+    Append,
     Bye,
     Drop,
     Payload,
@@ -47,6 +51,7 @@ from zfarm.messages import (
     TunnelClosed,
     Versions,
 )
+from zfarm.settings import settings
 
 __all__ = ["TOPIC", "BrokerShell", "main", "own_versions"]
 
@@ -59,6 +64,7 @@ TOPIC = b"farm"
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
 EXIT_UNSAFE = 78
 DOOR_CHECK_S = 5.0
+JOURNAL_CHECK_S = 1.0
 
 
 def own_versions() -> Versions:
@@ -92,13 +98,21 @@ class BrokerShell:
         notes_address: str,
         epoch: int,
         keys: KeyPair | None = None,
+        journal: Journal | None = None,
     ) -> None:
         """Listen on ``address`` and ``notes_address``, with ``keys`` unless both are local.
+
+        With a ``journal`` the farm goes on where the journal ends.
 
         Raises:
             ConfigurationError: an address cannot be used.
         """
-        self.machine = Broker(epoch, own_versions(), time.monotonic())
+        now = time.monotonic()
+        self.machine = Broker(epoch, own_versions(), now, journal=journal is not None)
+        self._journal = journal
+        self._stalled: list[Action] = []  # what waits for the journal to take what comes before it
+        if journal is not None:
+            self.machine.restore(journal.replay(), now)
         self.malformed = 0
         self.local: dict[Peer, Callable[[Any, Payload], None]] = {}
         """Peers in this very process, and how to hand them a message."""
@@ -120,7 +134,10 @@ class BrokerShell:
             Publish: self._publish,
             Tell: self._tell,
             Drop: self._drop,
+            Append: self._append,
         }
+        if journal is not None:
+            loop.add_timer(self._watch_journal, JOURNAL_CHECK_S)
         loop.add_machine(self.machine, self.perform)
         loop.add_source(self.router.socket, self._receive)
         loop.add_source(self.notes.socket, self.notes.read_subscriptions)
@@ -167,10 +184,55 @@ class BrokerShell:
         self.machine.receive((worker, channel), Bye(), (), self._loop.now)
 
     def perform(self, actions: list[Action]) -> None:
-        """Do what the machine wants."""
+        """Do what the machine wants; nothing overtakes what the journal has not taken yet."""
+        if self._stalled:
+            self._stalled.extend(actions)
+            return
         perform = self._perform
-        for action in actions:
-            perform[type(action)](action)
+        for number, action in enumerate(actions):
+            try:
+                perform[type(action)](action)
+            except JournalError as error:
+                if error.fatal:
+                    raise
+                log.error("nothing is said until the journal takes it: %s", error)
+                self._stalled = actions[number:]
+                self._watch_journal()
+                return
+
+    def _append(self, action: Append) -> None:
+        assert self._journal is not None, "a machine without a journal records nothing"
+        self._journal.append(action.records)
+
+    def _watch_journal(self) -> None:
+        """Refuse new tasks while the disk of the journal is (nearly) full; go on when it is not any more."""
+        assert self._journal is not None
+        stalled, self._stalled = self._stalled, []
+        if stalled:
+            self.machine.refusing = "the broker cannot write its journal at the moment"
+            if self._free_bytes() > 0:
+                self.perform(stalled)
+            else:
+                self._stalled = stalled
+        if not self._stalled:
+            self._check_floor()
+
+    def _free_bytes(self) -> int:
+        assert self._journal is not None
+        disk = os.statvfs(self._journal.path.parent)
+        return disk.f_bavail * disk.f_frsize
+
+    def _check_floor(self) -> None:
+        free, floor = self._free_bytes(), settings.journal_floor_bytes
+        refusing = ""
+        if free < floor:
+            refusing = (
+                f"the disk of the broker's journal has {free >> 20} MiB left, less than {floor >> 20} MiB "
+                "(ZFARM_JOURNAL_FLOOR_BYTES): free some"
+            )
+        if bool(refusing) != bool(self.machine.refusing):
+            log.warning("%s", refusing or "new tasks are taken again: the journal has room")
+        self.machine.refusing = refusing
 
     def _send(self, action: Send) -> None:
         peer = action.peer
@@ -202,9 +264,12 @@ class BrokerShell:
 class _Process:
     """A broker on TCP: keys, door, sockets, connection file."""
 
-    def __init__(self, binds: Sequence[str], notes_bind: str, path: Path, name: str) -> None:
+    def __init__(
+        self, binds: Sequence[str], notes_bind: str, path: Path, name: str, journal: Path | None
+    ) -> None:
         self.loop = Loop()
         self.path = path
+        self._journal: Journal | None = None
         keys = ServerKeys.load_or_create(path.with_suffix(".keys"))
         self._context = new_context()
         self._door = Doorkeeper(self._context, table_of(keys.roles))
@@ -212,7 +277,12 @@ class _Process:
         self._shell: BrokerShell | None = None
         try:
             self._door.self_test(keys)
-            shell = BrokerShell(self.loop, self._context, binds[0], notes_bind, new_epoch(), keys.server)
+            if journal is not None:
+                self._journal = Journal(journal)
+            epoch = new_epoch() if self._journal is None else self._journal.epoch()
+            shell = BrokerShell(
+                self.loop, self._context, binds[0], notes_bind, epoch, keys.server, self._journal
+            )
             self._shell = shell
             addresses = [shell.router.address]
             addresses += [
@@ -238,6 +308,8 @@ class _Process:
             self._shell.close()
         self._door.stop()
         close_context(self._context)
+        if self._journal is not None:
+            self._journal.close()
         self.loop.close()
 
 
@@ -257,11 +329,13 @@ def main(
     name: str | None = None,
     notes_bind: str = "",
     announce: Callable[[Connection], None] = lambda connection: None,
+    journal: str = "",
 ) -> int:
     """Run a broker on the addresses ``binds`` until SIGTERM or SIGINT, and return the exit code.
 
     Its connection file is written to ``connection``, or to the default place of the farm called ``name``;
-    ``announce`` is called with what is in it once the broker listens.
+    ``announce`` is called with what is in it once the broker listens. ``journal`` is the path of the journal
+    (default: beside the connection file), or "none".
 
     Raises:
         ConfigurationError: an address, file or directory cannot be used.
@@ -273,8 +347,9 @@ def main(
         notes_bind = f"tcp://{parse_tcp(binds[0])[0]}:0"
     name = name or "default"
     path = connection or connection_path(name)
+    kept = None if journal == "none" else Path(journal) if journal else path.with_suffix(".journal")
     try:
-        process = _Process(binds, notes_bind, path, name)
+        process = _Process(binds, notes_bind, path, name, kept)
     except RuntimeError as error:  # of the door and its self-test
         log.critical("%s", error)
         return EXIT_UNSAFE

@@ -170,9 +170,16 @@ class Future(StandardFuture[T], Generic[T]):
     _exception: BaseException | None = None
     _armed = False
     _task = 0
+    _accepted = False
     _condition: Any = _Condition()
     _waiters: Any = _LazyList()
     _done_callbacks: Any = _LazyList()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the call is in the journal of a broker that keeps one: it survives whatever happens to the
+        broker. Without a journal it stays False; this client then submits again what a broker has lost."""
+        return self._accepted
 
     def __init__(self, home: Home | None = None, name: str = "") -> None:
         """Only executors make futures."""

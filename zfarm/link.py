@@ -24,7 +24,16 @@ from zfarm import __version__, errors, exits
 from zfarm.core.client import Client
 from zfarm.edge.loop import Loop
 from zfarm.edge.outcomes import decode_outcome
-from zfarm.errors import Death, FarmBroken, FarmClosed, FarmError, ForkError, InitializerFailed, TaskLost
+from zfarm.errors import (
+    Death,
+    FarmBroken,
+    FarmBusy,
+    FarmClosed,
+    FarmError,
+    ForkError,
+    InitializerFailed,
+    TaskLost,
+)
 from zfarm.futures import FINISHED, Future, gate
 from zfarm.messages import (
     BROKEN,
@@ -32,6 +41,7 @@ from zfarm.messages import (
     CANCELLED,
     LOST,
     PROTOCOL,
+    REFUSED,
     VALUE,
     Action,
     Connected,
@@ -42,6 +52,7 @@ from zfarm.messages import (
     Rejected,
     Resolve,
     Running,
+    Safe,
     Send,
     Tell,
     Versions,
@@ -58,10 +69,15 @@ CANCEL_WAIT_S: Final = 5.0
 """How long Future.cancel waits for the farm's answer before it decides without it."""
 
 
+FLUSH_WAIT_S: Final = 2.0
+"""How long the end of a task may wait for its submits to leave."""
+
+
 class Token(Protocol):
     """What waits for the outcome of a task and is no Future."""
 
     _task: int
+    _accepted: bool
 
     def _resolve(self, outcome: Outcome, blob: Any) -> None:
         """The task has ended."""
@@ -97,6 +113,10 @@ class Road(Protocol):
 
     def outcome_arrived(self) -> None:
         """The farm at the other end does its work."""
+
+    def is_settled(self) -> bool:
+        """Whether nothing keeps us from leaving. If something does: ``link.leave_when_done`` is called
+        later."""
 
     def close(self) -> None:
         """Deliver what was sent, within bounds, and give everything back."""
@@ -223,6 +243,16 @@ class Link:
         _see_off(self._thread)
         return True
 
+    def flush(self) -> None:
+        """Wait until what was submitted is on its way to the broker; within bounds, and not in the link's
+        thread."""
+        if self._forked or threading.get_ident() == self._thread.ident:
+            return
+        sent = threading.Event()
+        if self.reached.wait(FLUSH_WAIT_S):
+            self.call(lambda: self.call(sent.set))  # in the turn after the one that takes and sends
+            sent.wait(FLUSH_WAIT_S)
+
     def sweep(self) -> None:
         """After the end: answer what came into the queues too late. From any thread, several at once too."""
         while self.inbox or self._asks:
@@ -316,7 +346,7 @@ class Link:
         while self._asks:
             self._ask_cancel(*self._asks.popleft())
         if self._closing:
-            self._leave_when_done()
+            self.leave_when_done()
 
     def _perform(self, actions: list[Action]) -> None:
         send, forget = self.road.send, self._open.pop
@@ -339,7 +369,7 @@ class Link:
             for feeder in list(self.feeders):
                 feeder.feed()
         if self._closing:
-            self._leave_when_done()
+            self.leave_when_done()
 
     def _resolve(self, token: Any, outcome: Outcome, blob: Any) -> None:
         kind = outcome.kind
@@ -351,6 +381,8 @@ class Link:
             token._drop()
         elif kind == LOST:
             token._fail(task_lost(token._name, outcome))
+        elif kind == REFUSED:
+            token._fail(FarmBusy(outcome.deaths[0].text))
         else:
             token._settle(FINISHED, *decode_outcome(kind, blob))
 
@@ -360,6 +392,9 @@ class Link:
             token._start()
         if self._asked:
             self._answer_cancel(token._task)
+
+    def _safe(self, action: Safe) -> None:
+        action.token._accepted = True
 
     def _connected(self, action: Connected) -> None:
         self.reached.set()
@@ -373,6 +408,7 @@ class Link:
 
     _others: ClassVar[dict[type, Callable[[Link, Any], None]]] = {
         Running: _running,
+        Safe: _safe,
         Connected: _connected,
         Rejected: _rejected,
         Tell: _tell,
@@ -422,7 +458,7 @@ class Link:
             self._drop_inbox()
             for task in list(self._open):
                 self._machine.cancel(task)
-        self._leave_when_done()
+        self.leave_when_done()
 
     def _drop_inbox(self) -> None:
         while self.inbox:
@@ -430,8 +466,9 @@ class Link:
             if future._withdraw():
                 future._drop()
 
-    def _leave_when_done(self) -> None:
-        if not self._open and not self.inbox and not self.feeders:
+    def leave_when_done(self) -> None:
+        """Leave if we shall and all is done. The link's thread only."""
+        if self._closing and not (self._open or self.inbox or self.feeders) and self.road.is_settled():
             self._leave()
 
     def _abandon(self) -> None:

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from zfarm.core.pace import BATCHES_PER_SLOT, Pace
 from zfarm.edge.outcomes import decode_batch
-from zfarm.errors import NotPortable, TooLarge
+from zfarm.errors import FarmBusy, NotPortable, TooLarge
 from zfarm.link import task_lost
-from zfarm.messages import CANCELLED, ERROR, LOST, Outcome
+from zfarm.messages import CANCELLED, ERROR, LOST, REFUSED, Outcome
 from zfarm.settings import settings
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Batch:
 
     __slots__ = (
         "__weakref__",
+        "_accepted",
         "_task",
         "done",
         "error",
@@ -87,6 +88,7 @@ class Batch:
         self.pieces: list[Batch] | None = None  # smaller ones in its place
         self.done = False
         self._task = 0
+        self._accepted = False
 
     def _resolve(self, outcome: Outcome, blob: Any) -> None:
         self.owner.ended(self, outcome, blob)
@@ -277,6 +279,8 @@ class Map:
         kind = outcome.kind
         if kind == CANCELLED:
             self.failed(batch, CancelledError())
+        elif kind == REFUSED:
+            self.failed(batch, FarmBusy(outcome.deaths[0].text))
         elif kind == LOST:
             self._blame(batch, task_lost(self._function.name, outcome))
         elif kind == ERROR and len(batch.items) > 1:

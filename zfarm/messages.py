@@ -31,6 +31,7 @@ MIXED: Final = 2  # payload: of a batch in which some items failed; see zfarm.ed
 CANCELLED: Final = 3
 LOST: Final = 4  # no payload; ``deaths`` tells why
 BROKEN: Final = 5  # payload: the pickled exception of the initializer
+REFUSED: Final = 6  # no payload; the farm did not take it, and ``deaths`` holds the reason
 
 
 @dataclass_transform(frozen_default=True)  # tells type checkers what subclasses inherit

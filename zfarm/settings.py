@@ -89,6 +89,9 @@ class Settings:
     """Characters of a traceback or message that travel; the rest is cut with a note."""
 
     # journal
+    journal_floor_bytes: int = 64 * MIB
+    """Free space on the journal's disk below which no new task is taken: the rest is for the outcomes of
+    those that were."""
     journal_file_from_bytes: int = 1 * MIB
     """Payloads of at least this size go to files of their own beside the journal: a database copies each
     twice."""

@@ -25,6 +25,7 @@ from zfarm.core.outbox import client_messages, worker_messages
 from zfarm.messages import (
     CANCELLED,
     LOST,
+    REFUSED,
     VALUE,
     Action,
     Append,
@@ -84,6 +85,8 @@ class Broker(Ledger):
         self.orphans = Orphans(self)
         self._note_at = inf
         self._sweep_at = now + limits.beat_interval_s
+        self.refusing = ""
+        """Why no new task is taken at the moment; empty: they are. Set by the shell."""
         self._hold_until = 0.0
         self._strangers: dict[Peer, None] = {}
         self._from_client: dict[type, Handler] = {
@@ -244,7 +247,7 @@ class Broker(Ledger):
                     self.show(known)
                 elif self.journal:
                     client.booked.append(call.task)
-            elif self.tasks >= self.limits.tasks_max:
+            elif self.refusing or self.tasks >= self.limits.tasks_max:
                 refused.append(call.task)
             else:
                 function, setup = functions[call.function], setups[call.setup]
@@ -256,10 +259,10 @@ class Broker(Ledger):
         if client.queue:
             self.make_ready(client)
         if refused:
-            text = f"the farm holds {self.tasks} tasks, its limit (ZFARM_TASKS_MAX)"
+            text = self.refusing or f"the farm holds {self.tasks} tasks, its limit (ZFARM_TASKS_MAX)"
             self.touch(client)
             fate = Fate(host="", worker="", text=text)
-            client.ended.extend((Outcome(task=n, kind=LOST, deaths=(fate,)), b"") for n in refused)
+            client.ended.extend((Outcome(task=n, kind=REFUSED, deaths=(fate,)), b"") for n in refused)
         for function in functions:  # a repeated submit must not leave a function behind that no task needs
             if not function.refs:
                 self.functions.rest(function)

@@ -135,7 +135,7 @@ def _ended(message: m.Ended, blobs: int) -> None:
     _listed("outcomes", outcomes, settings.batch_calls_max)
     _blobs(message, blobs, len(outcomes))
     _numbers("tasks", [outcome.task for outcome in outcomes])
-    _numbers("kinds", [outcome.kind for outcome in outcomes], m.BROKEN)
+    _numbers("kinds", [outcome.kind for outcome in outcomes], m.REFUSED)
     _numbers("run times", [outcome.run_us for outcome in outcomes])
     for outcome in outcomes:
         for fate in outcome.deaths:

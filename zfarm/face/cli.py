@@ -145,12 +145,19 @@ def command() -> None:
 )
 @_connection_option
 @click.option("--name", help="Name of the farm; names the connection file when no FILE is given.")
+@click.option(
+    "--journal",
+    default="",
+    metavar="PATH|none",
+    help="Where tasks and outcomes are kept, to survive the broker.  [default: beside the connection file]",
+)
 @_log_options
 def broker(
     bind: tuple[str, ...],
     notes_bind: str,
     connection: Path | None,
     name: str | None,
+    journal: str,
     log_level: str,
     log_format: str,
 ) -> int:
@@ -164,7 +171,7 @@ def broker(
     set_up(log_level, log_format)
     import zfarm.broker
 
-    return zfarm.broker.main(bind, connection, name, notes_bind, _announce)
+    return zfarm.broker.main(bind, connection, name, notes_bind, _announce, journal)
 
 
 def _announce(connection: Any) -> None:
