@@ -7,6 +7,7 @@ against its silence.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.faults import ROGUES
@@ -103,12 +104,20 @@ class Books:
         for run in task.runs:
             excused = run.interrupted or not run.worker.alive or run.worker.lost or task.unsure
             assert excused, f"{what} was cancelled, and had started at {run.started_at:.6f}"
+
+    def cancel_asked(self, task: Task) -> None:
+        """A client asks whether this task may still be cancelled: where nothing goes wrong it hears soon."""
+        task.cancel_asked_at = self.farm.now
         if self.farm.mix.calm:
-            took = self.farm.now - (task.cancel_asked_at or 0.0)
-            assert took < self.farm.mix.cancel_bound_s, f"{what} took {took} s to be cancelled"
+            self.farm.after(self.farm.mix.cancel_bound_s, partial(self._answered, task))
+
+    def _answered(self, task: Task) -> None:
+        answered = task.outcome is not None or task.running_told or task.abandoned
+        assert answered, f"task {task.token} was to be cancelled at {task.cancel_asked_at}: no answer"
 
     def running(self, task: Task) -> None:
         """A client was told that this task runs."""
+        task.running_told = True
         assert task.sent, f"task {task.token} is said to run, and no child has it"
         self.farm.story.probe("running told")
 
@@ -185,6 +194,9 @@ class Books:
         broker = self.farm.broker.machine
         settings = self.farm.mix.settings
         clock = self.farm.broker.clock
+        for session, known in self.known.items():
+            stays = known.said_goodbye and (session in broker.workers or session in broker.clients)
+            assert not stays, f"{session} said goodbye, and the broker keeps it"
         for session in [s for s in self.known if s not in broker.workers and s not in broker.clients]:
             known = self.known.pop(session)
             self.by_peer.pop(known.peer, None)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tests.simulation.lane import Lane
-from tests.simulation.people import Item, Run, Task, new_task, setup_of
+from tests.simulation.people import Item, Run, Task, new_task
 from zfarm.messages import BROKEN, ChildCall, Done, Message, Payload, Setup, Tunnel, TunnelClosed
 from zfarm.messages import Run as RunMessage
 
@@ -205,8 +205,9 @@ class Child:
         self._nested_left = len(nested)
         for parts in nested:
             ended = partial(self._nested_ended, call, task)
-            setup = setup_of(client.session, 0)
-            child = new_task(self.farm, client.name, "nested", b"function nested", setup, parts, 3, ended)
+            child = new_task(
+                self.farm, client.name, "nested", b"function nested", self.setup, parts, 3, ended
+            )
             client.hand("submit", child)
         self.waiting = self.has_waited = True
         self.farm.books.busy -= 1

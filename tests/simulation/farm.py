@@ -71,7 +71,7 @@ class Farm:
             if enough is not None and heap[0][0] >= ask_at:
                 if enough():
                     return
-                ask_at = heap[0][0] + 0.25
+                ask_at = heap[0][0] + 0.5
             self.now, _, _, what = heapq.heappop(heap)
             self.events += 1
             assert self.events < EVENTS_MAX, "this farm runs in circles"

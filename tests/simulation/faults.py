@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tests.simulation.network import Link
 
 MS = 1e-3
+SLOW_S = (0.1, 0.4, 0.8)
 ROGUES = ("rogue client", "rogue worker", "rogue stranger")
 VERSIONS = m.Versions(protocol=m.PROTOCOL, zfarm="0", python="3")
 
@@ -49,6 +50,8 @@ class Mix:
     # links
     latency_s: float = 0.3 * MS
     spike_share: float = 0.0
+    slow_share: float = 0.0
+    """Links on which everything takes long, until the faults are over."""
     connect_s: float = 0.05
     reconnect_s: float = 1.0
     half_open_s: float = 1.0
@@ -109,6 +112,7 @@ def mix_of(seed: int) -> Mix:
     if mix.calm:  # with more realms than children may stay, each call waits for a fork
         mix.realms = (1,)
         mix.settings = dataclasses.replace(mix.settings, children_idle_max=4)
+        mix.cancel_share = rng.choice((0.0, 0.3, 0.3))
     else:
         _spoil(mix, rng)
     return mix
@@ -136,6 +140,7 @@ def _spoil(mix: Mix, rng: Random) -> None:
     mix.late_s = rng.choice((1 * MS, 100 * MS))
     mix.latency_s = rng.choice((mix.latency_s, 20 * MS, 150 * MS))
     mix.spike_share = rng.choice((0.0, 0.02))
+    mix.slow_share = rng.choice((0.0, 0.0, 0.5))
     mix.reconnect_s = rng.choice((0.1, 1.0, 4.0))
     mix.half_open_s = rng.choice((0.01, 1.0, 4.0))
     mix.queue_while_down = rng.random() < 0.7
@@ -149,6 +154,34 @@ def _spoil(mix: Mix, rng: Random) -> None:
     kinds = list(FAULTS)
     for kind in rng.sample(kinds, rng.randint(0, len(kinds) // 2 + 1)):
         mix.rates[kind] = rng.choice((0.05, 0.2, 0.6)) * FAULTS[kind][1]
+    theme = rng.choice((None, None, None, None, _slow_joins, _lost_tunnels, _lost_thanks))
+    if theme is not None:
+        theme(mix)
+
+
+def _slow_joins(mix: Mix) -> None:
+    """Workers join again and again over links that take longer than a beat."""
+    mix.slow_share = 1.0
+    mix.half_open_s = mix.reconnect_s = 0.1
+    mix.rates["break"] = 1.0
+    mix.waves = ("bimodal", "short")
+
+
+def _lost_tunnels(mix: Mix) -> None:
+    """Clients in children lose what their worker's link loses."""
+    mix.waves, mix.waves_max = ("nested",), 4
+    mix.latency_s = max(mix.latency_s, 50 * MS)
+    mix.rates["overflow"] = 4.0
+
+
+def _lost_thanks(mix: Mix) -> None:
+    """Deaths are reported, and the links break before the thanks arrive."""
+    mix.slots = {"w0": 1, "w1": 1}
+    mix.half_open_s = mix.reconnect_s = 0.1
+    mix.latency_s = max(mix.latency_s, 20 * MS)
+    mix.deadly_share = 0.4
+    mix.rates["break"] = mix.rates["overflow"] = 2.0
+    mix.waves = ("short", "middling")
 
 
 # ---------------------------------------------------------------- the faults
@@ -212,6 +245,13 @@ def stall_link(farm: Farm) -> None:
         link.stall(farm.rng.choice((0.1, 1.0, 7.0)) * farm.rng.random(), up, down)
 
 
+def slow_link(farm: Farm) -> None:
+    """Everything takes long, up to more than a beat; nothing is lost."""
+    link = _some_link(farm)
+    if link is not None:
+        link.latency_s = farm.rng.choice(SLOW_S)
+
+
 def overflow_link(farm: Farm) -> None:
     """The broker's end has no room left for a peer that does not read."""
     link = _some_link(farm)
@@ -223,7 +263,8 @@ def rogue_speaks(farm: Farm) -> None:
     """A peer with a key of its own talks about what is not its own: that must change nothing."""
     rng = farm.rng
     session = rng.choice(ROGUES[:2])
-    leases = rng.sample(sorted(farm.books.granted), min(3, len(farm.books.granted)))
+    known = sorted(rng.choice((farm.books.living.values(), farm.books.granted)))
+    leases = rng.sample(known, min(3, len(known)))
     tasks = [rng.randint(1, 50) for _ in range(3)]
     reports = [m.Report(lease, rng.choice((m.VALUE, m.ERROR, m.LOST)), 10) for lease in leases]
     said: list[tuple[m.Message, list[bytes]]] = [
@@ -238,8 +279,8 @@ def rogue_speaks(farm: Farm) -> None:
     ]
     if session == "rogue worker":
         held = [m.Held(lease, "nobody", rng.randint(1, 50), rng.random() < 0.5) for lease in leases]
+        farm.broker.arrived(session, m.Join(session, VERSIONS, 0, "host-r", 1, held), [])
         said = [
-            (m.Join(session, VERSIONS, 0, "host-r", 1, held), []),
             (m.Beat(rng.randint(0, 3), leases, 0), []),
             (m.Reports(reports), [b"forged"] * len(reports)),
             (m.Return(leases), []),
@@ -248,7 +289,7 @@ def rogue_speaks(farm: Farm) -> None:
             (m.Leave(), []),
         ]
     message, payload = rng.choice(said)
-    peer = session if rng.random() < 0.8 else rng.choice(ROGUES[:2])  # some in a role that is not theirs
+    peer = session if rng.random() < 0.6 else rng.choice(ROGUES[:2])  # some in a role that is not theirs
     if isinstance(message, m.Submit):
         peer = ROGUES[2]  # it never says Hello, so nobody runs this
     farm.broker.arrived(peer, message, payload)
@@ -256,6 +297,7 @@ def rogue_speaks(farm: Farm) -> None:
 
 def _some_link(farm: Farm) -> Link | None:
     links = [process.link for process in farm.processes() if process.link is not None]
+    links += [worker.link for worker in farm.all_workers()]  # more depends on these
     return farm.rng.choice(links) if links else None
 
 
@@ -266,10 +308,11 @@ FAULTS: dict[str, tuple[Callable[[Farm], None], float]] = {
     "die in turn": (die_in_turn, 1.0),
     "stop": (stop_somebody, 1.0),
     "kill child": (kill_child, 4.0),
-    "drain": (drain_worker, 0.5),
+    "drain": (drain_worker, 1.0),
     "break": (break_link, 3.0),
     "stall": (stall_link, 1.0),
-    "overflow": (overflow_link, 0.5),
+    "slow": (slow_link, 1.0),
+    "overflow": (overflow_link, 1.5),
     "rogue": (rogue_speaks, 4.0),
 }
 """What can happen, and how often at rate one, per second of the faulty phase."""
@@ -294,7 +337,7 @@ def heal(farm: Farm) -> None:
         process.doomed = None
         process.resume()
         if process.link is not None:
-            process.link.heal()
+            process.link.heal(farm.mix.latency_s)
     for name, worker in farm.workers.items():
         if not worker.alive:
             farm.start_worker(name, worker.near)

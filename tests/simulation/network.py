@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.faults import SLOW_S
 from tests.simulation.story import encode
 from zfarm.messages import Message, Payload
 
@@ -97,6 +98,8 @@ class Link:
         self._waiting: deque[tuple[Message, Payload]] = deque()
         mix = farm.mix
         self.latency_s = 0.0 if near else farm.rng.uniform(0.5, 1.5) * mix.latency_s
+        if not near and farm.chaos and farm.rng.random() < mix.slow_share:
+            self.latency_s = farm.rng.choice(SLOW_S)
         self._connect_later(0.0 if near else farm.rng.random() * mix.connect_s)
 
     def latency(self) -> float:
@@ -140,8 +143,9 @@ class Link:
                 if chosen:
                     pipe.stalled_until = max(until, pipe.stalled_until)
 
-    def heal(self) -> None:
-        """No stall holds from now on."""
+    def heal(self, latency_s: float) -> None:
+        """No stall holds from now on, and nothing takes longer than usual."""
+        self.latency_s = min(self.latency_s, 1.5 * latency_s)
         if self.connection is not None:
             self.connection.up.stalled_until = self.connection.down.stalled_until = 0.0
 

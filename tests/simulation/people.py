@@ -68,6 +68,7 @@ class Task:
     cancelled_at: float | None = None
     prompt: bool = False
     """It was submitted to an idle farm."""
+    running_told: bool = False
     sent: bool = False
     """It was put into the pipe of a child: from then on it may start at any moment."""
     unsure: bool = False
@@ -247,6 +248,8 @@ def nested_calls(person: Person) -> None:
     rng = person.farm.rng
     for _ in range(rng.randint(1, 6)):
         person.submit("parent", [nest(rng, person, depth=rng.choice((1, 1, 2)))])
+    for n in range(rng.choice((0, 30))):  # short ones keep coming meanwhile
+        person.farm.after(n * rng.random() * 0.002, partial(person.submit, "tiny", [person.item(200e-6)]))
 
 
 def nest(rng: Random, person: Person, depth: int) -> Item:

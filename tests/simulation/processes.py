@@ -334,7 +334,7 @@ class ClientProcess(Process):
 
     def _cancel(self, task: Task) -> None:
         if task.outcome is None and task.number:
-            task.cancel_asked_at = self.farm.now
+            self.farm.books.cancel_asked(task)
             self.machine.cancel(task.number)
 
     def _resolve(self, action: m.Resolve) -> None:

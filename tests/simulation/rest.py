@@ -58,8 +58,13 @@ def unrest(farm: Farm) -> list[str]:
     for process in (*workers, *clients):
         if process.link is not None and not process.link.healthy:
             found.append(f"the link of {process.name} is broken or stalled")
+    for connection in farm.network.routes.values():
+        if connection.link.connection is not connection:
+            found.append(f"the broker's end still believes in {connection.peer}")
     if len(broker.peers) != len(broker.clients) + len(broker.workers):
         found.append(f"the broker knows the peers {list(broker.peers)}")
+    if found:
+        return found
     for process in (farm.broker, *workers, *clients):
         machine = process.machine
         for path, container in _containers(machine, type(machine).__name__, set()):

@@ -1,0 +1,123 @@
+"""Planted bugs: one small change each in a method of the machines, named for the mistake that it is."""
+
+from __future__ import annotations
+import __future__
+
+import importlib
+import inspect
+import pkgutil
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+import zfarm.core
+
+ANYBODY = "next((w.leases[report.lease] for w in self.workers.values() if report.lease in w.leases), None)"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """Replace ``old`` by ``new`` in the function of that name, wherever in zfarm.core it stands."""
+
+    name: str
+    function: str
+    old: str
+    new: str
+
+    def plant(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Put the bug in, until the test ends."""
+        fitting = [
+            (owner, found) for owner, found in functions(self.function) if self.old in source_of(found)
+        ]
+        assert len(fitting) == 1, f"{self.name}: fits {self.function} in {len(fitting)} places; renew it"
+        owner, found = fitting[0]
+        source = source_of(found)
+        assert source.count(self.old) == 1, f"{self.name}: fits {self.function} more than once; renew it"
+        flags = __future__.annotations.compiler_flag
+        code = compile(source.replace(self.old, self.new), f"<mutant: {self.name}>", "exec", flags=flags)
+        planted: dict[str, Any] = {}
+        exec(code, vars(sys.modules[owner.__module__]), planted)
+        monkeypatch.setattr(owner, self.function, planted[self.function])
+
+
+def functions(name: str) -> Iterator[tuple[type, Any]]:
+    """Every class of the core that has a method or property of its own by this name, and that."""
+    for module in pkgutil.iter_modules(zfarm.core.__path__, "zfarm.core."):
+        for owner in vars(importlib.import_module(module.name)).values():
+            if isinstance(owner, type) and owner.__module__ == module.name:
+                found = vars(owner).get(name)
+                if isinstance(found, FunctionType | property):
+                    yield owner, found
+
+
+def source_of(found: Any) -> str:
+    """The text of a method or property, from the margin."""
+    function: Any = found.fget if isinstance(found, property) else found
+    return textwrap.dedent(inspect.getsource(function))
+
+
+MUTANTS = [
+    # leases
+    Mutant("no fencing", "_on_reports", "leases.get(report.lease)", ANYBODY),
+    Mutant("epoch not raised", "lease", "self.epoch << 32", "1 << 32"),
+    Mutant(
+        "a lease that is missing is replaced",
+        "_on_join",
+        """for lease, task in worker.leases.items():
+        if lease not in held:  # lost on the way to it: the same lease once more, never another
+            worker.granted.append(task)""",
+        """for lease, task in list(worker.leases.items()):
+        if lease not in held:
+            self.give_back(task)""",
+    ),
+    Mutant("no requeue on loss", "attempt_lost", "self.requeue(task)", "pass"),
+    Mutant("leases of a lost worker leaked", "_drop_worker", "reversed(worker.leases.values())", "()"),
+    Mutant("Return ignored", "_on_return", "self.give_back(task)", "pass"),
+    Mutant("Return lost", "_take_home", "self._returns.append(duty.lease)", "pass"),
+    Mutant(
+        "a reported lease comes back",
+        "adopt",
+        "held.lease != task.lease and (ours or task.lease)",
+        "False",
+    ),
+    Mutant("each Join begins anew", "_on_join", "worker.peer == peer", "False"),
+    Mutant("leavers are blamed", "_on_leave", "self.give_back(task)", "pass"),
+    Mutant("workers lost too soon", "_sweep", "> limits.worker_lost_after_s", "> limits.beat_interval_s"),
+    # attempts
+    Mutant("one attempt too many", "attempt_lost", ">= task.max_attempts", "> task.max_attempts"),
+    Mutant("batches run again whole", "attempt_lost", "task.items > 1", "False"),
+    Mutant("blame everybody in the child", "child_died", "void_after(started_seq)", "void_after(1 << 60)"),
+    # reports and outcomes
+    Mutant("reports dropped while the broker is away", "_on_welcome", "list(self._owed)", "[]"),
+    Mutant("Thanks dropped", "_on_thanks", "self._owed.pop(lease, None)", "pass"),
+    Mutant("Forget forgotten", "_on_ended", "forgets.append(outcome.task)", "pass"),
+    Mutant("Forget lost with the link", "_on_welcome", "*chain(*self._unconfirmed.values()), ", ""),
+    Mutant("no asking after Welcome", "_on_welcome", "self._asks.extend(", "list("),
+    Mutant("Unknown ignored", "_on_unknown", "self._unsent.append(asked)", "pass"),
+    Mutant("an outcome resolves twice", "_resolve", "del self._tasks[asked.number]", "pass"),
+    # cancel and goodbye
+    Mutant(
+        "cancelled though it may have started",
+        "_on_cancel",
+        "task.cancelling = True",
+        'self.settle(task, Outcome(task=number, kind=CANCELLED), b""); continue',
+    ),
+    Mutant("what started is not told", "_begin", "self._begans.append(duty.lease)", "pass"),
+    Mutant("never TakeBack", "_take_back", "if not kid.taking_back", "if False"),
+    Mutant("Bye ignored", "_on_bye", "self._drop_client(client)", "pass"),
+    Mutant("no grace", "_sweep", "limits.client_lost_after_s + (", "limits.client_lost_after_s + 0 * ("),
+    # slots and children
+    Mutant("double room", "_feed", "self.slots - self._busy()", "2 * self.slots - self._busy()"),
+    Mutant("waiting takes a slot", "_room", "waiting = sum", "waiting = 0 and sum"),
+    Mutant("fed ahead beyond the slots", "_feed", "free >= 0", "True"),
+    Mutant("a full worker keeps its queue", "_watch_kids", "self._return_queue()", "pass"),
+    Mutant("fed while giving back", "idle", " or self.taking_back", ""),
+    Mutant("a child serves any realm", "_idle_kid", "kid.realm == wanted", "True"),
+    Mutant("stuck calls stay", "_watch_kids", "kid.calls > 1", "False"),
+    Mutant("tunnels outlive their link", "gone", "for lost in (peer, *through)", "for lost in (peer,)"),
+]
