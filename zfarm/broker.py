@@ -18,7 +18,8 @@ from zfarm.core.broker import Broker
 from zfarm.edge import wire
 from zfarm.edge.journal import Journal
 from zfarm.edge.loop import Loop
-from zfarm.edge.ports import CONTROL_DOMAIN, NotesPort, RouterPort
+from zfarm.edge.notes import NotesPort
+from zfarm.edge.ports import CONTROL_DOMAIN, RouterPort
 from zfarm.edge.security import (
     ADMIN,
     CLIENT,

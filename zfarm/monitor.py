@@ -16,8 +16,9 @@ from typing import Final, Self, TypeAlias
 from zfarm import __version__, errors
 from zfarm.edge import wire
 from zfarm.edge.loop import Loop
+from zfarm.edge.notes import NotesReader
 from zfarm.edge.places import list_local_farms
-from zfarm.edge.ports import DealerPort, NotesReader
+from zfarm.edge.ports import DealerPort
 from zfarm.edge.security import MONITOR, Access, connections_directory, load_connection, parse_address
 from zfarm.edge.sockets import close_context, new_context
 from zfarm.errors import BrokerUnreachable, ConfigurationError, FarmError, ProtocolError, VersionMismatch

@@ -14,7 +14,8 @@ import zmq
 from tests.edge.waiting import DEADLINE_S, until
 from zfarm.edge import ports
 from zfarm.edge.loop import Loop
-from zfarm.edge.ports import DealerPort, NotesPort, NotesReader, RouterPort
+from zfarm.edge.notes import NotesPort, NotesReader
+from zfarm.edge.ports import DealerPort, RouterPort
 from zfarm.edge.security import Access
 from zfarm.edge.sockets import Context, close_context, ipc_path, new_context, new_socket
 from zfarm.errors import ConfigurationError

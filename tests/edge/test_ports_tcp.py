@@ -11,7 +11,8 @@ import zmq
 
 from tests.edge.waiting import DEADLINE_S, until
 from zfarm.edge import ports
-from zfarm.edge.ports import DealerPort, NotesPort, NotesReader, RouterPort
+from zfarm.edge.notes import NotesPort, NotesReader
+from zfarm.edge.ports import DealerPort, RouterPort
 from zfarm.edge.security import ROLES, Access, KeyPair, ServerKeys
 from zfarm.edge.sockets import Context, new_socket
 from zfarm.edge.zap import Doorkeeper

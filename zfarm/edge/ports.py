@@ -28,17 +28,15 @@ from zfarm.settings import settings
 
 __all__ = [
     "CONTROL_DOMAIN",
-    "NOTES_DOMAIN",
     "DealerPort",
-    "NotesPort",
-    "NotesReader",
     "Received",
     "RouterPort",
+    "receive_rest",
+    "send_frames",
 ]
 
 CONTROL_DOMAIN: Final = "zfarm"
-NOTES_DOMAIN: Final = "zfarm.notes"
-"""ZAP domains: which roles may connect to which of the broker's ports."""
+"""The ZAP domain of the control socket: it says which roles may connect."""
 
 KEEP_FROM: Final = 64 * 1024
 FRAMES_MAX: Final = settings.blobs_max + 2
@@ -46,8 +44,6 @@ OUTBOX_MESSAGES_MAX: Final = 4096
 OUTBOX_BYTES_MAX: Final = 256 * 1024 * 1024
 FLUSH_S: Final = 0.005
 """A peer that can take more makes the socket's descriptor ready; should we miss that, we look after this."""
-SUBSCRIPTION_MAX: Final = 1024
-"""Bytes of a frame to the notes' port: the limit holds for the handshake, too, which needs about 300."""
 OVERHEAD: Final = 64 * 1024
 """Bytes that encryption and headers may add to a blob."""
 
@@ -79,7 +75,7 @@ def _frame_of(part: zmq.Frame) -> Frame:
     return part.bytes if len(part) <= KEEP_FROM else part.buffer
 
 
-def _receive_rest(socket: Socket, part: zmq.Frame, most: int) -> list[Frame] | None:
+def receive_rest(socket: Socket, part: zmq.Frame, most: int) -> list[Frame] | None:
     """``part`` and all after it of the same message; None if there are more than ``most``."""
     frames = [_frame_of(part)]
     while part.more:
@@ -91,7 +87,7 @@ def _receive_rest(socket: Socket, part: zmq.Frame, most: int) -> list[Frame] | N
     return frames if len(frames) <= most else None
 
 
-def _send(socket: Socket, frames: Sequence[Frame]) -> None:
+def send_frames(socket: Socket, frames: Sequence[Frame]) -> None:
     """Send, whole or not at all. A view of a frame that was received goes out as that frame, uncopied."""
     last = len(frames) - 1
     for number, frame in enumerate(frames):
@@ -193,7 +189,7 @@ class RouterPort:
                 self.refused += 1
                 kick(part)
                 continue
-            frames = _receive_rest(socket, socket.recv(_DONTWAIT, copy=False), FRAMES_MAX)
+            frames = receive_rest(socket, socket.recv(_DONTWAIT, copy=False), FRAMES_MAX)
             if frames is None or not role:
                 self.refused += 1
                 kick(part)
@@ -217,7 +213,7 @@ class RouterPort:
         outbox = self._outboxes.get(peer)
         if outbox is None:
             try:
-                _send(self.socket, message)
+                send_frames(self.socket, message)
                 return
             except zmq.Again:
                 outbox = self._outboxes[peer] = _Outbox()
@@ -239,7 +235,7 @@ class RouterPort:
         for peer, outbox in list(self._outboxes.items()):
             try:
                 while outbox.messages:
-                    _send(self.socket, outbox.messages[0])
+                    send_frames(self.socket, outbox.messages[0])
                     outbox.sent()
             except zmq.Again:
                 continue
@@ -320,7 +316,7 @@ class DealerPort:
                 part = socket.recv(_DONTWAIT, copy=False)
             except zmq.Again:
                 break
-            frames = _receive_rest(socket, part, FRAMES_MAX)
+            frames = receive_rest(socket, part, FRAMES_MAX)
             if frames is not None:
                 got.append(frames)
         return got
@@ -330,7 +326,7 @@ class DealerPort:
         message = list(frames)
         if not self._outbox.messages:
             try:
-                _send(self.socket, message)
+                send_frames(self.socket, message)
                 return
             except zmq.Again:
                 pass  # to the outbox
@@ -341,7 +337,7 @@ class DealerPort:
         outbox = self._outbox
         try:
             while outbox.messages:
-                _send(self.socket, outbox.messages[0])
+                send_frames(self.socket, outbox.messages[0])
                 outbox.sent()
         except zmq.Again:
             return FLUSH_S
@@ -385,115 +381,3 @@ class DealerPort:
             self.socket.disable_monitor()
             self.monitor.close(linger=0)
             self.socket.close(linger=0)
-
-
-class NotesPort:
-    """Where the broker publishes notes. It never waits for a subscriber: one that is slow misses some."""
-
-    def __init__(
-        self,
-        context: Context,
-        address: str,
-        topics: Sequence[bytes],
-        keys: KeyPair | None = None,
-        on_watched: Callable[[bool], None] = lambda watched: None,
-    ) -> None:
-        """Listen on ``address``; ``topics`` are all that may be subscribed to, besides b"" for everything.
-
-        ``on_watched`` is called, within ``read_subscriptions``, when there is a first subscriber or no more.
-
-        Raises:
-            ConfigurationError: it cannot be bound, is in use, or lacks keys.
-        """
-        self.on_watched = on_watched
-        self.refused = 0
-        self._secure = keys is not None
-        self._subscribed: dict[bytes, int] = dict.fromkeys((b"", *topics), 0)
-        path = ipc_path(address)
-        self._claim: Claim | None = claim_socket(Path(path)) if path else None
-        self.socket = new_socket(context, zmq.XPUB, address, SUBSCRIPTION_MAX, held=100)
-        try:
-            # every subscription is looked at before it counts: a socket grows with them without limit
-            self.socket.setsockopt(zmq.XPUB_MANUAL, 1)
-            self.address = bind(self.socket, address, keys, NOTES_DOMAIN)
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def watched(self) -> bool:
-        """Whether anybody has subscribed to anything."""
-        return any(self._subscribed.values())
-
-    def read_subscriptions(self) -> None:
-        """Take subscriptions and their ends; the handler for ``Loop.add_source(port.socket, ...)``."""
-        before = self.watched
-        socket = self.socket
-        for _ in range(200):
-            try:
-                part = socket.recv(_DONTWAIT, copy=False)
-            except zmq.Again:
-                break
-            frames = _receive_rest(socket, part, 1)
-            text = part.bytes
-            topic = text[1:]
-            if frames is None or text[:1] not in (b"\0", b"\1") or topic not in self._subscribed:
-                if text[:1] != b"\0":  # the end of one that was refused is no new offence
-                    self.refused += 1
-                    kick(part)
-            elif text[0]:
-                self._subscribed[topic] += 1
-                socket.setsockopt(zmq.SUBSCRIBE, topic)
-            else:
-                self._subscribed[topic] = max(self._subscribed[topic] - 1, 0)
-                socket.setsockopt(zmq.UNSUBSCRIBE, topic)
-        if self.watched != before:
-            self.on_watched(self.watched)
-
-    def publish(self, topic: bytes, frames: Sequence[Frame]) -> None:
-        """Send to all who subscribed to ``topic``, as far as they can take it now."""
-        _send(self.socket, [topic, *frames])
-
-    def close(self) -> None:
-        """Close the socket. Harmless when done before."""
-        self.socket.close(linger=0)
-        if self._claim is not None:
-            self._claim.release()
-
-
-class NotesReader:
-    """A subscriber to the notes of a broker."""
-
-    def __init__(self, context: Context, access: Access, topics: Sequence[bytes] = (b"",)) -> None:
-        """Subscribe to ``topics`` at the notes address of ``access``.
-
-        Raises:
-            ConfigurationError: the address cannot be used.
-        """
-        self.socket = new_socket(
-            context, zmq.SUB, access.notes_address, settings.header_bytes_max + OVERHEAD, held=100
-        )
-        try:
-            for topic in topics:
-                self.socket.setsockopt(zmq.SUBSCRIBE, topic)
-            connect(self.socket, access.notes_address, access.server, access.keys)
-        except BaseException:
-            self.close()
-            raise
-
-    def receive(self, limit: int = 200) -> list[tuple[bytes, Frame]]:
-        """Up to ``limit`` notes that have arrived, each with its topic."""
-        got: list[tuple[bytes, Frame]] = []
-        for _ in range(limit):
-            try:
-                part = self.socket.recv(_DONTWAIT, copy=False)
-            except zmq.Again:
-                break
-            frames = _receive_rest(self.socket, part, 2)
-            if frames is not None and len(frames) == 2:
-                got.append((bytes(frames[0]), frames[1]))
-        return got
-
-    def close(self) -> None:
-        """Close the socket. Harmless when done before."""
-        self.socket.close(linger=0)

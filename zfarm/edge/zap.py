@@ -18,7 +18,8 @@ from typing import Final
 import zmq
 from zmq.utils import z85
 
-from zfarm.edge.ports import CONTROL_DOMAIN, NOTES_DOMAIN
+from zfarm.edge.notes import NOTES_DOMAIN
+from zfarm.edge.ports import CONTROL_DOMAIN
 from zfarm.edge.security import ADMIN, CLIENT, MONITOR, ROLES, KeyPair, ServerKeys
 from zfarm.edge.sockets import Context, Socket, bind, connect, new_socket
 

@@ -1,0 +1,140 @@
+"""The socket on which a broker publishes notes, and that of whoever reads them; it knows no note.
+
+Nobody waits here: a subscriber that is slow misses some. Every subscription is looked at before it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import zmq
+
+from zfarm.edge.places import Claim, claim_socket
+from zfarm.edge.ports import OVERHEAD, receive_rest, send_frames
+from zfarm.edge.security import Access, KeyPair
+from zfarm.edge.sockets import Context, bind, connect, ipc_path, kick, new_socket
+from zfarm.edge.wire import Frame
+from zfarm.settings import settings
+
+__all__ = ["NOTES_DOMAIN", "NotesPort", "NotesReader"]
+
+NOTES_DOMAIN: Final = "zfarm.notes"
+"""The ZAP domain of the notes' socket: it says which roles may connect."""
+SUBSCRIPTION_MAX: Final = 1024
+"""Bytes of a frame to the notes' port: the limit holds for the handshake, too, which needs about 300."""
+
+_DONTWAIT: Final = int(zmq.DONTWAIT)
+
+
+class NotesPort:
+    """Where the broker publishes notes. It never waits for a subscriber: one that is slow misses some."""
+
+    def __init__(
+        self,
+        context: Context,
+        address: str,
+        topics: Sequence[bytes],
+        keys: KeyPair | None = None,
+        on_watched: Callable[[bool], None] = lambda watched: None,
+    ) -> None:
+        """Listen on ``address``; ``topics`` are all that may be subscribed to, besides b"" for everything.
+
+        ``on_watched`` is called, within ``read_subscriptions``, when there is a first subscriber or no more.
+
+        Raises:
+            ConfigurationError: it cannot be bound, is in use, or lacks keys.
+        """
+        self.on_watched = on_watched
+        self.refused = 0
+        self._secure = keys is not None
+        self._subscribed: dict[bytes, int] = dict.fromkeys((b"", *topics), 0)
+        path = ipc_path(address)
+        self._claim: Claim | None = claim_socket(Path(path)) if path else None
+        self.socket = new_socket(context, zmq.XPUB, address, SUBSCRIPTION_MAX, held=100)
+        try:
+            # every subscription is looked at before it counts: a socket grows with them without limit
+            self.socket.setsockopt(zmq.XPUB_MANUAL, 1)
+            self.address = bind(self.socket, address, keys, NOTES_DOMAIN)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody has subscribed to anything."""
+        return any(self._subscribed.values())
+
+    def read_subscriptions(self) -> None:
+        """Take subscriptions and their ends; the handler for ``Loop.add_source(port.socket, ...)``."""
+        before = self.watched
+        socket = self.socket
+        for _ in range(200):
+            try:
+                part = socket.recv(_DONTWAIT, copy=False)
+            except zmq.Again:
+                break
+            frames = receive_rest(socket, part, 1)
+            text = part.bytes
+            topic = text[1:]
+            if frames is None or text[:1] not in (b"\0", b"\1") or topic not in self._subscribed:
+                if text[:1] != b"\0":  # the end of one that was refused is no new offence
+                    self.refused += 1
+                    kick(part)
+            elif text[0]:
+                self._subscribed[topic] += 1
+                socket.setsockopt(zmq.SUBSCRIBE, topic)
+            else:
+                self._subscribed[topic] = max(self._subscribed[topic] - 1, 0)
+                socket.setsockopt(zmq.UNSUBSCRIBE, topic)
+        if self.watched != before:
+            self.on_watched(self.watched)
+
+    def publish(self, topic: bytes, frames: Sequence[Frame]) -> None:
+        """Send to all who subscribed to ``topic``, as far as they can take it now."""
+        send_frames(self.socket, [topic, *frames])
+
+    def close(self) -> None:
+        """Close the socket. Harmless when done before."""
+        self.socket.close(linger=0)
+        if self._claim is not None:
+            self._claim.release()
+
+
+class NotesReader:
+    """A subscriber to the notes of a broker."""
+
+    def __init__(self, context: Context, access: Access, topics: Sequence[bytes] = (b"",)) -> None:
+        """Subscribe to ``topics`` at the notes address of ``access``.
+
+        Raises:
+            ConfigurationError: the address cannot be used.
+        """
+        self.socket = new_socket(
+            context, zmq.SUB, access.notes_address, settings.header_bytes_max + OVERHEAD, held=100
+        )
+        try:
+            for topic in topics:
+                self.socket.setsockopt(zmq.SUBSCRIBE, topic)
+            connect(self.socket, access.notes_address, access.server, access.keys)
+        except BaseException:
+            self.close()
+            raise
+
+    def receive(self, limit: int = 200) -> list[tuple[bytes, Frame]]:
+        """Up to ``limit`` notes that have arrived, each with its topic."""
+        got: list[tuple[bytes, Frame]] = []
+        for _ in range(limit):
+            try:
+                part = self.socket.recv(_DONTWAIT, copy=False)
+            except zmq.Again:
+                break
+            frames = receive_rest(self.socket, part, 2)
+            if frames is not None and len(frames) == 2:
+                got.append((bytes(frames[0]), frames[1]))
+        return got
+
+    def close(self) -> None:
+        """Close the socket. Harmless when done before."""
+        self.socket.close(linger=0)
