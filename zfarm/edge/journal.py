@@ -25,12 +25,14 @@ from zfarm.edge.sealed import (
     EMPTY,
     TASK_BITS,
     TASK_NUMBER_MAX,
+    TOTAL_MASK,
     Books,
     Broken,
     Shared,
     TaskRow,
     checksum,
     decode,
+    seal_of,
     sealed,
 )
 from zfarm.edge.spill import Spill
@@ -228,21 +230,21 @@ class Journal:
 
     def _task(
         self, key: int, row: object, body: object, names: dict[int, str]
-    ) -> Iterator[tuple[Record, Payload]]:
+    ) -> list[tuple[Record, Payload]]:
         task = self._sound("tasks", key, row, READ_TASK)
         accepted = READ_ACCEPTED.decode(task.accepted)
         if accepted.task != key & TASK_NUMBER_MAX or accepted.client != names.get(key >> TASK_BITS):
             raise self._vault.corrupt(f"table tasks, row {key}", "it is of another task")
         blob = self._body("tasks", key, task, body)
+        bodies = self._state.bodies
+        call: Payload = (bodies.get(task.function, b""), bodies.get(task.setup, b""), blob)
+        if not task.outcome and not task.deaths:
+            return [(accepted, call)]
+        pairs: list[tuple[Record, Payload]] = [(accepted, (b"", b"", b"") if task.outcome else call)]
+        pairs += [(READ_STRUCK.decode(struck), ()) for struck in task.deaths]
         if task.outcome:
-            yield accepted, (b"", b"", b"")
-        else:
-            bodies = self._state.bodies
-            yield accepted, (bodies.get(task.function, b""), bodies.get(task.setup, b""), blob)
-        for struck in task.deaths:
-            yield READ_STRUCK.decode(struck), ()
-        if task.outcome:
-            yield READ_SETTLED.decode(task.outcome), (blob,)
+            pairs.append((READ_SETTLED.decode(task.outcome), (blob,)))
+        return pairs
 
     def _rows(self) -> Iterator[tuple[int, object, object]]:
         """Every row of tasks in order of its key. No statement is left open in between."""
@@ -279,9 +281,7 @@ class Journal:
         """
         self._usable()
         with self._reading():
-            found = self._vault.quick_check()
-            if found:
-                raise self._vault.corrupt("found by SQLite", found)
+            self._check_pages()
             self._load(self._read_sound_books())
         return sum(1 for _ in self.replay())
 
@@ -365,9 +365,7 @@ class Journal:
         if not fresh:
             books = self._read_sound_books()
             self._vault.check_turn(books)
-            found = "" if books.clean else self._vault.quick_check()
-            if found:
-                raise self._vault.corrupt("found by SQLite", found)
+            self._check_pages()  # also when all was well at the last close: bits flip on disks at rest
             self._state, self._files = self._load(books)
         epoch = old + 1 if old else int(time.time()) & EPOCH_MAX
         self._db.execute("BEGIN IMMEDIATE")
@@ -379,6 +377,11 @@ class Journal:
         self._spill.sweep(self._files)
         self._files = set()
         self._tidy()
+
+    def _check_pages(self) -> None:
+        found = self._vault.quick_check()
+        if found:
+            raise self._vault.corrupt("found by SQLite", found)
 
     def _load(self, books: Books) -> tuple[State, set[int]]:
         """Read every row, without the blobs of tasks; compare all with its seals and with the books. Returns
@@ -407,19 +410,22 @@ class Journal:
 
     def _load_tasks(self, state: State, found: Books, files: set[int]) -> None:
         refs, tops = state.refs, state.tops
+        count = ended = total = 0
         for key, row in self._db.execute("SELECT id, row FROM tasks ORDER BY id"):
             task = self._sound("tasks", key, row, READ_TASK)
             tops[key >> TASK_BITS] = key
-            found.tasks += 1
-            found.add(row)
+            count += 1
+            total += seal_of(row)
             if task.file:
                 files.add(task.file)
             if task.outcome:
-                found.ended += 1
+                ended += 1
                 continue
             for number in (task.function, task.setup):
                 if number != EMPTY:
                     refs[number] = refs.get(number, 0) + 1
+        found.tasks, found.ended = count, ended
+        found.total = found.total + total & TOTAL_MASK
 
     def _note(self, clean: bool) -> None:
         self._db.execute("BEGIN IMMEDIATE")

@@ -24,6 +24,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "TASK_BITS",
     "TASK_NUMBER_MAX",
+    "TOTAL_MASK",
     "About",
     "Books",
     "Broken",
@@ -34,7 +35,6 @@ __all__ = [
     "encode",
     "seal_of",
     "sealed",
-    "unsealed",
 ]
 
 SCHEMA_VERSION: Final = 1
@@ -62,7 +62,10 @@ last, so that a scan of the rows passes over it."""
 MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {}
 """Version to the statements that lead from it to the next; all that are needed run in one transaction."""
 
+TOTAL_MASK: Final = 0xFFFF_FFFF_FFFF
 SEAL_BYTES: Final = 4
+RESIDUE: Final = 0x2144DF1C
+"""The CRC-32 of anything that ends in its own, least byte first."""
 
 
 class Broken(Exception):
@@ -96,11 +99,11 @@ class Books(Row):
 
     def add(self, row: bytes) -> None:
         """A row was written."""
-        self.total = self.total + seal_of(row) & 0xFFFF_FFFF_FFFF
+        self.total = self.total + seal_of(row) & TOTAL_MASK
 
     def subtract(self, row: bytes) -> None:
         """A row was removed or replaced."""
-        self.total = self.total - seal_of(row) & 0xFFFF_FFFF_FFFF
+        self.total = self.total - seal_of(row) & TOTAL_MASK
 
 
 class Shared(Row):
@@ -137,29 +140,19 @@ def checksum(blob: Blob) -> int:
     return zlib.crc32(blob)
 
 
+def _seed(key: int) -> int:
+    return key & 0xFFFF_FFFF ^ key >> 32
+
+
 def sealed(row: Row | msgspec.Struct, key: int) -> bytes:
     """The bytes of a row, to be written under ``key``."""
     data: bytes = encode(row)
-    return data + zlib.crc32(data, key & 0xFFFF_FFFF ^ key >> 32).to_bytes(SEAL_BYTES, "big")
+    return data + zlib.crc32(data, _seed(key)).to_bytes(SEAL_BYTES, "little")
 
 
 def seal_of(row: bytes) -> int:
     """The seal at the end of a row."""
-    return int.from_bytes(row[-SEAL_BYTES:], "big")
-
-
-def unsealed(row: object, key: int) -> bytes:
-    """What is in a row that was read under ``key``.
-
-    Raises:
-        Broken: its seal does not fit.
-    """
-    if not isinstance(row, bytes) or len(row) <= SEAL_BYTES:
-        raise Broken("is no sealed row")
-    data = row[:-SEAL_BYTES]
-    if zlib.crc32(data, key & 0xFFFF_FFFF ^ key >> 32) != seal_of(row):
-        raise Broken("does not fit its checksum")
-    return data
+    return int.from_bytes(row[-SEAL_BYTES:], "little")
 
 
 def decode(decoder: msgspec.msgpack.Decoder[RowT], row: object, key: int) -> RowT:
@@ -168,7 +161,11 @@ def decode(decoder: msgspec.msgpack.Decoder[RowT], row: object, key: int) -> Row
     Raises:
         Broken: it is not what was written there.
     """
+    if not isinstance(row, bytes):
+        raise Broken("is not there, or no sealed row")
+    if zlib.crc32(row, _seed(key)) != RESIDUE:
+        raise Broken("does not fit its checksum")
     try:
-        return decoder.decode(unsealed(row, key))
+        return decoder.decode(row[:-SEAL_BYTES])
     except msgspec.MsgspecError as error:
         raise Broken(f"cannot be read: {error}") from error
