@@ -282,6 +282,8 @@ class _Guest(Executor):
         self._closed = False
         self._futures: set[Future[Any]] = set()
         self._maps: weakref.WeakSet[Map] = weakref.WeakSet()
+        # what a task has submitted leaves before its outcome does, so that nobody believes the farm idle
+        weakref.finalize(self, link.flush).atexit = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """See Executor.submit."""

@@ -26,6 +26,7 @@ _BOOT = """\
 import sys, marshal
 config = marshal.load(open({lifeline}, 'rb', closefd=False))
 sys.path[:] = config['path']
+sys.argv[:] = config['argv']
 import zfarm.embedded
 zfarm.embedded.main(config)  # returns when the client is gone, perhaps without cleaning up
 import shutil
@@ -88,6 +89,7 @@ class Farmhouse:
         self._config = {
             "slots": self.slots,
             "path": [str(entry) for entry in sys.path],
+            "argv": [str(word) for word in getattr(sys, "argv", ())],  # tasks see the program's own
             "parent": os.getpid(),
             "lifeline": theirs_life,
             "ready": theirs_ready,

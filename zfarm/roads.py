@@ -21,7 +21,7 @@ from zfarm.edge.ports import DealerPort
 from zfarm.edge.security import Access
 from zfarm.edge.sockets import Context, new_context
 from zfarm.errors import FarmBroken, FarmError
-from zfarm.messages import Hello, Message, Payload, Stranger
+from zfarm.messages import Hello, Look, Message, Payload, Picture, Stranger
 from zfarm.settings import settings
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ log = logging.getLogger("zfarm")
 
 DESCRIBE_AFTER_S = 0.3
 """When an embedded farm is described for ``zfarm top``: short programs need not pay for that."""
+LOOK_S = 2.0
+"""How long a farm may take to say whether anything is left to do before it counts as stuck."""
+LOOK_AGAIN_S = 0.02
 LINGER_S = 0.5
 """How long the last words of a client may take to reach a broker."""
 
@@ -64,6 +67,10 @@ class SocketRoad:
     def outcome_arrived(self) -> None:
         """The farm does its work."""
 
+    def is_settled(self) -> bool:
+        """The farm goes on without us."""
+        return True
+
     def close(self) -> None:
         """Deliver what was sent, within bounds, and close."""
         self._hang_up(LINGER_S)
@@ -90,9 +97,12 @@ class SocketRoad:
             return
         try:
             for frames in port.receive():
-                link.receive(*wire.to_client.decode(frames))
+                self._deliver(link, *wire.to_client.decode(frames))
         except wire.Malformed as error:
             link.fail(error)
+
+    def _deliver(self, link: Link, message: Message, payload: Payload) -> None:
+        link.receive(message, payload)
 
     def _hang_up(self, linger_s: float = 0.0) -> None:
         port, link = self._port, self._link
@@ -126,6 +136,8 @@ class EmbeddedRoad(SocketRoad):
         self._early: Message | None = None  # a Hello from before the farm was ready
         self._deaths = 0
         self._closing = False
+        self._settled = False
+        self._looked_at = 0.0
 
     def open(self, link: Link) -> None:
         """Wait for the farm to be ready."""
@@ -142,6 +154,30 @@ class EmbeddedRoad(SocketRoad):
     def outcome_arrived(self) -> None:
         """The farm does its work: its earlier deaths are forgotten."""
         self._deaths = 0
+
+    def is_settled(self) -> bool:
+        """Whether tasks have left no nested calls behind, which would end with the farm."""
+        link = self._link
+        if self._settled or self._port is None or link is None:
+            return True
+        if not self._looked_at:
+            self._looked_at = link.loop.now
+            self._look(link)
+        return link.loop.now > self._looked_at + LOOK_S  # it does not answer
+
+    def _look(self, link: Link) -> None:
+        self.send(Look(tasks_max=0), ())
+        link.loop.call_later(link.leave_when_done, LOOK_S)
+
+    def _deliver(self, link: Link, message: Message, payload: Payload) -> None:
+        if type(message) is not Picture:
+            link.receive(message, payload)
+        elif any(one.queued or one.leased for one in message.clients):
+            self._looked_at = link.loop.now
+            link.loop.call_later(lambda: self._look(link), LOOK_AGAIN_S)
+        else:
+            self._settled = True
+            link.leave_when_done()
 
     def close(self) -> None:
         """Let the farm go, wait for its end, and remove its directory."""

@@ -46,6 +46,10 @@ class TunnelRoad:
     def outcome_arrived(self) -> None:
         """The farm does its work."""
 
+    def is_settled(self) -> bool:
+        """The farm goes on without us."""
+        return True
+
     def close(self) -> None:
         """Leave the tunnel to the child."""
         if self._link is not None:
