@@ -15,24 +15,22 @@ import sys
 import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 
 from zfarm import __version__, errors, exits
 from zfarm.core.client import Client
 from zfarm.edge.loop import Loop
 from zfarm.edge.outcomes import decode_outcome
+from zfarm.endings import task_lost
 from zfarm.errors import (
-    Death,
     FarmBroken,
     FarmBusy,
     FarmClosed,
     FarmError,
     ForkError,
     InitializerFailed,
-    TaskLost,
 )
 from zfarm.futures import FINISHED, Future, gate
 from zfarm.messages import (
@@ -57,6 +55,7 @@ from zfarm.messages import (
     Tell,
     Versions,
 )
+from zfarm.parties import Feeder, Road, Token
 from zfarm.settings import settings
 
 __all__ = ["Link", "Road", "Token"]
@@ -71,58 +70,6 @@ CANCEL_WAIT_S: Final = 5.0
 
 FLUSH_WAIT_S: Final = 2.0
 """How long the end of a task may wait for its submits to leave."""
-
-
-class Token(Protocol):
-    """What waits for the outcome of a task and is no Future."""
-
-    _task: int
-    _accepted: bool
-
-    def _resolve(self, outcome: Outcome, blob: Any) -> None:
-        """The task has ended."""
-
-    def _fail(self, error: BaseException) -> None:
-        """The task has no outcome and never will."""
-
-    def _abandon(self) -> None:
-        """The farm is given up: become cancelled even if the task runs."""
-
-
-class Feeder(Protocol):
-    """What has more to submit as its batches end: a map."""
-
-    def feed(self) -> None:
-        """Submit more, if there is more and room for it."""
-
-    def forget(self, error: BaseException | None) -> None:
-        """Submit no more: what is left was cancelled (None), or fails with ``error``."""
-
-
-class Road(Protocol):
-    """How messages get to the broker: over a socket, to a farm of our own, or through a child's tunnel."""
-
-    address: str
-    waits: Callable[[], AbstractContextManager[object]] | None
-
-    def open(self, link: Link) -> None:
-        """Start; messages go to ``link.receive``, what is beyond repair to ``link.fail``."""
-
-    def send(self, message: Message, payload: Payload) -> None:
-        """Give this to the broker, or drop it while the way is cut: the machines repair that."""
-
-    def outcome_arrived(self) -> None:
-        """The farm at the other end does its work."""
-
-    def is_settled(self) -> bool:
-        """Whether nothing keeps us from leaving. If something does: ``link.leave_when_done`` is called
-        later."""
-
-    def close(self) -> None:
-        """Deliver what was sent, within bounds, and give everything back."""
-
-    def disown(self) -> None:
-        """In a forked process: hold nothing open that is the parent's."""
 
 
 class Link:
@@ -514,17 +461,6 @@ def _again(error: FarmError) -> FarmError:
     copy = type(error)(*error.args)
     copy.__cause__ = error.__cause__
     return copy
-
-
-def task_lost(name: str, outcome: Outcome) -> TaskLost:
-    """The error of a task under which children or workers died: how often, and how each time."""
-    deaths = tuple(
-        Death(fate.host, fate.worker, fate.signal, fate.exit_code, fate.text) for fate in outcome.deaths
-    )
-    counted = Counter(map(str, deaths))
-    ways = ", ".join(f"{way} ({count} times)" if count > 1 else way for way, count in counted.items())
-    times = "once" if len(deaths) == 1 else f"{len(deaths)} times"
-    return TaskLost(f"{name}: what ran it died {times}: {ways or 'no word how'}", deaths)
 
 
 def _versions() -> Versions:

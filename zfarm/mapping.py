@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from zfarm.core.pace import BATCHES_PER_SLOT, Pace
 from zfarm.edge.outcomes import decode_batch
+from zfarm.endings import task_lost
 from zfarm.errors import FarmBusy, NotPortable, TooLarge
-from zfarm.link import task_lost
 from zfarm.messages import CANCELLED, ERROR, LOST, REFUSED, Outcome
 from zfarm.settings import settings
 

@@ -270,7 +270,7 @@ def test_wrong_frames_are_named(frames: list[bytes], reason: str) -> None:
         (wire.from_client, m.Hello("s" * 1025, m.Versions(1, "", "")), 0, "session"),
         (wire.from_client, m.Hello("s", m.Versions(1, "", ""), "h", -1), 0, "pid"),
         (wire.from_client, m.Look(-1), 0, "tasks_max"),
-        (wire.to_client, m.Ended([m.Outcome(1, 6)]), 1, "kinds"),
+        (wire.to_client, m.Ended([m.Outcome(1, 8)]), 1, "kinds"),
         (wire.to_client, m.Ended([m.Outcome(1, 0)]), 2, "2 blobs"),
         (wire.from_worker, m.Reports([m.Report(1, m.LOST)]), 1, "no fate"),
         (wire.from_worker, m.Reports([m.Report(1, -1)]), 1, "kinds"),

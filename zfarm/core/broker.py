@@ -1,7 +1,7 @@
 """The broker's state machine: who asked for what, and which worker holds it.
 
 Rules of this file:
-  1. Everything that decides about tasks, leases, clients or workers is here, in dispatch.py and in books.py.
+  1. What decides about tasks, leases, clients or workers is here and in reception, ledger and dispatch.
   2. It never learns the time, a socket, a file or a pickle: those are arguments or actions.
   3. It may be wrong about the world, never about itself: check() holds after every turn.
   4. A message about a lease that is not in the books changes nothing. A living lease is repeated, never
@@ -10,39 +10,28 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from math import inf
-from typing import Any
 
 from zfarm.core import dispatch, pictures
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
-from zfarm.core.greeting import mismatch
 from zfarm.core.invariants import check_books
-from zfarm.core.ledger import Ledger
 from zfarm.core.machine import NOW
 from zfarm.core.orphans import Orphans
 from zfarm.core.outbox import client_messages, worker_messages
+from zfarm.core.reception import Handler, Reception
 from zfarm.messages import (
-    CANCELLED,
     LOST,
-    REFUSED,
     VALUE,
     Action,
     Append,
-    Ask,
     Attach,
-    Attached,
     Beat,
     Began,
     Blob,
     Bye,
-    Cancel,
-    Drop,
-    Echo,
     Fate,
-    Forget,
     Hello,
-    JobTask,
     Join,
     Leave,
     Look,
@@ -51,52 +40,32 @@ from zfarm.messages import (
     Payload,
     Peer,
     Publish,
-    Pulse,
     Record,
-    Refused,
     Report,
     Reports,
     Return,
     Room,
-    Send,
     Stranger,
-    Submit,
     Versions,
-    Welcome,
 )
 from zfarm.settings import Settings, settings
 
 __all__ = ["Broker"]
 
-Handler = Callable[[Any, Any, Payload, float], None]
 
-
-class Broker(Ledger):
+class Broker(Reception):
     """Keeps the books of one farm: takes tasks from clients and grants leases on them to workers."""
 
     def __init__(
         self, epoch: int, versions: Versions, now: float, limits: Settings = settings, journal: bool = False
     ) -> None:
-        super().__init__(epoch, limits, journal)
+        super().__init__(epoch, versions, limits, journal)
         self.deadline = NOW
-        self.versions = versions
         self.started_at = now
-        self.peers: dict[Peer, ClientRecord | WorkerRecord] = {}
         self.orphans = Orphans(self)
         self._note_at = inf
         self._sweep_at = now + limits.beat_interval_s
-        self.refusing = ""
-        """Why no new task is taken at the moment; empty: they are. Set by the shell."""
         self._hold_until = 0.0
-        self._strangers: dict[Peer, None] = {}
-        self._from_client: dict[type, Handler] = {
-            Submit: self._on_submit,
-            Cancel: self._on_cancel,
-            Ask: self._on_ask,
-            Forget: self._on_forget,
-            Pulse: self._on_pulse,
-            Bye: self._on_bye,
-        }
         self._from_worker: dict[type, Handler] = {
             Beat: self._on_beat,
             Reports: self._on_reports,
@@ -149,18 +118,6 @@ class Broker(Ledger):
         self.touched.clear()
         self._hold_until = now + self.limits.restart_hold_s
 
-    def gone(self, peer: Peer, now: float) -> None:
-        """The link of this peer is dead, and so are the tunnels through it.
-
-        Nothing more can be sent there until somebody says Hello or Join again.
-        """
-        through = [other for other in self.peers if isinstance(other, tuple) and other[0] == peer]
-        for lost in (peer, *through):
-            record = self.peers.pop(lost, None)
-            if record is not None:
-                record.peer = None
-                self.deadline = NOW
-
     def watch(self, watched: bool, now: float) -> None:
         """Somebody subscribes to notes, or nobody does."""
         self.watched = watched
@@ -195,126 +152,6 @@ class Broker(Ledger):
             self.records = []
         self.deadline = min(self._sweep_at, self._note_at)
         return actions
-
-    # ------------------------------------------------------------ clients
-
-    def _on_hello(self, peer: Peer, message: Hello, now: float) -> None:
-        if not self._fits(peer, message.versions):
-            return
-        client = self.clients.get(message.session)
-        if client is None:
-            client = self.enroll(
-                message.session, None, message.host, message.pid, message.name, message.job, now
-            )
-        self._bind(client, peer, now)
-        self._send(peer, self._welcome())
-        if client.away:
-            client.away = False
-            self.tell("info", f"client {client.host}/{client.pid} is back")
-
-    def _on_attach(self, peer: Peer, message: Attach, now: float) -> None:
-        if not self._fits(peer, message.versions):
-            return
-        for session, client in self.clients.items():
-            if client.job == message.job:
-                tasks = [JobTask(t.number, t.function.name, t.items) for t in client.tasks.values()]
-                most = self.limits.batch_calls_max
-                for start in range(0, max(1, len(tasks)), most):
-                    part, last = tasks[start : start + most], start + most >= len(tasks)
-                    self._send(peer, Attached(job=message.job, session=session, tasks=part, last=last))
-                return
-        jobs = sorted(client.job for client in self.clients.values() if client.job)
-        known = f"there are {', '.join(jobs[:20])}" if jobs else "there is none"
-        self._refuse(peer, "JobUnknown", f"this farm has no job {message.job!r}; {known}")
-
-    def _on_submit(self, client: ClientRecord, message: Submit, payload: Payload, now: float) -> None:
-        if message.forgets:
-            self.forget(client, message.forgets)
-        names = message.names
-        first_setup = len(names)
-        first_body = first_setup + message.setups
-        functions = [self.functions.intern(bytes(payload[i]), name) for i, name in enumerate(names)]
-        setups = []
-        for i in range(first_setup, first_body):
-            setup = bytes(payload[i])
-            setups.append(client.setups.setdefault(setup, setup))
-        tasks = client.tasks
-        refused: list[int] = []
-        for i, call in enumerate(message.calls, first_body):
-            known = tasks.get(call.task)
-            if known is not None:
-                if known.outcome is not None:
-                    self.show(known)
-                elif self.journal:
-                    client.booked.append(call.task)
-            elif self.refusing or self.tasks >= self.limits.tasks_max:
-                refused.append(call.task)
-            else:
-                function, setup = functions[call.function], setups[call.setup]
-                self.accept(client, call.task, function, setup, payload[i], call.items, call.max_attempts)
-        if client.booked:
-            self.touch(client)
-        if self.orphans:
-            self.orphans.claimed(client, [call.task for call in message.calls], now)
-        if client.queue:
-            self.make_ready(client)
-        if refused:
-            text = self.refusing or f"the farm holds {self.tasks} tasks, its limit (ZFARM_TASKS_MAX)"
-            self.touch(client)
-            fate = Fate(host="", worker="", text=text)
-            client.ended.extend((Outcome(task=n, kind=REFUSED, deaths=(fate,)), b"") for n in refused)
-        for function in functions:  # a repeated submit must not leave a function behind that no task needs
-            if not function.refs:
-                self.functions.rest(function)
-
-    def _on_cancel(self, client: ClientRecord, message: Cancel, payload: Payload, now: float) -> None:
-        self.touch(client)
-        for number in message.tasks:
-            task = client.tasks.get(number)
-            if task is None:
-                client.unknown.append(number)
-            elif task.outcome is not None:
-                continue  # it was shown when it ended, and is shown again when asked
-            elif task.worker is None:
-                self.settle(task, Outcome(task=number, kind=CANCELLED, deaths=task.deaths), b"")
-            elif task.began:
-                client.began.append(number)
-            else:
-                task.cancelling = True
-                task.worker.revokes.append(task.lease)
-                self.touch(task.worker)
-
-    def _on_ask(self, client: ClientRecord, message: Ask, payload: Payload, now: float) -> None:
-        self.touch(client)
-        for number in message.tasks:
-            task = client.tasks.get(number)
-            if task is None:
-                client.unknown.append(number)
-            elif task.outcome is not None:
-                self.show(task)
-            elif task.began:
-                client.began.append(number)
-
-    def _on_forget(self, client: ClientRecord, message: Forget, payload: Payload, now: float) -> None:
-        self.forget(client, message.tasks)
-
-    def _on_pulse(self, client: ClientRecord, message: Pulse, payload: Payload, now: float) -> None:
-        if client.away:
-            client.away = False
-            self.tell("info", f"client {client.host}/{client.pid} is back")
-        self._send(client.peer, Echo(number=message.number, slots=self.slots()))
-
-    def _on_bye(self, client: ClientRecord, message: Bye, payload: Payload, now: float) -> None:
-        if client.job:  # its tasks go on without it
-            self.gone(client.peer, now)
-        else:
-            self._drop_client(client)
-
-    def _drop_client(self, client: ClientRecord) -> None:
-        if client.peer is not None:
-            del self.peers[client.peer]
-        self.drop(client)
-        self.orphans.stop_of(client.session)
 
     # ------------------------------------------------------------ workers
 
@@ -458,41 +295,6 @@ class Broker(Ledger):
                 client.away = True
                 self.tell("warning", f"client {client.host}/{client.pid} is away")
         self.orphans.sweep(now)
-
-    # ------------------------------------------------------------ peers and sending
-
-    def _fits(self, peer: Peer, theirs: Versions) -> bool:
-        text = mismatch(self.versions, theirs)
-        if text:
-            self._refuse(peer, "VersionMismatch", text)
-        return not text
-
-    def _refuse(self, peer: Peer, code: str, text: str) -> None:
-        self._send(peer, Refused(code=code, text=text))
-        self.tell("warning", f"refused a peer: {text}")
-
-    def _welcome(self) -> Welcome:
-        return Welcome(
-            epoch=self.epoch, versions=self.versions, workers=len(self.workers), slots=self.slots()
-        )
-
-    def _bind(self, record: ClientRecord | WorkerRecord, peer: Peer, now: float) -> None:
-        """From now on this record speaks through ``peer``; what still comes from its old link is a
-        stranger's."""
-        other = self.peers.get(peer)
-        if other is not None and other is not record:  # one link, one peer: the last word counts
-            other.peer = None
-        if record.peer is not None and record.peer != peer:
-            self.peers.pop(record.peer, None)
-            self.actions.append(Drop(record.peer))
-        record.peer = peer
-        record.heard_at = now
-        self.peers[peer] = record
-        self._strangers.pop(peer, None)  # it would hear so after its Welcome, and believe it
-
-    def _send(self, peer: Peer, message: Message, payload: Payload = ()) -> None:
-        if peer is not None:
-            self.actions.append(Send(peer, message, payload))
 
     def check(self) -> None:
         """The books do not contradict themselves."""

@@ -1,0 +1,195 @@
+"""The children of one worker and the leases in them: who gets calls, is watched, is ended; knows no broker.
+
+The worker's machine (zfarm.core.worker) is a brood that listens to messages.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+
+from zfarm.core.feeding import feed, feed_ahead
+from zfarm.core.kids import Duty, Kid, Owed
+from zfarm.messages import (
+    BROKEN,
+    LOST,
+    Action,
+    Blob,
+    Fate,
+    Report,
+    StartChild,
+    StopChild,
+    TakeBack,
+)
+from zfarm.settings import Settings
+
+__all__ = ["Brood"]
+
+
+class Brood:
+    """Leases, children and what the broker is to be told of them in this turn."""
+
+    def __init__(self, slots: int, limits: Settings) -> None:
+        self.slots = slots
+        self._limits = limits
+        self._draining = False
+        self._leases: dict[int, Duty] = {}
+        self._queue: deque[Duty] = deque()
+        self._owed: dict[int, Owed] = {}
+        self._kids: dict[int, Kid] = {}
+        self._next_kid = 1
+        self._init_deaths: dict[str, int] = {}
+        # what this turn has for the broker
+        self._reports: list[int] = []
+        self._returns: list[int] = []
+        self._begans: list[int] = []
+        self._actions: list[Action] = []
+        for _ in range(slots):
+            self._start_kid()
+
+    # ------------------------------------------------------------ leases
+
+    def _take_home(self, duty: Duty, now: float) -> None:
+        """A call that has certainly not started: back into the queue, or away if it was revoked."""
+        duty.kid = None
+        if duty.lease not in self._leases:
+            return
+        if duty.stopping:
+            del self._leases[duty.lease]
+        elif duty.revoked or self._draining:
+            del self._leases[duty.lease]
+            self._returns.append(duty.lease)
+        else:
+            duty.queued_at = now
+            self._queue.appendleft(duty)
+
+    def _owe(self, duty: Duty, report: Report, blob: Blob) -> None:
+        self._owed[report.lease] = Owed(report, blob, duty.owner, duty.task)
+        self._reports.append(report.lease)
+
+    def _begin(self, duty: Duty) -> None:
+        if duty.lease in self._leases:
+            self._begans.append(duty.lease)
+
+    def _return_queue(self) -> None:
+        for duty in self._queue:
+            del self._leases[duty.lease]
+            self._returns.append(duty.lease)
+        self._queue.clear()
+
+    def _drain_more(self) -> None:
+        self._return_queue()
+        for kid in self._kids.values():
+            if kid.calls > 1:
+                self._take_back(kid)
+
+    # ------------------------------------------------------------ children
+
+    def _start_kid(self) -> Kid:
+        kid = Kid(self._next_kid)
+        self._next_kid += 1
+        self._kids[kid.number] = kid
+        self._actions.append(StartChild(kid.number))
+        return kid
+
+    def _stop_kid(self, kid: Kid, kill: bool) -> None:
+        """End a child; with ``kill`` the calls that it has started are dropped: whoever wanted this knows
+        why."""
+        kid.ending = True
+        if kill:
+            for duty in kid.duties():
+                self._leases.pop(duty.lease, None)
+        if not kid.stopped or kill:
+            kid.stopped = True
+            self._actions.append(StopChild(kid.number, kill))
+
+    def _take_back(self, kid: Kid) -> None:
+        if not kid.taking_back:
+            kid.taking_back = True
+            self._actions.append(TakeBack(kid.number))
+
+    def _busy(self) -> int:
+        """Slots in use: children with calls (or asked to give some back) that do not wait for nested ones."""
+        return sum(1 for kid in self._kids.values() if (kid.calls or kid.taking_back) and not kid.waiting)
+
+    def _idle_kid(self, realm: str) -> Kid:
+        """An idle child for this realm: one that serves it, else a fresh one; too many idle ones of other
+        realms are ended."""
+        idle = [kid for kid in self._kids.values() if kid.idle]
+        for wanted in (realm, ""):
+            for kid in idle:
+                if kid.realm == wanted:
+                    return kid
+        spare = [kid for kid in idle if kid.realm]
+        if len(spare) >= self._limits.children_idle_max:
+            self._stop_kid(spare[0], kill=False)
+        return self._start_kid()
+
+    def _feed(self, now: float) -> None:
+        """Send queued calls to children: first to idle ones while there are free slots, then a little ahead
+        of busy ones."""
+        queue, limits = self._queue, self._limits
+        free = self.slots - self._busy()
+        while queue and free > 0:
+            kid = self._idle_kid(queue[0].realm)
+            self._actions.append(feed(kid, queue, limits, now, share=free))
+            free -= 1
+        if queue and free >= 0:  # below: calls that waited go on, and the slots they had given up are taken
+            self._actions.extend(feed_ahead(self._kids.values(), queue, limits, now))
+
+    def _watch_kids(self, now: float) -> None:
+        """Say which calls have started for good; free what waits behind a long one."""
+        limits = self._limits
+        for kid in self._kids.values():
+            if not kid.calls or kid.ending:
+                continue
+            since = now - kid.head_since
+            if not kid.head_began and since >= limits.began_after_us / 1e6:
+                kid.head_began = True
+                self._begin(kid.head())
+            if (
+                kid.calls > 1
+                and not kid.taking_back
+                and (kid.waiting or since >= limits.stuck_after_us / 1e6)
+            ):
+                self._take_back(kid)
+        queue = self._queue
+        if queue and now - queue[0].queued_at >= limits.stuck_after_us / 1e6 and self._busy() >= self.slots:
+            self._return_queue()
+
+    def _retire_kids(self) -> None:
+        """End children that have run as many tasks as their realm allows, or that are too many."""
+        idle = 0
+        for kid in self._kids.values():
+            if kid.stopped or kid.calls:
+                continue
+            idle += 1
+            if kid.ending or kid.worn_out or idle > self.slots + self._limits.children_idle_max:
+                self._stop_kid(kid, kill=False)
+
+    def _died_early(self, kid: Kid, fate: Fate) -> None:
+        """A child died before it started its first call: after a few in a row its realm counts as broken."""
+        deaths = self._init_deaths[kid.realm] = self._init_deaths.get(kid.realm, 0) + 1
+        if deaths < self._limits.initializer_deaths_max:
+            return
+        del self._init_deaths[kid.realm]
+        broken = [duty for duty in self._queue if duty.realm == kid.realm]
+        self._queue = deque(duty for duty in self._queue if duty.realm != kid.realm)
+        for duty in broken:
+            del self._leases[duty.lease]
+            kind = BROKEN if duty.initialized else LOST
+            self._owe(duty, Report(lease=duty.lease, kind=kind, fate=fate), b"")
+
+    def _kids_deadline(self) -> float:
+        """When the clock has something to say about a child or about the queue."""
+        limits = self._limits
+        deadline = inf
+        for kid in self._kids.values():
+            if kid.calls and not kid.ending:
+                if not kid.head_began:
+                    deadline = min(deadline, kid.head_since + limits.began_after_us / 1e6)
+                elif kid.calls > 1 and not kid.taking_back:
+                    deadline = min(deadline, kid.head_since + limits.stuck_after_us / 1e6)
+        if self._queue:
+            deadline = min(deadline, self._queue[0].queued_at + limits.stuck_after_us / 1e6)
+        return deadline
