@@ -62,7 +62,8 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["broker", "-h"], ["worker", "--help"], ["top", "-h"], ["--version"]]
+    "arguments",
+    [["--help"], ["broker", "-h"], ["worker", "--help"], ["journal", "check", "-h"], ["--version"]],
 )
 def test_help_imports_nothing_heavy(arguments):
     code = f"""

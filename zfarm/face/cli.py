@@ -20,8 +20,12 @@ from zfarm.errors import (
     BrokerUnreachable,
     ConfigurationError,
     FarmError,
+    JournalCorrupt,
+    JournalError,
     ProtocolError,
 )
+from zfarm.face.journal import journal
+from zfarm.face.keys import add_commands
 
 __all__ = ["EXIT_CODES", "main"]
 
@@ -30,6 +34,8 @@ EXIT_CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
     (AccessDenied, 77),
     (ProtocolError, 76),
     (ConfigurationError, 78),
+    (JournalCorrupt, 65),
+    (JournalError, 74),
     (FarmError, 70),
 )
 """The first that fits counts; the numbers are those of sysexits.h. 2: wrong usage, 130: interrupted."""
@@ -38,8 +44,8 @@ INTERRUPTED: Final = 128 + signal.SIGINT
 
 EPILOG: Final = (
     "ADDRESS is tcp://HOST:PORT or the path of a connection file. Without one: $ZFARM_ADDRESS, else the only "
-    "farm on this machine. Exit codes: 0 fine, 2 wrong usage, 69 the broker does not answer, 76 versions do "
-    "not fit, 77 access denied, 78 wrong configuration."
+    "farm on this machine. Exit codes: 0 fine, 2 wrong usage, 65 a damaged journal, 69 the broker does not "
+    "answer, 74 a disk that fails, 76 versions do not fit, 77 access denied, 78 wrong configuration."
 )
 
 click.rich_click.STYLE_HELPTEXT = ""
@@ -48,6 +54,8 @@ click.rich_click.COMMAND_GROUPS = {
     "zfarm": [
         {"name": "Run a farm", "commands": ["broker", "worker"]},
         {"name": "Look at it", "commands": ["status", "top", "version"]},
+        {"name": "Let others in", "commands": ["key", "token"]},
+        {"name": "Look after it", "commands": ["journal"]},
     ]
 }
 
@@ -128,6 +136,9 @@ def command() -> None:
     One broker, workers on as many hosts as you like, and your program with zfarm.Executor.
     """
     _checked_settings()
+
+
+command.add_command(journal)
 
 
 @command.command()
@@ -237,6 +248,9 @@ def top(address: str | None, connection: Path | None, once: bool) -> int:
     import zfarm.face.dashboard
 
     return zfarm.face.dashboard.main(address, connection, once)
+
+
+add_commands(command)
 
 
 @command.command()
