@@ -21,6 +21,7 @@ MARK = "ZFARM_TEST_RUN"
 
 _value = uuid.uuid4().hex
 _shm = Path("/dev/shm")
+_shm_prefixes = ("zfarm", "psm_", "sem.", "wnsm_")  # zfarm's and multiprocessing's
 _fds = Path("/proc/self/fd") if os.path.isdir("/proc/self/fd") else Path("/dev/fd")
 
 
@@ -123,9 +124,9 @@ def _descriptors() -> dict[tuple[int, str], str]:
 
 
 def _files(watched: Path) -> Iterator[tuple[str, str]]:
-    for folder in (watched, _shm):
-        for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-            yield str(path), str(path)
+    shared = [path for path in _shm.iterdir() if path.name.startswith(_shm_prefixes)] if _shm.is_dir() else []
+    for path in (*watched.rglob("*"), *shared):
+        yield str(path), str(path)
 
 
 def _held_by_others(path: str, now: Stock) -> bool:
