@@ -1,4 +1,4 @@
-"""The one command: ``python -m benchmarks`` runs all workloads for all peers, interleaved; it prints ratios."""
+"""The one command: ``python -m benchmarks`` runs workloads for all peers, interleaved, and prints ratios."""
 
 from __future__ import annotations
 

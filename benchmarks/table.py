@@ -24,10 +24,16 @@ class Row:
     more: bool = True
     form: Callable[[float], str] = lambda value: f"{value:,.0f}"
     aim: tuple[str, float] | None = None
+    ratio: bool = True
+    """False where peers have next to nothing of it, and a ratio would say nothing."""
 
 
 def _seconds(value: float) -> str:
     return f"{value:.3f}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2f}"
 
 
 ROWS = [
@@ -43,10 +49,18 @@ ROWS = [
     Row("w6", "total_s", "W6 cold start to clean end, s", more=False, form=_seconds, aim=("", 0.4)),
     Row("w6", "import_ms", "W6 import, ms", more=False, form=lambda value: f"{value:.1f}", aim=("", 80)),
     Row("w7", "client_bytes", "W7 client bytes per queued call", more=False, aim=("", 1300)),
-    Row("w7", "helper_bytes", "W7 helpers' bytes per queued call", more=False, aim=("", 600)),
+    Row("w7", "helper_bytes", "W7 helpers' bytes per queued call", more=False, aim=("", 600), ratio=False),
     Row("w7", "submits_per_s", "W7 submits/s while nothing runs"),
     Row("w7", "drains_per_s", "W7 calls/s out of a full queue"),
-    Row("idle", "percent", "idle, % of one core", more=False, form=lambda value: f"{value:.2f}", aim=("", 1)),
+    Row(
+        "idle",
+        "percent",
+        "idle, % of one core",
+        more=False,
+        form=lambda value: f"{value:.2f}",
+        aim=("", 1),
+        ratio=False,
+    ),
 ]
 
 TITLES = {"zfarm": "zfarm", "ppe": "ProcessPoolExecutor", "pool": "mp.Pool"}
@@ -83,11 +97,11 @@ def _cells(row: Row, peers: list[str], values: dict[str, list[float]]) -> list[s
         if not values[peer]:
             cells.append("–")
             continue
-        spread = f" [dim]({row.form(min(values[peer]))} – {row.form(max(values[peer]))})[/]"
+        spread = f" [dim]({row.form(min(values[peer]))}–{row.form(max(values[peer]))})[/]"
         cells.append(row.form(medians[peer]) + (spread if len(values[peer]) > 1 else ""))
     first = peers[0]
     for other in peers[1:]:
-        known = first in medians and medians.get(other)
+        known = row.ratio and first in medians and medians.get(other)
         cells.append(f"{medians[first] / medians[other]:.2f} ×" if known else "–")
     if first == "zfarm":
         cells.append(_verdict(row, medians))
