@@ -266,3 +266,31 @@ def print_and_die(text: str) -> NoReturn:
 def hold_count(gate: str, name: str) -> tuple[int, int]:
     hold(gate, name)
     return count_up()
+
+
+# ---------------------------------------------------------------- calls that submit calls
+
+
+def fib(n: int) -> int:
+    import zfarm
+
+    if n < 2:
+        return n
+    farm = zfarm.current_farm()
+    return farm.submit(fib, n - 1).result() + farm.submit(fib, n - 2).result()
+
+
+def fib_at_once(n: int) -> int:
+    import zfarm
+
+    if n < 2:
+        return n
+    farm = zfarm.current_farm()
+    one, two = farm.submit(fib_at_once, n - 1), farm.submit(fib_at_once, n - 2)
+    return one.result() + two.result()
+
+
+def dive(depth: int) -> int:
+    import zfarm
+
+    return 0 if depth == 0 else 1 + zfarm.current_farm().submit(dive, depth - 1).result()

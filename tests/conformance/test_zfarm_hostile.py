@@ -1,4 +1,4 @@
-"""Odd and deadly tasks harm themselves at most; a fork, and the death of a helper process, is answered for."""
+"""Odd and deadly tasks harm themselves at most; a fork, and the death of a helper, is answered for."""
 
 from __future__ import annotations
 

@@ -13,41 +13,16 @@ from tests.conformance import tasks
 from tests.conformance.support import DEADLINE_S, Make, only_zfarm
 
 
-def fib(n: int) -> int:
-    import zfarm
-
-    if n < 2:
-        return n
-    farm = zfarm.current_farm()
-    return farm.submit(fib, n - 1).result() + farm.submit(fib, n - 2).result()
-
-
-def fib_at_once(n: int) -> int:
-    import zfarm
-
-    if n < 2:
-        return n
-    farm = zfarm.current_farm()
-    one, two = farm.submit(fib_at_once, n - 1), farm.submit(fib_at_once, n - 2)
-    return one.result() + two.result()
-
-
-def dive(depth: int) -> int:
-    import zfarm
-
-    return 0 if depth == 0 else 1 + zfarm.current_farm().submit(dive, depth - 1).result()
-
-
 @only_zfarm
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("function", [fib, fib_at_once])
+@pytest.mark.parametrize("function", [tasks.fib, tasks.fib_at_once])
 def test_recursion_does_not_block_itself(make: Make, workers: int, function: Any) -> None:
     assert make(workers).submit(function, 7).result(3 * DEADLINE_S) == 13
 
 
 @only_zfarm
 def test_nesting_far_deeper_than_there_are_slots(make: Make) -> None:
-    assert make(1).submit(dive, 25).result(3 * DEADLINE_S) == 25
+    assert make(1).submit(tasks.dive, 25).result(3 * DEADLINE_S) == 25
 
 
 @only_zfarm
