@@ -222,6 +222,7 @@ class Welcome(Message, tag="welcome"):
     versions: Versions
     workers: int = 0
     slots: int = 0
+    grants: int = 0  # to a worker: Grants are counted on from here
 
 
 class Stranger(Message, tag="stranger"):
@@ -388,9 +389,14 @@ class Reports(Message, tag="reports"):
 
 
 class Return(Message, tag="return"):
-    """Worker -> broker: these leases were not started here and will not be; give them to somebody else."""
+    """Worker -> broker: these leases were not started here and will not be; give them to somebody else.
+
+    ``seen`` is the last Grants (or Welcome) that the worker had seen: if it has joined anew since, they may
+    have been granted again, and this says nothing about that.
+    """
 
     leases: list[int]
+    seen: int = 0
 
 
 class Room(Message, tag="room"):
@@ -421,7 +427,7 @@ class TunnelClosed(Message, tag="tunnel_closed"):
 
 
 class Grants(Message, tag="grants"):
-    """Broker -> worker: run these. ``number`` counts the Grants of this joining.
+    """Broker -> worker: run these. ``number`` counts on from the ``grants`` of the Welcome.
 
     Payload: ``functions`` functions, ``setups`` setups, then one body per lease.
     """

@@ -186,6 +186,7 @@ class WorkerRecord:
         "heard_at",
         "host",
         "joined_at",
+        "joined_number",
         "leases",
         "peer",
         "pid",
@@ -212,7 +213,8 @@ class WorkerRecord:
         self.expected_us = 0
         self.crowded = False  # it gave calls back: no call is granted ahead of a free slot until it reports
         self.draining = False
-        self.grants_number = 0
+        self.grants_number = 0  # of the last Grants or joining
+        self.joined_number = 0
         self.done = 0
         self.failed = 0
         self.deaths = 0

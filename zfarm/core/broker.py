@@ -170,9 +170,10 @@ class Broker(Reception):
             worker.room = message.slots
         self._bind(worker, peer, now)
         self.touch(worker)
-        worker.grants_number = 0
+        worker.grants_number += 1
+        worker.joined_number = worker.grants_number
         worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
-        self._send(peer, self._welcome())
+        self._send(peer, self._welcome(worker.joined_number))
         held = {h.lease for h in message.held}
         for lease, task in worker.leases.items():
             if lease not in held:  # lost on the way to it: the same lease once more, never another
@@ -230,6 +231,8 @@ class Broker(Reception):
         self.settle(task, Outcome(task.number, report.kind, report.run_us, deaths), blob)
 
     def _on_return(self, worker: WorkerRecord, message: Return, payload: Payload, now: float) -> None:
+        if message.seen < worker.joined_number:
+            return  # said before it heard of its last joining, which may have granted them again
         for lease in reversed(message.leases):  # they go to the front of the queue, the first one last
             task = worker.leases.get(lease)
             if task is not None:

@@ -200,10 +200,8 @@ class Reception(Ledger):
         self._send(peer, Refused(code=code, text=text))
         self.tell("warning", f"refused a peer: {text}")
 
-    def _welcome(self) -> Welcome:
-        return Welcome(
-            epoch=self.epoch, versions=self.versions, workers=len(self.workers), slots=self.slots()
-        )
+    def _welcome(self, grants: int = 0) -> Welcome:
+        return Welcome(self.epoch, self.versions, len(self.workers), self.slots(), grants)
 
     def _bind(self, record: ClientRecord | WorkerRecord, peer: Peer, now: float) -> None:
         """From now on this record speaks through ``peer``; what still comes from its old link is a

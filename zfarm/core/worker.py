@@ -215,7 +215,7 @@ class Worker(Brood):
 
     def _on_welcome(self, message: Welcome, payload: Payload, now: float) -> None:
         self._joined = True
-        self._seen = 0
+        self._seen = message.grants
         self._beat_at = now
         self._reports = list(self._owed)
         self._room_told = -1
@@ -307,7 +307,7 @@ class Worker(Brood):
         for kind, numbers in ((Began, self._begans), (Return, self._returns)):
             for start in range(0, len(numbers), limits.batch_calls_max):
                 part = numbers[start : start + limits.batch_calls_max]
-                send(Send(BROKER, Began(tasks=part) if kind is Began else Return(leases=part)))
+                send(Send(BROKER, Began(tasks=part) if kind is Began else Return(part, self._seen)))
         self._begans, self._returns = [], []
         if self._reports:
             owed = self._owed

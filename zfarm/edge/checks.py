@@ -176,6 +176,11 @@ def _tasks(message: m.Cancel | m.Ask | m.Forget | m.Booked | m.Unknown | m.Began
     _numbers("tasks", message.tasks)
 
 
+def _return(message: m.Return, blobs: int) -> None:
+    _leases(message, blobs)
+    _number("seen", message.seen)
+
+
 def _leases(message: m.Return | m.Revoke | m.Thanks, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _listed("leases", message.leases, settings.blobs_max)
@@ -227,7 +232,8 @@ def _look(message: m.Look, blobs: int) -> None:
 def _welcome(message: m.Welcome, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _versions(message.versions)
-    _numbers("epoch, workers and slots", (message.epoch, message.workers, message.slots))
+    counts = message.epoch, message.workers, message.slots, message.grants
+    _numbers("epoch, workers, slots and grants", counts)
 
 
 def _refused(message: m.Refused, blobs: int) -> None:
@@ -343,7 +349,7 @@ CHECKS: Final[dict[type, Check]] = {
     m.Join: _join,
     m.Beat: _beat,
     m.Reports: _reports,
-    m.Return: _leases,
+    m.Return: _return,
     m.Room: _room,
     m.Leave: _nothing,
     m.Tunnel: _tunnel,
