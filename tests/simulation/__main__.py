@@ -37,7 +37,8 @@ def main() -> int:
             print(result.farm.story.text())
         if result.failure:
             failed.append(seed)
-            print(result.failure.strip().splitlines()[-1] if asked.all else result.report(), flush=True)
+            last_line = result.failure.strip().splitlines()[-1]
+            print(f"seed {seed}: {last_line[:300]}" if asked.all else result.report(), flush=True)
             if not asked.all:
                 break
     took = time.perf_counter() - began

@@ -247,6 +247,8 @@ class Books:
         """The broker sends this now."""
         if self.quiet_kinds is not None:
             self.quiet_kinds.add(type(message).__name__)
+        if self.farm.disk is not None and peer in self.by_peer:
+            self.farm.disk.check_said(self.by_peer[peer], message)
         if isinstance(message, m.Grants):
             session = self.by_peer[peer]
             for lease in message.leases:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from math import inf
 
 from tests.simulation.checkers import Books
+from tests.simulation.disk import Disk
 from tests.simulation.faults import Mix
 from tests.simulation.network import Network
 from tests.simulation.people import Task
@@ -37,6 +38,7 @@ class Farm:
         self.story = Story(keep)
         self.books = Books(self)
         self.network = Network(self)
+        self.disk = Disk() if mix.journal else None
         self.tasks: dict[int, Task] = {}
         self._heap: list[tuple[float, float, int, Callable[[], object]]] = []
         self._pushed = 0

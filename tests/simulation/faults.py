@@ -38,6 +38,7 @@ class Mix:
     clients: int = 1
     faults_s: float = 5.0
     rates: dict[str, float] = field(default_factory=dict)
+    journal: bool = False
     calm: bool = False
     """Nothing goes wrong, so that efficiency can be judged."""
     watched: bool = False
@@ -99,6 +100,7 @@ def mix_of(seed: int) -> Mix:
     mix.embedded = rng.random() < 0.25
     mix.clients = rng.choice((1, 1, 2, 3))
     mix.watched = rng.random() < 0.3
+    mix.journal = rng.random() < 0.4
     mix.latency_s = rng.choice((0.05, 0.3, 1.0)) * MS
     mix.fork_s = rng.choice((1, 5, 20)) * MS
     mix.waves = tuple(rng.sample(WAVES, rng.randint(1, 3)))
@@ -130,6 +132,7 @@ def _settings(rng: Random) -> Settings:
         batch_calls_max=rng.choice((5, 50, 2000)),
         batch_bytes_max=rng.choice((40, 4 * 1024 * 1024)),
         children_idle_max=rng.choice((1, 4)),
+        restart_hold_s=rng.choice((1.0, 4.0)),
     )
 
 

@@ -142,7 +142,10 @@ class BrokerProcess(Process):
         super().__init__(farm, "broker")
         self.epoch = epoch
         self.watched = False
-        self.machine = Broker(epoch, VERSIONS, self.clock, farm.mix.settings)
+        self.machine = Broker(epoch, VERSIONS, self.clock, farm.mix.settings, farm.disk is not None)
+        if farm.disk is not None:
+            self.machine.restore(farm.disk.pairs, self.clock)
+            self.machine.check()
         self.hand("advance")
 
     def arrived(self, peer: Any, message: m.Message, payload: m.Payload) -> None:
@@ -191,6 +194,10 @@ class BrokerProcess(Process):
                 self.hand("gone", action.peer)
         elif isinstance(action, m.Tell):
             self._told(action)
+        elif isinstance(action, m.Append):
+            assert farm.disk is not None, "there is no journal to append to"
+            farm.story.tell(farm.now, "broker", "appends", tuple(record for record, _ in action.records))
+            farm.disk.append(action.records)
         elif isinstance(action, m.Publish):
             assert self.watched, f"a note for nobody: {action.note}"
             farm.story.tell(farm.now, "broker", "notes", type(action.note).__name__)
@@ -321,6 +328,8 @@ class ClientProcess(Process):
                 self.die()
         elif isinstance(action, m.Resolve):
             self._resolve(action)
+        elif isinstance(action, m.Safe):
+            farm.story.probe("safe")
         elif isinstance(action, m.Running):
             farm.books.running(farm.tasks[action.token])
         elif not isinstance(action, m.Connected):

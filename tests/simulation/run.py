@@ -71,6 +71,9 @@ def _live(farm: Farm) -> None:
     assert not noisy, f"at rest, and yet this was sent: {sorted(noisy)}"
     left = unrest(farm)
     assert not left, "it did not stay at rest:\n  " + "\n  ".join(left)
+    if farm.disk is not None:
+        kept = farm.disk.open | farm.disk.settled
+        assert not kept, f"the journal still needs {kept}"
     for person in people:
         for task in person.tasks:
             known = task.outcome is not None or task.abandoned or not task.number
