@@ -9,17 +9,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from zfarm.core.broker import Broker
 from zfarm.edge import wire
+from zfarm.edge.gate import Gate, Unsafe
 from zfarm.edge.journal import Journal
 from zfarm.edge.loop import Loop
 from zfarm.edge.notes import NotesPort
 from zfarm.edge.ports import CONTROL_DOMAIN, RouterPort
+from zfarm.edge.principals import keys_path, members
 from zfarm.edge.security import (
     ADMIN,
     CLIENT,
@@ -34,7 +36,6 @@ from zfarm.edge.security import (
     write_connection,
 )
 from zfarm.edge.sockets import Context, bind, close_context, new_context
-from zfarm.edge.zap import Doorkeeper, table_of
 from zfarm.errors import JournalError
 from zfarm.messages import (
     PROTOCOL,
@@ -64,7 +65,7 @@ TOPIC = b"farm"
 """What notes about the farm are published under."""
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
 EXIT_UNSAFE = 78
-DOOR_CHECK_S = 5.0
+SWEEP_S = 10.0
 JOURNAL_CHECK_S = 1.0
 
 
@@ -143,11 +144,20 @@ class BrokerShell:
         loop.add_source(self.router.socket, self._receive)
         loop.add_source(self.notes.socket, self.notes.read_subscriptions)
         loop.add_flusher(self.router.flush)
+        loop.add_timer(self._sweep, SWEEP_S)
 
     def close(self) -> None:
         """Close the sockets."""
         self.router.close()
         self.notes.close()
+
+    def expel(self, known: Container[str]) -> int:
+        """Let only the ``known`` principals speak and watch; how many connections were ended."""
+        return self.router.expel(known) + self.notes.expel(known)
+
+    def _sweep(self) -> None:
+        self.router.sweep()
+        self.notes.sweep()
 
     def _lost(self, peer: bytes) -> None:
         self.machine.gone(peer, self._loop.now)
@@ -271,13 +281,11 @@ class _Process:
         self.loop = Loop()
         self.path = path
         self._journal: Journal | None = None
-        keys = ServerKeys.load_or_create(path.with_suffix(".keys"))
         self._context = new_context()
-        self._door = Doorkeeper(self._context, table_of(keys.roles))
-        self._door.start()
+        self._gate = Gate(self._context, keys_path(path))
+        keys = self._gate.keys
         self._shell: BrokerShell | None = None
         try:
-            self._door.self_test(keys)
             if journal is not None:
                 self._journal = Journal(journal)
             epoch = new_epoch() if self._journal is None else self._journal.epoch()
@@ -297,17 +305,23 @@ class _Process:
         except BaseException:
             self.close()
             raise
-        self.loop.add_timer(self._check_door, DOOR_CHECK_S)
+        self._gate.watch(self.loop, self._keys_changed)
 
-    def _check_door(self) -> None:
-        if not self._door.alive:
-            raise RuntimeError("the handler that checks keys has stopped: a broker must not go on without it")
+    def _keys_changed(self, keys: ServerKeys) -> None:
+        """Disconnect whose key is known no more, and tell the file's readers of new keys of the roles."""
+        assert self._shell is not None, "the gate is watched once there is a shell"
+        ended = self._shell.expel(members(keys))
+        log.info("the keys have changed: %d principals, %d connections ended", len(keys.principals), ended)
+        roles = {role: keys.roles[role] for role in self.connection.keys}
+        if roles != self.connection.keys:
+            self.connection = replace(self.connection, keys=roles)
+            write_connection(self.path, self.connection)
 
     def close(self) -> None:
         """Close the sockets first and the door last, so that nobody gets in unchecked."""
         if self._shell is not None:
             self._shell.close()
-        self._door.stop()
+        self._gate.close()
         close_context(self._context)
         if self._journal is not None:
             self._journal.close()
@@ -351,7 +365,7 @@ def main(
     kept = None if journal == "none" else Path(journal) if journal else path.with_suffix(".journal")
     try:
         process = _Process(binds, notes_bind, path, name, kept)
-    except RuntimeError as error:  # of the door and its self-test
+    except Unsafe as error:
         log.critical("%s", error)
         return EXIT_UNSAFE
     loop = process.loop
@@ -361,6 +375,9 @@ def main(
         announce(process.connection)
         tune_collector()
         loop.run()
+    except Unsafe as error:
+        log.critical("%s", error)
+        return EXIT_UNSAFE
     finally:
         process.close()
     return 0

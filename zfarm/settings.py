@@ -88,6 +88,10 @@ class Settings:
     text_bytes_max: int = 64 * 1024
     """Characters of a traceback or message that travel; the rest is cut with a note."""
 
+    # who gets in
+    canary_interval_s: float = 60.0
+    """How often a running broker makes sure that a stranger is refused and a known key is not."""
+
     # journal
     journal_floor_bytes: int = 64 * MIB
     """Free space on the journal's disk below which no new task is taken: the rest is for the outcomes of

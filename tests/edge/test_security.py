@@ -257,8 +257,8 @@ def test_the_self_test_passes_when_all_is_well_and_says_nothing(
     doorkeeper.start()
     doorkeeper.self_test(keys)
     assert doorkeeper.alive
-    assert doorkeeper.accepted == 7  # 4 roles at one port and 3 at the other
-    assert doorkeeper.denied == 3
+    assert doorkeeper.accepted == 6  # 4 roles at one port and 2 at the other
+    assert doorkeeper.denied == 4
     assert not caplog.records
     doorkeeper.stop()
     doorkeeper.stop()

@@ -5,16 +5,17 @@ Nobody waits here: a subscriber that is slow misses some. Every subscription is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Final
 
 import zmq
 
+from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
 from zfarm.edge.ports import OVERHEAD, receive_rest, send_frames
 from zfarm.edge.security import Access, KeyPair
-from zfarm.edge.sockets import Context, bind, connect, ipc_path, kick, new_socket
+from zfarm.edge.sockets import Context, bind, connect, ipc_path, kick, line_of, new_socket
 from zfarm.edge.wire import Frame
 from zfarm.settings import settings
 
@@ -24,6 +25,9 @@ NOTES_DOMAIN: Final = "zfarm.notes"
 """The ZAP domain of the notes' socket: it says which roles may connect."""
 SUBSCRIPTION_MAX: Final = 1024
 """Bytes of a frame to the notes' port: the limit holds for the handshake, too, which needs about 300."""
+
+SUBSCRIPTIONS_MAX: Final = 16
+"""Subscriptions that one connection may ask for: there are two topics, and it may change its mind."""
 
 _DONTWAIT: Final = int(zmq.DONTWAIT)
 
@@ -48,7 +52,10 @@ class NotesPort:
         """
         self.on_watched = on_watched
         self.refused = 0
+        self.known: Container[str] | None = None
+        """The principals that may subscribe; None: all whom the ZAP handler let in."""
         self._secure = keys is not None
+        self._links = Links()
         self._subscribed: dict[bytes, int] = dict.fromkeys((b"", *topics), 0)
         path = ipc_path(address)
         self._claim: Claim | None = claim_socket(Path(path)) if path else None
@@ -78,7 +85,12 @@ class NotesPort:
             frames = receive_rest(socket, part, 1)
             text = part.bytes
             topic = text[1:]
-            if frames is None or text[:1] not in (b"\0", b"\1") or topic not in self._subscribed:
+            if (
+                frames is None
+                or text[:1] not in (b"\0", b"\1")
+                or topic not in self._subscribed
+                or (text[:1] == b"\1" and self._secure and not self._known(part))
+            ):
                 if text[:1] != b"\0":  # the end of one that was refused is no new offence
                     self.refused += 1
                     kick(part)
@@ -90,6 +102,30 @@ class NotesPort:
                 socket.setsockopt(zmq.UNSUBSCRIBE, topic)
         if self.watched != before:
             self.on_watched(self.watched)
+
+    def _known(self, part: zmq.Frame) -> bool:
+        """Whether the principal behind a subscription may have it; its connection is noted."""
+        try:
+            principal = str(part.get("User-Id"))
+        except zmq.ZMQError:
+            return False
+        if self.known is not None and principal not in self.known:
+            return False
+        line = line_of(part)
+        link = self._links.get(line)
+        if link is None:
+            link = self._links.note(line, principal, part)
+        link.subscriptions += 1
+        return link.subscriptions <= SUBSCRIPTIONS_MAX
+
+    def expel(self, known: Container[str]) -> int:
+        """From now on only the ``known`` principals may subscribe; others are disconnected at once."""
+        self.known = known
+        return len(self._links.end_all_but(known))
+
+    def sweep(self) -> None:
+        """Forget the connections that have gone. To be called now and then."""
+        self._links.sweep()
 
     def publish(self, topic: bytes, frames: Sequence[Frame]) -> None:
         """Send to all who subscribed to ``topic``, as far as they can take it now."""

@@ -31,6 +31,7 @@ __all__ = [
     "LocalFarm",
     "claim_socket",
     "list_local_farms",
+    "lock_of",
     "new_place",
     "private_directory",
     "read_private",
@@ -139,6 +140,28 @@ def read_private(path: Path) -> bytes:
         if status.st_size > FILE_MAX:
             raise ConfigurationError(f"{path} has {status.st_size} bytes, at most {FILE_MAX} are allowed")
         return file.read(FILE_MAX)
+
+
+@contextlib.contextmanager
+def lock_of(path: Path) -> Iterator[None]:
+    """Wait until nobody else changes the private file ``path``, and keep others out meanwhile.
+
+    Raises:
+        ConfigurationError: the directory is writable by others or not ours, or there can be no lock in it.
+    """
+    if not os.path.lexists(path.parent):
+        private_directory(path.parent, create=True)
+    private_directory(path.parent, shared=True)
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(f"cannot lock {lock}: {error.strerror}") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 # ---------------------------------------------------------------- the runtime directory

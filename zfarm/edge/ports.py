@@ -12,13 +12,14 @@ in the library's buffers, and are relayed from there without a copy.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import zmq
 
+from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
 from zfarm.edge.security import LOCAL, Access, KeyPair
 from zfarm.edge.sockets import Context, Socket, bind, connect, ipc_path, kick, new_socket
@@ -159,7 +160,10 @@ class RouterPort:
         """Messages lost since a peer's outbox was full."""
         self.refused = 0
         """Messages thrown away since their form or sender was not as it must be."""
+        self.known: Container[str] | None = None
+        """The principals that may speak; None: all whom the ZAP handler let in."""
         self._secure = keys is not None
+        self._links = Links()
         self._outboxes: dict[bytes, _Outbox] = {}
         path = ipc_path(address)
         self._claim: Claim | None = claim_socket(Path(path)) if path else None
@@ -185,12 +189,10 @@ class RouterPort:
                 break
             peer = part.bytes
             role, principal = self._who(part) if self._secure else (LOCAL, LOCAL)
-            if not part.more:
-                self.refused += 1
-                kick(part)
-                continue
-            frames = receive_rest(socket, socket.recv(_DONTWAIT, copy=False), FRAMES_MAX)
-            if frames is None or not role:
+            frames = None
+            if part.more:
+                frames = receive_rest(socket, socket.recv(_DONTWAIT, copy=False), FRAMES_MAX)
+            if frames is None or not role or (self._secure and not self._known(peer, principal, part)):
                 self.refused += 1
                 kick(part)
                 continue
@@ -206,6 +208,39 @@ class RouterPort:
         except zmq.ZMQError:
             return "", ""
         return (user.partition(":")[0], user) if kind == "DEALER" else ("", "")
+
+    def _known(self, peer: bytes, principal: str, part: zmq.Frame) -> bool:
+        """Whether this principal may speak here; its connection is noted when it does so first."""
+        if self.known is not None and principal not in self.known:
+            return False
+        link = self._links.get(peer)
+        if link is None or link.principal != principal:
+            if link is not None:  # what the other one said on this routing id is not this one's
+                self.forget(peer)
+                self.on_lost(peer)
+            self._links.note(peer, principal, part)
+        return True
+
+    def expel(self, known: Container[str]) -> int:
+        """From now on only the ``known`` principals may speak; others are disconnected, and lost at once."""
+        self.known = known
+        ended = self._links.end_all_but(known)
+        for peer in ended:
+            self.forget(peer)
+            self.on_lost(peer)
+        return len(ended)
+
+    def kick(self, peer: bytes) -> None:
+        """Disconnect ``peer``, which is lost at once."""
+        self._links.end(peer)
+        self.forget(peer)
+        self.on_lost(peer)
+
+    def sweep(self) -> None:
+        """Forget the connections that have gone; ``on_lost`` is told. To be called now and then."""
+        for peer in self._links.sweep():
+            self.forget(peer)
+            self.on_lost(peer)
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> None:
         """Give a message to ``peer`` or keep it in its outbox; ``on_lost`` is told of a peer that is gone."""

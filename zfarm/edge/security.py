@@ -7,6 +7,7 @@ leaves its host; it is used again when the broker is restarted, so that peers co
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -33,10 +34,12 @@ __all__ = [
     "Access",
     "Connection",
     "KeyPair",
+    "Principal",
     "Role",
     "ServerKeys",
     "connection_path",
     "connections_directory",
+    "fingerprint",
     "load_connection",
     "new_connection",
     "notes_of",
@@ -55,6 +58,12 @@ LOCAL: Final = "local"
 """The role of peers on a local socket: only its owner can reach it, and may be client and worker alike."""
 CONNECTION_ROLES: Final[tuple[Role, ...]] = (CLIENT, WORKER, MONITOR)
 """Roles whose keys stand in a connection file; an admin's key stays with the broker's own keys."""
+_STAND_INS: Final[Mapping[str, tuple[Role, ...]]] = {
+    CLIENT: (CLIENT, ADMIN),
+    MONITOR: (MONITOR, ADMIN, CLIENT),
+}
+"""Whose keys serve a role, the best first: an admin may do what a client and a monitor may, and a client may
+look at what is its own."""
 CONNECTION_ENV: Final = "ZFARM_CONNECTION_FILE"
 
 _Z85: Final = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
@@ -81,12 +90,34 @@ class KeyPair:
         return cls(public.decode(), secret.decode())
 
 
+def fingerprint(public: str) -> str:
+    """A short name of a public key (in Z85 text) for logs, lists and principals."""
+    from zmq.utils import z85
+
+    return hashlib.sha256(z85.decode(public.encode())).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Somebody with a key of their own, of which the broker has the public half."""
+
+    name: str
+    role: Role
+    public: str
+    created_at: int = 0  # seconds since 1970
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name) or not _Z85.fullmatch(self.public):
+            raise ValueError("a principal has a name of at most 64 plain characters and a key of 40 of Z85")
+
+
 @dataclass(frozen=True)
 class ServerKeys:
-    """What the broker alone has: its own key pair, and those that it gave to the roles."""
+    """What the broker alone has: its own key pair, those that it gave to the roles, and who else may come."""
 
     server: KeyPair
     roles: dict[str, KeyPair]
+    principals: tuple[Principal, ...] = ()
 
     @classmethod
     def fresh(cls) -> ServerKeys:
@@ -102,12 +133,29 @@ class ServerKeys:
         """
         if not os.path.lexists(path):
             keys = cls.fresh()
-            write_private(path, msgspec.json.encode(keys))
+            keys.save(path)
             return keys
+        return cls.load(path)
+
+    @classmethod
+    def load(cls, path: Path) -> ServerKeys:
+        """The keys in the file ``path``.
+
+        Raises:
+            ConfigurationError: there is none, or it is not private, not ours, or not readable.
+        """
         keys = _decode(path, cls)
         if set(keys.roles) != set(ROLES):
             raise ConfigurationError(f"{path} lacks keys of some role: remove it, new ones will be made")
         return keys
+
+    def save(self, path: Path) -> None:
+        """Write them to the file ``path``, complete or not at all, readable by its owner only.
+
+        Raises:
+            ConfigurationError: the directory is writable by others or not ours.
+        """
+        write_private(path, msgspec.json.encode(self))
 
 
 @dataclass(frozen=True)
@@ -144,7 +192,7 @@ class Connection:
         Raises:
             ConfigurationError: the file has no keys for ``role``.
         """
-        keys = self.keys.get(role)
+        keys = next((self.keys[one] for one in _STAND_INS.get(role, (role,)) if one in self.keys), None)
         if keys is None:
             raise ConfigurationError(
                 f"the connection file {self.path} has no {role} key, only {', '.join(self.keys)}: "
@@ -169,8 +217,10 @@ class Connection:
         Raises:
             ConfigurationError: a key of one of the roles is not there to be given.
         """
-        chosen = {role: self.access(role).keys for role in roles}
-        return replace(self, keys={role: keys for role, keys in chosen.items() if keys is not None})
+        for role in roles:
+            if role not in self.keys:
+                raise ConfigurationError(f"the connection file {self.path} has no {role} key")
+        return replace(self, keys={role: self.keys[role] for role in roles})
 
 
 def new_connection(

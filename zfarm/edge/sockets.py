@@ -12,7 +12,7 @@ import os
 import random
 import socket as sockets
 from functools import cache
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import zmq
 
@@ -21,12 +21,16 @@ from zfarm.errors import ConfigurationError
 
 __all__ = [
     "IPC_PATH_MAX",
+    "Line",
     "Socket",
     "bind",
     "close_context",
     "connect",
+    "hang_up",
     "ipc_path",
+    "is_up",
     "kick",
+    "line_of",
     "new_context",
     "new_socket",
 ]
@@ -189,4 +193,46 @@ def kick(frame: zmq.Frame) -> bool:
             link.shutdown(sockets.SHUT_RDWR)
         except (zmq.ZMQError, OSError):
             return False
+    return True
+
+
+# ---------------------------------------------------------------- connections that are kept in mind
+
+Line: TypeAlias = "tuple[int, object]"
+"""A connection: its descriptor, and the far end's address with its port, so that a descriptor which was
+given to another connection since is not mistaken for it."""
+
+
+def line_of(part: zmq.Frame) -> Line | None:
+    """The connection on which ``part`` has just come; None when it is gone already."""
+    try:
+        fd = int(part.get(zmq.SRCFD))
+        name = _far_end(fd)
+        return (fd, name) if str(part.get("Peer-Address")) == name[0] else None
+    except (zmq.ZMQError, OSError):
+        return None
+
+
+def _far_end(fd: int) -> Any:
+    with sockets.socket(fileno=os.dup(fd)) as link:
+        return link.getpeername()
+
+
+def is_up(line: Line) -> bool:
+    """Whether this connection is still there."""
+    try:
+        return bool(_far_end(line[0]) == line[1])
+    except OSError:
+        return False
+
+
+def hang_up(line: Line) -> bool:
+    """Disconnect; False when it is gone already."""
+    try:
+        with sockets.socket(fileno=os.dup(line[0])) as link:
+            if link.getpeername() != line[1]:
+                return False
+            link.shutdown(sockets.SHUT_RDWR)
+    except OSError:
+        return False
     return True

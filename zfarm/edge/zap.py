@@ -20,16 +20,16 @@ from zmq.utils import z85
 
 from zfarm.edge.notes import NOTES_DOMAIN
 from zfarm.edge.ports import CONTROL_DOMAIN
-from zfarm.edge.security import ADMIN, CLIENT, MONITOR, ROLES, KeyPair, ServerKeys
+from zfarm.edge.security import ADMIN, MONITOR, ROLES, KeyPair, Principal, ServerKeys
 from zfarm.edge.sockets import Context, Socket, bind, connect, new_socket
 
-__all__ = ["DOMAINS", "Doorkeeper", "fingerprint", "table_of"]
+__all__ = ["DOMAINS", "Doorkeeper", "table_of"]
 
 DOMAINS: Final[Mapping[bytes, frozenset[str]]] = {
     CONTROL_DOMAIN.encode(): frozenset(ROLES),
-    NOTES_DOMAIN.encode(): frozenset((CLIENT, ADMIN, MONITOR)),
+    NOTES_DOMAIN.encode(): frozenset((ADMIN, MONITOR)),
 }
-"""Which roles may connect to which port."""
+"""Which roles may connect to which port. Notes tell of all clients, so a client does not get them."""
 
 ENDPOINT: Final = "inproc://zeromq.zap.01"
 BEAT_S: Final = 1.0
@@ -42,14 +42,12 @@ Table = Mapping[bytes, tuple[str, str]]
 """Public key in its 32 bytes to role and name."""
 
 
-def fingerprint(key: bytes) -> str:
-    """A short name of a public key for logs and principals."""
-    return hashlib.sha256(key).hexdigest()[:16]
-
-
-def table_of(roles: Mapping[str, KeyPair]) -> dict[bytes, tuple[str, str]]:
-    """The table for one key per role, as a broker makes it from its own keys."""
-    return {z85.decode(keys.public): (role, role) for role, keys in roles.items()}
+def table_of(
+    roles: Mapping[str, KeyPair], principals: Iterable[Principal] = ()
+) -> dict[bytes, tuple[str, str]]:
+    """The table for one key per role and one per principal, as a broker makes it from its keys file."""
+    table = {z85.decode(one.public): (str(one.role), one.name) for one in principals}
+    return table | {z85.decode(keys.public): (role, role) for role, keys in roles.items()}
 
 
 class Doorkeeper:
@@ -166,9 +164,14 @@ class Doorkeeper:
         if not role or role not in DOMAINS.get(domain, ()):
             if key not in self._expected:
                 where = address.decode("ascii", "replace")
-                _log.warning("refused key %s from %s at %s", fingerprint(key), where, domain.decode())
+                _log.warning("refused key %s from %s at %s", _print(key), where, domain.decode())
             return b"400", b"unknown key", b""
-        return b"200", b"OK", f"{role}:{name}:{fingerprint(key)}".encode("ascii")
+        return b"200", b"OK", f"{role}:{name}:{_print(key)}".encode("ascii")
+
+
+def _print(key: bytes) -> str:
+    """As security.fingerprint, of whatever somebody showed as a key."""
+    return hashlib.sha256(key).hexdigest()[:16]
 
 
 # ---------------------------------------------------------------- the self-test

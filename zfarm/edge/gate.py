@@ -1,0 +1,130 @@
+"""Who gets in at a running broker: its keys file as it is now, the doorkeeper, and the canary; no message.
+
+The file is looked at twice a second and taken over as a whole; one that cannot be read changes nothing. The
+canary knocks each minute with a random key and with every role's, in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from zfarm.edge.loop import Loop
+from zfarm.edge.places import lock_of
+from zfarm.edge.security import ServerKeys
+from zfarm.edge.sockets import Context
+from zfarm.edge.zap import Doorkeeper, table_of
+from zfarm.errors import ConfigurationError
+from zfarm.settings import settings
+
+__all__ = ["Gate", "Unsafe"]
+
+LOOK_S: Final = 0.5
+"""How often the keys file is looked at: what was revoked is out within a second."""
+ALIVE_S: Final = 1.0
+
+log: Final = logging.getLogger("zfarm.security")
+
+
+class Unsafe(RuntimeError):
+    """Nobody can tell any more who gets in: a broker must not go on."""
+
+
+class Gate:
+    """The doorkeeper of one broker, and its keys file."""
+
+    def __init__(self, context: Context, path: Path) -> None:
+        """Read the keys in ``path``, or make them, and start to answer for the sockets of ``context``.
+
+        Raises:
+            ConfigurationError: the file or its directory is not private, not ours, or not readable.
+            Unsafe: the doorkeeper does not do what it must.
+        """
+        self.path = path
+        with lock_of(path):
+            self.keys = ServerKeys.load_or_create(path)
+        self._stamp = self._look()
+        self._canary: threading.Thread | None = None
+        self._closed = False
+        self.door = Doorkeeper(context, table_of(self.keys.roles, self.keys.principals))
+        try:
+            self.door.start()
+            self.door.self_test(self.keys)
+        except RuntimeError as error:
+            self.door.stop()
+            raise Unsafe(str(error)) from error
+
+    def watch(self, loop: Loop, on_keys: Callable[[ServerKeys], None]) -> None:
+        """Follow the keys file in the turns of ``loop``; ``on_keys`` hears of each change, after the door.
+
+        The loop's ``run`` raises Unsafe when the doorkeeper has stopped or a canary got in.
+        """
+        loop.add_timer(lambda: self._follow(on_keys), LOOK_S)
+        loop.add_timer(self._check_alive, ALIVE_S)
+        loop.add_timer(lambda: self._send_canary(loop), settings.canary_interval_s)
+
+    def close(self) -> None:
+        """Stop the doorkeeper: after this nobody gets in. Harmless when done before."""
+        self._closed = True
+        if self._canary is not None:
+            self._canary.join()
+        self.door.stop()
+
+    # ------------------------------------------------------------ the keys file
+
+    def _look(self) -> tuple[int, int, int]:
+        try:
+            status = os.lstat(self.path)
+        except OSError:
+            return (0, 0, 0)
+        return (status.st_ino, status.st_ctime_ns, status.st_size)
+
+    def _follow(self, on_keys: Callable[[ServerKeys], None]) -> None:
+        stamp = self._look()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            keys = ServerKeys.load(self.path)
+        except ConfigurationError as error:
+            log.error("the keys stay as they were: %s", error)
+            return
+        if keys.server != self.keys.server:
+            log.error("the keys stay as they were: %s has another broker's keys", self.path)
+            return
+        self.keys = keys
+        self.door.replace(table_of(keys.roles, keys.principals))
+        on_keys(keys)
+
+    # ------------------------------------------------------------ the door itself
+
+    def _check_alive(self) -> None:
+        if not self.door.alive:
+            raise Unsafe("the handler that checks keys has stopped: a broker must not go on without it")
+
+    def _send_canary(self, loop: Loop) -> None:
+        if self._canary is not None and self._canary.is_alive():
+            return
+        self._canary = threading.Thread(target=self._knock, args=(loop,), name="zfarm-canary", daemon=True)
+        self._canary.start()
+
+    def _knock(self, loop: Loop) -> None:
+        """Knock, and once more if that fails: keys may have changed meanwhile, or the host been busy."""
+        text = self._fails() and self._fails()
+        if text and not self._closed:
+            loop.call_soon(lambda: self._die(text))
+
+    def _fails(self) -> str:
+        try:
+            self.door.self_test(self.keys)
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+    @staticmethod
+    def _die(text: str) -> None:
+        raise Unsafe(f"{text}: a broker must not go on")
