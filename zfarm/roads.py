@@ -35,6 +35,8 @@ log = logging.getLogger("zfarm")
 
 DESCRIBE_AFTER_S = 0.3
 """When an embedded farm is described for ``zfarm top``: short programs need not pay for that."""
+BOOT_MAX_S = 60.0
+"""How long a farm may take to be ready: a busy machine may need seconds, but not for ever."""
 LOOK_S = 2.0
 """How long a farm may take to say whether anything is left to do before it counts as stuck."""
 LOOK_AGAIN_S = 0.02
@@ -199,8 +201,9 @@ class EmbeddedRoad(SocketRoad):
 
     def _watch(self) -> None:
         assert self._link is not None
-        loop = self._link.loop
+        link, loop = self._link, self._link.loop
         loop.add_source(self._house.ready_fd, self._on_ready)
+        loop.call_later(lambda: self._check_ready(link, self._house.pid), BOOT_MAX_S)
         if self._house.death_fd >= 0:
             loop.add_source(self._house.death_fd, self._on_death)
         else:
@@ -241,6 +244,10 @@ class EmbeddedRoad(SocketRoad):
         else:
             link.receive(Stranger(), ())  # the farm is new, and knows us not: say Hello again
         link.loop.call_later(lambda: self._describe(link, announced.pid), DESCRIBE_AFTER_S)
+
+    def _check_ready(self, link: Link, pid: int) -> None:
+        if self._port is None and pid == self._house.pid:
+            link.fail(FarmBroken(f"the embedded farm (process {pid}) was not ready within {BOOT_MAX_S:g} s"))
 
     def _describe(self, link: Link, pid: int) -> None:
         if not self._closing and pid == self._house.pid:
