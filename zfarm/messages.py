@@ -173,6 +173,7 @@ class Submit(Message, tag="submit"):
     names: list[str]
     setups: int
     forgets: list[int] = []  # as in Forget, which need not be said for itself then
+    number: int = 0  # counts the Submits of this client
 
 
 class Cancel(Message, tag="cancel"):
@@ -273,9 +274,13 @@ class Began(Message, tag="began"):
 
 
 class Unknown(Message, tag="unknown"):
-    """Broker -> client: I have never heard of these, or forgot them when you said so; submit them (again)."""
+    """Broker -> client: I have never heard of these, or forgot them when you said so; submit them (again).
+
+    ``seen`` is the number of your last Submit here: what you have said in a later one is on its way.
+    """
 
     tasks: list[int]
+    seen: int = 0
 
 
 class Echo(Message, tag="echo"):

@@ -142,6 +142,7 @@ class ClientRecord:
         "queue",
         "session",
         "setups",
+        "submit_seen",
         "tasks",
         "unforgotten",
         "unknown",
@@ -168,6 +169,7 @@ class ClientRecord:
         self.ended: list[tuple[Outcome, Blob]] = []
         self.began: list[int] = []
         self.unknown: list[int] = []
+        self.submit_seen = 0  # the number of its last Submit
         self.booked: list[int] = []
 
 

@@ -67,6 +67,10 @@ nothing.
 Unless an outcome was large, which the broker holds until it is forgotten."""
 
 
+EARLIER = -1
+"""In place of a Submit's number: it may or may not have arrived, so whatever the broker says of it holds."""
+
+
 class Asked(msgspec.Struct, gc=False, eq=False):
     """One open task: all that is needed to ask for it again. Untracked by the garbage collector: there may be
     millions, and they refer to nothing that refers back but their token, which the client's ``_tasks`` lets
@@ -80,7 +84,7 @@ class Asked(msgspec.Struct, gc=False, eq=False):
     body: Blob
     items: int
     max_attempts: int
-    sent: bool = False
+    sent: int = 0  # the number of its Submit; EARLIER: one from before the last Welcome; 0: none yet
     cancelling: bool = False
 
 
@@ -110,6 +114,7 @@ class Client:
         self._tasks: dict[int, Asked] = {}
         self._unsent: deque[Asked] = deque()
         self._next_task = 1
+        self._submits = 0
         self._welcome: Welcome | None = None
         self._hello_at = now
         self._pulse_at = inf
@@ -185,7 +190,7 @@ class Client:
         self._hello_at = NOW
         for task, token in tasks:
             asked = Asked(task.task, token, task.name, b"", b"", b"", task.items, 1)
-            asked.sent = True
+            asked.sent = EARLIER
             self._tasks[task.task] = asked
             self._next_task = max(self._next_task, task.task + 1)
         self.deadline = NOW
@@ -255,7 +260,10 @@ class Client:
         # again what has arrived, or the broker would keep those outcomes for ever.
         self._forgets = [*chain(*self._unconfirmed.values()), *self._forgot, *self._forgets]
         self._forgot, self._unconfirmed = [], {}
-        self._asks.extend(number for number, asked in self._tasks.items() if asked.sent)
+        for number, asked in self._tasks.items():
+            if asked.sent:
+                asked.sent = EARLIER
+                self._asks.append(number)
         self._cancels.extend(
             number for number, asked in self._tasks.items() if asked.sent and asked.cancelling
         )
@@ -300,15 +308,15 @@ class Client:
     def _on_unknown(self, message: Unknown, payload: Payload, now: float) -> None:
         for number in message.tasks:
             asked = self._tasks.get(number)
-            if asked is None or not asked.sent:
-                continue
+            if asked is None or not asked.sent or asked.sent > message.seen:
+                continue  # a late answer: meanwhile it was submitted (again)
             if asked.cancelling:
                 self._resolve(asked, Outcome(task=number, kind=CANCELLED), b"")
             elif not asked.function:  # of a job that was taken over: nobody here knows the call
                 fate = Fate(host="", worker="", text="the broker has lost the job that it belonged to")
                 self._resolve(asked, Outcome(task=number, kind=LOST, deaths=(fate,)), b"")
             else:
-                asked.sent = False
+                asked.sent = 0
                 self._unsent.append(asked)
 
     def _on_echo(self, message: Echo, payload: Payload, now: float) -> None:
@@ -385,10 +393,11 @@ class Client:
             if asked.setup is not last_setup:
                 last_setup = asked.setup
                 setup = setups[last_setup]
-            asked.sent = True
+            asked.sent = self._submits + 1
             calls.append(Call(asked.number, function, setup, asked.items, asked.max_attempts))
             bodies.append(body)
         if calls:
             payload: list[Blob] = [*functions, *setups, *bodies]
-            submit = Submit(calls, names, len(setups), self._take_forgets())
+            self._submits += 1
+            submit = Submit(calls, names, len(setups), self._take_forgets(), self._submits)
             actions.append(Send(BROKER, submit, payload))

@@ -23,9 +23,14 @@ def client_messages(client: ClientRecord, limits: Settings) -> Iterator[Send]:
         return
     for batch in batches(ended, limits.batch_calls_max, limits.batch_bytes_max):
         yield Send(peer, Ended(outcomes=[outcome for outcome, _ in batch]), [blob for _, blob in batch])
-    for kind, numbers in ((Booked, booked), (Began, began), (Unknown, unknown)):
+    for kind, numbers in ((Booked, booked), (Began, began)):
         for part in _parts(numbers, limits):
             yield Send(peer, kind(tasks=part))
+    if unknown:
+        tasks = client.tasks
+        still = [number for number in unknown if number not in tasks]  # some came in this very turn
+        for part in _parts(still, limits):
+            yield Send(peer, Unknown(part, client.submit_seen))
 
 
 def worker_messages(worker: WorkerRecord, limits: Settings) -> Iterator[Send]:

@@ -100,6 +100,7 @@ class Reception(Ledger):
         self._refuse(peer, "JobUnknown", f"this farm has no job {message.job!r}; {known}")
 
     def _on_submit(self, client: ClientRecord, message: Submit, payload: Payload, now: float) -> None:
+        client.submit_seen = message.number
         if message.forgets:
             self.forget(client, message.forgets)
         names = message.names

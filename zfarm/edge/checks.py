@@ -80,6 +80,7 @@ def _submit(message: m.Submit, blobs: int) -> None:
         _listed("forgets", message.forgets, settings.blobs_max)
         _numbers("forgets", message.forgets)
     _name("a function's name", *message.names)
+    _number("number", message.number)
     _numbers("tasks", [call.task for call in calls])
     # the other columns of a batch are nearly constant: their few distinct values are what is checked
     kinds = set(map(attrgetter("function", "setup", "items", "max_attempts"), calls))
@@ -174,6 +175,11 @@ def _tasks(message: m.Cancel | m.Ask | m.Forget | m.Booked | m.Unknown | m.Began
     _blobs(message, blobs, 0)
     _listed("tasks", message.tasks, settings.blobs_max)
     _numbers("tasks", message.tasks)
+
+
+def _unknown(message: m.Unknown, blobs: int) -> None:
+    _tasks(message, blobs)
+    _number("seen", message.seen)
 
 
 def _return(message: m.Return, blobs: int) -> None:
@@ -343,7 +349,7 @@ CHECKS: Final[dict[type, Check]] = {
     m.Booked: _tasks,
     m.Ended: _ended,
     m.Began: _tasks,
-    m.Unknown: _tasks,
+    m.Unknown: _unknown,
     m.Echo: _echo,
     m.Picture: _picture,
     m.Join: _join,
