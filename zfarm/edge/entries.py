@@ -306,7 +306,7 @@ class Turn:
             else:
                 self._release(task)
         self.books.tasks -= len(rows)
-        self.weight += 64 * len(rows)
+        self.weight += 256 * len(rows)
 
     def _release(self, task: TaskRow) -> None:
         """This call will not be needed any more."""

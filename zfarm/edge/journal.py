@@ -56,7 +56,7 @@ ROWS_PER_READ: Final = 64
 memory."""
 FREE_PAGES_KEPT: Final = 1024
 """Pages without content that stay in the file for the next tasks, as do a quarter of all."""
-FREE_PAGES_PER_TURN: Final = 2048
+FREE_PAGES_PER_TURN: Final = 1024
 """Pages given back to the disk at once: some 10 ms."""
 
 T = TypeVar("T")
