@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TaskLost,
         TooLarge,
         VersionMismatch,
+        TaskTimeout,
     )
     from zfarm.futures import Future
 
@@ -56,6 +57,7 @@ __all__ = [
     "current_farm",
 ]
 
+    "TaskTimeout",
 _HOMES = {"Executor": "zfarm.api", "current_farm": "zfarm.api", "Future": "zfarm.futures"}
 
 

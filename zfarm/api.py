@@ -11,7 +11,6 @@ import operator
 import os
 import sys
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -29,12 +28,16 @@ if TYPE_CHECKING:
     from zfarm.edge.setups import Setups
     from zfarm.link import Link, Road
     from zfarm.mapping import Map
+    from zfarm.terms import Terms
+    from zfarm.views import View
 
 __all__ = ["Executor", "current_farm"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_SAME: Any = object()
+"""An option that was not given."""
 NAME_MAX = 200
 """Characters of a function's name that travel, for dashboards and messages."""
 LEAVE_WAIT_S = 10.0
@@ -137,6 +140,18 @@ class Executor(concurrent.futures.Executor):
         link = self._link
         if link.refusal is not None:
             raise link.refusal()
+        name, function, body = self._pickled(fn, args, kwargs)
+        future: Future[T] = Future(link, name)
+        self._submitted((future, name, function, self._setup(), body))
+        self._wake()
+        if link.ended:
+            link.sweep()
+        return future
+
+    def _pickled(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[str, bytes, bytes]:
+        """Name, function and body of a call."""
         function = self._encode_function(fn)
         body = self._encode_arguments(args, kwargs, fn)
         if len(body) + len(function) > self._bytes_max:
@@ -147,12 +162,27 @@ class Executor(concurrent.futures.Executor):
         if known is not function:  # the same bytes again are the same function
             name = _name_of(fn)
             self._named = (function, name)
-        future: Future[T] = Future(link, name)
-        self._submitted((future, name, function, self._setup(), body))
-        self._wake()
-        if link.ended:
-            link.sweep()
-        return future
+        return name, function, body
+
+    def options(self, *, timeout: float | None = _SAME) -> View:
+        """The same farm with other terms: an Executor whose ``submit`` and ``map`` ask for them.
+
+        ``timeout`` is how many seconds a call may run, from its start in a child and with the unpickling of
+        its arguments; then its child is killed, even if the call holds the interpreter, and the future raises
+        TaskTimeout. None: no limit. With a timeout each item of a ``map`` travels alone and has its own.
+
+        What is not said stays as it is here. The view lives as long as this executor; its ``shutdown`` waits
+        only for what was submitted through it.
+
+        Raises:
+            TypeError, ValueError: an option that cannot be; the text says which.
+        """
+        from zfarm.terms import PLAIN
+        from zfarm.views import View
+
+        given = {"timeout": timeout}
+        terms = getattr(self, "_terms", PLAIN).but(**{k: v for k, v in given.items() if v is not _SAME})
+        return View(self, terms)
 
     def map(
         self,
@@ -189,6 +219,7 @@ class Executor(concurrent.futures.Executor):
         end: float | None,
         chunksize: int,
         buffersize: int | None,
+        terms: Terms | None = None,
     ) -> tuple[Map, Iterator[Any]]:
         from zfarm import mapping
         from zfarm.core.pace import Pace
@@ -197,11 +228,12 @@ class Executor(concurrent.futures.Executor):
         link = self._link
         link.check_open()
         star = len(iterables) != 1
-        called = mapping.Function(_name_of(fn), self._encode_function(fn), self._setup(), star)
+        called = mapping.Function(_name_of(fn), self._encode_function(fn), self._setup(), star, terms)
         source: Iterator[Any] = zip(*iterables) if star else iter(iterables[0])  # noqa: B905  the shortest ends it
         batches: mapping.Batches = deque()
         # where children are counted by tasks, an item is a task, as in a process pool
-        pace = Pace(chunksize if chunksize > 1 or self._setups.max_tasks_per_child else 0)
+        alone = terms is not None and terms.alone
+        pace = Pace(1 if alone else chunksize if chunksize > 1 or self._setups.max_tasks_per_child else 0)
         if buffersize is not None:
             most = buffersize * chunksize
             taken = list(islice(source, most))
@@ -273,53 +305,6 @@ class Executor(concurrent.futures.Executor):
         return f"<zfarm.{type(self).__name__} at {self.address or 'an embedded farm'}: {state}>"
 
 
-class _Guest(Executor):
-    """The farm that a task runs on. Its end is not the farm's: ``shutdown`` only waits for what was submitted
-    here."""
-
-    def __init__(self, link: Link, portable: Portable, setups: Setups) -> None:
-        self._serve(link, portable, setups)
-        self._closed = False
-        self._futures: set[Future[Any]] = set()
-        self._maps: weakref.WeakSet[Map] = weakref.WeakSet()
-        # what a task has submitted leaves before its outcome does, so that nobody believes the farm idle
-        weakref.finalize(self, link.flush).atexit = False
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """See Executor.submit."""
-        self._check_open()
-        future = super().submit(fn, *args, **kwargs)
-        self._futures.add(future)
-        future.add_done_callback(self._futures.discard)
-        return future
-
-    def _map(self, *args: Any) -> tuple[Map, Iterator[Any]]:
-        self._check_open()
-        owner, results = super()._map(*args)
-        self._maps.add(owner)
-        return owner, results
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls here; wait for those that were submitted here, if ``wait``. The farm goes on."""
-        self._closed = True
-        if cancel_futures:
-            for future in list(self._futures):
-                future.cancel()
-            for owner in list(self._maps):
-                owner.cancel()
-        if wait:
-            concurrent.futures.wait(list(self._futures))
-            for owner in list(self._maps):
-                owner.join()
-
-    def _give_up(self) -> None:
-        self.shutdown(wait=False, cancel_futures=True)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise FarmClosed("cannot schedule new futures after shutdown")
-
-
 def current_farm() -> Executor:
     """The farm that the calling task runs on, as an Executor.
 
@@ -337,7 +322,9 @@ def current_farm() -> Executor:
             "current_farm() is the farm that a task runs on, and this process runs no task: "
             "make an Executor here, and call current_farm() in the functions that it runs"
         )
-    return _Guest(*_guest_parts(inside))
+    from zfarm.views import Guest
+
+    return Guest(*_guest_parts(inside))
 
 
 # ---------------------------------------------------------------- what an executor is made of

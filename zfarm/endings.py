@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 
-from zfarm.errors import Death, TaskLost
-from zfarm.messages import Outcome
+from zfarm.errors import Death, FarmBusy, FarmError, TaskLost, TaskTimeout
+from zfarm.messages import LOST, TIMEOUT, Fate, Outcome
 
-__all__ = ["task_lost"]
+__all__ = ["ending"]
 
 
-def task_lost(name: str, outcome: Outcome) -> TaskLost:
-    """The error of a task under which children or workers died: how often, and how each time."""
-    deaths = tuple(
-        Death(fate.host, fate.worker, fate.signal, fate.exit_code, fate.text) for fate in outcome.deaths
-    )
+def ending(name: str, outcome: Outcome) -> FarmError:
+    """The error of a task that was lost, timed out or refused: why, and how each of its attempts ended."""
+    deaths = tuple(map(_death, outcome.deaths))
+    if outcome.kind == TIMEOUT:
+        return TaskTimeout(f"{name}: {deaths[-1]}", deaths)
+    if outcome.kind != LOST:
+        return FarmBusy(outcome.deaths[0].text)
     counted = Counter(map(str, deaths))
     ways = ", ".join(f"{way} ({count} times)" if count > 1 else way for way, count in counted.items())
     times = "once" if len(deaths) == 1 else f"{len(deaths)} times"
     return TaskLost(f"{name}: what ran it died {times}: {ways or 'no word how'}", deaths)
+
+
+def _death(fate: Fate) -> Death:
+    return Death(fate.host, fate.worker, fate.signal, fate.exit_code, fate.text)

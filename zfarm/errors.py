@@ -19,6 +19,7 @@ FarmError(Exception)                            catch this and you have caught z
 `- TaskError                                    the task has no value
    |- TaskLost (BrokenExecutor)                 children or workers died under it: how often, how, where
    |- NotPortable (TypeError)                   a call, value or error that cannot be pickled; what and why
+   |- TaskTimeout (TimeoutError)                 it ran for longer than its timeout, and was stopped
    `- RemoteError                               stands for an exception that could not come home
 
 The user's own exception comes home as itself, with a RemoteTraceback as its ``__cause__``.
@@ -53,6 +54,7 @@ __all__ = [
     "TaskLost",
     "TooLarge",
     "VersionMismatch",
+    "TaskTimeout",
 ]
 
 
@@ -191,6 +193,14 @@ class NotPortable(TaskError, TypeError):
 
 class RemoteError(TaskError):
     """Stands for an exception that could not come home; keeps its type name and text."""
+class TaskTimeout(TaskError, TimeoutError):
+    """The task ran for longer than its timeout, and its child was killed; ``deaths`` tells where."""
+
+    def __init__(self, text: str, deaths: tuple[Death, ...] = ()) -> None:
+        super().__init__(text)
+        self.deaths = deaths
+
+
 
     def __init__(self, text: str, type_name: str = "", traceback: str = "") -> None:
         super().__init__(text)

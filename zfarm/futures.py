@@ -23,7 +23,10 @@ from concurrent.futures._base import (
 )
 from contextlib import AbstractContextManager
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from zfarm.terms import Terms
 
 __all__ = ["FINISHED", "Future", "Home", "gate"]
 
@@ -171,6 +174,7 @@ class Future(StandardFuture[T], Generic[T]):
     _armed = False
     _task = 0
     _accepted = False
+    _terms: Terms | None = None
     _condition: Any = _Condition()
     _waiters: Any = _LazyList()
     _done_callbacks: Any = _LazyList()

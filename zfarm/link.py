@@ -23,10 +23,9 @@ from zfarm import __version__, errors, exits
 from zfarm.core.client import Client
 from zfarm.edge.loop import Loop
 from zfarm.edge.outcomes import decode_outcome
-from zfarm.endings import task_lost
+from zfarm.endings import ending
 from zfarm.errors import (
     FarmBroken,
-    FarmBusy,
     FarmClosed,
     FarmError,
     ForkError,
@@ -40,6 +39,7 @@ from zfarm.messages import (
     LOST,
     PROTOCOL,
     REFUSED,
+    TIMEOUT,
     VALUE,
     Action,
     Connected,
@@ -57,6 +57,7 @@ from zfarm.messages import (
 )
 from zfarm.parties import Feeder, Road, Token
 from zfarm.settings import settings
+from zfarm.terms import PLAIN, Terms
 
 __all__ = ["Link", "Road", "Token"]
 
@@ -267,9 +268,21 @@ class Link:
             self.road.outcome_arrived()
         self._machine.receive(BROKER, message, payload, self.loop.now)
 
-    def submit(self, token: Token, name: str, function: bytes, setup: bytes, body: Any, items: int) -> None:
-        """Submit for a token that is no future; in the link's thread only."""
-        number = self._machine.submit(token, name, function, setup, body, items, settings.max_attempts)
+    def submit(
+        self,
+        token: Token | Future[Any],
+        name: str,
+        function: bytes,
+        setup: bytes,
+        body: Any,
+        items: int,
+        terms: Terms | None = None,
+    ) -> None:
+        """Submit for a token; in the link's thread only."""
+        terms = terms or PLAIN
+        number = self._machine.submit(
+            token, name, function, setup, body, items, terms.max_attempts, terms.timeout_us
+        )
         token._task = number
         self._open[number] = token
 
@@ -287,6 +300,9 @@ class Link:
                 for _ in range(len(inbox)):
                     future, name, function, setup, body = take()
                     if future._task:  # withdrawn
+                        continue
+                    if future._terms is not None:
+                        self.submit(future, name, function, setup, body, 0, future._terms)
                         continue
                     future._task = number = submit(future, name, function, setup, body, 0, attempts)
                     books[number] = future
@@ -326,10 +342,8 @@ class Link:
             token._resolve(outcome, blob)
         elif kind == CANCELLED:
             token._drop()
-        elif kind == LOST:
-            token._fail(task_lost(token._name, outcome))
-        elif kind == REFUSED:
-            token._fail(FarmBusy(outcome.deaths[0].text))
+        elif kind in (LOST, REFUSED, TIMEOUT):
+            token._fail(ending(token._name, outcome))
         else:
             token._settle(FINISHED, *decode_outcome(kind, blob))
 

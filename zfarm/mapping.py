@@ -23,14 +23,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from zfarm.core.pace import BATCHES_PER_SLOT, Pace
 from zfarm.edge.outcomes import decode_batch
-from zfarm.endings import task_lost
-from zfarm.errors import FarmBusy, NotPortable, TooLarge
-from zfarm.messages import CANCELLED, ERROR, LOST, REFUSED, Outcome
+from zfarm.endings import ending
+from zfarm.errors import NotPortable, TooLarge
+from zfarm.messages import (
+    CANCELLED,
+    ERROR,
+    LOST,
+    REFUSED,
+    TIMEOUT,
+    Outcome,
+)
 from zfarm.settings import settings
 
 if TYPE_CHECKING:
     from zfarm.edge.callables import Portable
     from zfarm.link import Link
+    from zfarm.terms import Terms
 
 __all__ = ["Batch", "Batches", "Function", "Map", "buffered_results", "results"]
 
@@ -48,6 +56,7 @@ class Function(NamedTuple):
     blob: bytes
     setup: bytes
     star: bool
+    terms: Terms | None = None
 
 
 class Failure:
@@ -243,7 +252,7 @@ class Map:
             self.changed.notify_all()
 
     def _send(self, batch: Batch) -> None:
-        name, function, setup, star = self._function
+        name, function, setup, star, terms = self._function
         several = len(batch.items) > 1
         try:
             body = self._portable.encode_batch(star, batch.items, batch.first)
@@ -255,7 +264,7 @@ class Map:
             self._blame(batch, too_large(f"item {batch.first} of a map", batch.size))
             return
         self._out += 1
-        self.link.submit(batch, name, function, setup, body, len(batch.items))
+        self.link.submit(batch, name, function, setup, body, len(batch.items), terms)
 
     def _blame(self, batch: Batch, error: BaseException) -> None:
         """Something is wrong with this batch: with its only item, or with one that smaller batches will
@@ -279,10 +288,10 @@ class Map:
         kind = outcome.kind
         if kind == CANCELLED:
             self.failed(batch, CancelledError())
-        elif kind == REFUSED:
-            self.failed(batch, FarmBusy(outcome.deaths[0].text))
+        elif kind in (REFUSED, TIMEOUT):
+            self.failed(batch, ending(self._function.name, outcome))
         elif kind == LOST:
-            self._blame(batch, task_lost(self._function.name, outcome))
+            self._blame(batch, ending(self._function.name, outcome))
         elif kind == ERROR and len(batch.items) > 1:
             self._blame(batch, NotPortable("the batch could not be opened"))
         else:

@@ -32,6 +32,7 @@ CANCELLED: Final = 3
 LOST: Final = 4  # no payload; ``deaths`` tells why
 BROKEN: Final = 5  # payload: the pickled exception of the initializer
 REFUSED: Final = 6  # no payload; the farm did not take it, and ``deaths`` holds the reason
+TIMEOUT: Final = 7  # no payload; it ran for longer than it may, and the last of ``deaths`` is its end
 
 
 @dataclass_transform(frozen_default=True)  # tells type checkers what subclasses inherit
@@ -59,6 +60,7 @@ class Call(Message):
     setup: int
     items: int = 0  # 0: one call; n: a batch of n items of a map
     max_attempts: int = 3
+    timeout_us: int = 0  # from its start in the child, unpickling included; 0: none
 
 
 class Lease(Message):
@@ -71,6 +73,7 @@ class Lease(Message):
     setup: int
     items: int = 0
     expected_us: int = 0  # measured run time of such calls; 0: not known yet
+    timeout_us: int = 0  # as in Call
 
 
 class Held(Message):
@@ -93,7 +96,8 @@ class Fate(Message):
 
 
 class Report(Message):
-    """What a worker has to say about one lease. ``kind`` LOST: its child died, and ``fate`` tells how."""
+    """What a worker has to say about one lease. ``kind`` LOST: its child died, TIMEOUT: it was killed for it;
+    ``fate`` tells how."""
 
     lease: int
     kind: int
@@ -468,12 +472,14 @@ class Drain(Message, tag="drain"):
 
 
 class ChildCall(Message):
-    """One call for a child; ``seq`` counts the calls of that child. ``function`` indexes the payload."""
+    """One call for a child; ``seq`` counts the calls of that child. ``function`` indexes the payload. A
+    ``timed`` one is alone in its Run, and answered with Starts first."""
 
     seq: int
     function: int
     items: int = 0
 
+    timed: bool = False
 
 class Run(Message, tag="run"):
     """Worker -> child: run these in order. Payload: ``functions`` functions, one setup if ``setup``, one
@@ -499,6 +505,12 @@ class Dones(Message, tag="dones"):
 
 
 class Waits(Message, tag="waits"):
+class Starts(Message, tag="starts"):
+    """Child -> worker: call ``seq``, a timed one, starts now."""
+
+    seq: int
+
+
     """Child -> worker: the running call waits for nested calls (True), or goes on (False)."""
 
     waiting: bool
@@ -513,7 +525,7 @@ ToClient: TypeAlias = (
 FromWorker: TypeAlias = Join | Beat | Reports | Return | Began | Room | Leave | Tunnel | TunnelClosed
 ToWorker: TypeAlias = Welcome | Stranger | Refused | Grants | Revoke | Thanks | Drain | Tunnel
 ToChild: TypeAlias = Run | Tunnel
-FromChild: TypeAlias = Dones | Waits | Tunnel
+FromChild: TypeAlias = Dones | Starts | Waits | Tunnel
 
 
 # ---------------------------------------------------------------- notes: what the broker publishes to
@@ -571,6 +583,7 @@ class Accepted(Message, tag="accepted"):
     items: int = 0
     max_attempts: int = 3
 
+    timeout_us: int = 0
 
 class Struck(Message, tag="struck"):
     """Record: a child or worker died under this task."""

@@ -107,6 +107,10 @@ class WorkerShell:
         """See Worker.child_reported."""
         self.machine.child_reported(child, dones, payload, now)
 
+    def child_starts(self, child: int, seq: int, now: float) -> None:
+        """See Worker.child_starts."""
+        self.machine.child_starts(child, seq, now)
+
     def child_waits(self, child: int, waiting: bool, now: float) -> None:
         """See Worker.child_waits."""
         self.machine.child_waits(child, waiting, now)

@@ -42,6 +42,7 @@ class Rig:
         self.deaths: dict[int, tuple[int, int, int, str]] = {}
         self.took_back: dict[int, int] = {}
         self.waits: list[tuple[int, bool]] = []
+        self.starts: list[tuple[int, int]] = []
         self.tunnels: list[tuple[int, list[bytes]]] = []
         self.tunnels_closed: list[int] = []
         self.nursery_deaths = 0
@@ -66,6 +67,9 @@ class Rig:
             assert (child, done.seq) not in self.outcomes, "told twice"
             self.outcomes[child, done.seq] = (done, bytes(blob))
             self.order.append((child, done.seq))
+
+    def child_starts(self, child, seq, now):
+        self.starts.append((child, seq))
 
     def child_waits(self, child, waiting, now):
         self.waits.append((child, waiting))

@@ -66,15 +66,20 @@ def grants(draw: Any) -> tuple[m.Message, list[bytes]]:
 
 @st.composite
 def reports(draw: Any) -> tuple[m.Message, list[bytes]]:
-    plain = st.builds(m.Report, numbers, st.sampled_from([m.VALUE, m.ERROR, m.MIXED, m.BROKEN]), numbers)
-    lost = st.builds(m.Report, numbers, st.just(m.LOST), numbers, fates)
+    plain = st.builds(
+        m.Report, numbers, st.sampled_from([m.VALUE, m.ERROR, m.MIXED, m.CANCELLED, m.BROKEN]), numbers
+    )
+    lost = st.builds(m.Report, numbers, st.sampled_from([m.LOST, m.TIMEOUT]), numbers, fates)
     many = draw(st.lists(plain | lost, max_size=6))
     return m.Reports(many), draw(blobs_of(len(many)))
 
 
 @st.composite
 def endeds(draw: Any) -> tuple[m.Message, list[bytes]]:
-    one = st.builds(m.Outcome, numbers, st.integers(0, 5), numbers, st.lists(fates, max_size=3).map(tuple))
+    kinds = st.integers(0, m.TIMEOUT)
+    one = st.builds(m.Outcome, numbers, kinds, numbers, st.lists(fates, max_size=3).map(tuple))
+        m.Outcome, numbers, st.integers(0, m.TIMEOUT), numbers, st.lists(fates, max_size=3).map(tuple)
+    )
     many = draw(st.lists(one, max_size=6))
     return m.Ended(many), draw(blobs_of(len(many)))
 
@@ -127,7 +132,11 @@ sound: dict[str, list[st.SearchStrategy[tuple[m.Message, list[bytes]]]]] = {
         alone(st.just(m.Drain())),
     ],
     "ToChild": [runs(), tunnels],
-    "FromChild": [tunnels, alone(st.builds(m.Waits, st.booleans()))],
+    "FromChild": [
+        tunnels,
+        alone(st.builds(m.Waits, st.booleans())),
+        alone(st.builds(m.Starts, numbers)),
+    ],
 }
 
 
@@ -262,6 +271,7 @@ def test_wrong_frames_are_named(frames: list[bytes], reason: str) -> None:
         (wire.from_client, m.Submit([m.Call(1, 0, 0, -1)], ["f"], 1), 3, "items"),
         (wire.from_client, m.Submit([m.Call(1, 0, 0, 2**31)], ["f"], 1), 3, "items"),
         (wire.from_client, m.Submit([m.Call(1, 0, 0, 0, 0)], ["f"], 1), 3, "max_attempts"),
+        (wire.from_client, m.Submit([m.Call(1, 0, 0, 0, 1, -1)], ["f"], 1), 3, "timeout_us"),
         (wire.from_client, m.Submit([], ["f" * 1025], 1), 2, "name"),
         (wire.from_client, m.Submit([m.Call(1, 0, 0)] * 2001, ["f"], 1), 2003, "2001 calls"),
         (wire.from_client, m.Cancel([1, -1]), 0, "tasks"),
@@ -273,7 +283,9 @@ def test_wrong_frames_are_named(frames: list[bytes], reason: str) -> None:
         (wire.to_client, m.Ended([m.Outcome(1, 8)]), 1, "kinds"),
         (wire.to_client, m.Ended([m.Outcome(1, 0)]), 2, "2 blobs"),
         (wire.from_worker, m.Reports([m.Report(1, m.LOST)]), 1, "no fate"),
+        (wire.from_worker, m.Reports([m.Report(1, m.TIMEOUT)]), 1, "no fate"),
         (wire.from_worker, m.Reports([m.Report(1, -1)]), 1, "kinds"),
+        (wire.from_worker, m.Reports([m.Report(1, m.REFUSED)]), 1, "kinds"),
         (wire.from_worker, m.Reports([m.Report(-1, 0)]), 1, "leases"),
         (wire.from_worker, m.Reports([m.Report(1, 0, -1)]), 1, "run times"),
         (wire.from_worker, m.Beat(0, [], 0, m.Vitals(cpu_percent=math.nan)), 0, "finite"),

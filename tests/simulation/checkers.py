@@ -77,7 +77,7 @@ class Books:
         self.changed()
         kind = outcome.kind
         assert len(outcome.deaths) <= task.max_attempts
-        own = kind == m.BROKEN or len(outcome.deaths) <= task.blames
+        own = kind == m.BROKEN or len(outcome.deaths) - (kind == m.TIMEOUT) <= task.blames
         assert own, f"{what} is blamed for deaths that were not its own: {outcome}"
         if kind in (m.VALUE, m.ERROR, m.MIXED):
             assert (kind, bytes(blob)) == task.outcome_of_run(), (
@@ -87,6 +87,10 @@ class Books:
         elif kind == m.BROKEN:
             self.farm.story.probe("broken realm")
             assert b"/99" in task.setup, f"{what} is in a sound realm"
+        elif kind == m.TIMEOUT:
+            longest = max((run.ended_at - run.started_at for run in task.runs), default=0.0)
+            assert longest + 1e-3 >= 0.97 * task.timeout_s > 0, f"{what} was stopped after {longest} s"
+            self.farm.story.probe("timed out")
         elif kind == m.LOST:
             most = 1 if task.items > 1 else task.max_attempts
             assert len(outcome.deaths) == most, f"{what} was given up after {outcome.deaths}"
@@ -290,6 +294,7 @@ class Books:
         if run is not None:
             self.busy -= not child.waiting
             run.interrupted = True
+            run.ended_at = self.farm.now
             run.task.blames += not stopped
             self._excuse(run.task)
         if not child.started_seq and child.sent_seq and not stopped:

@@ -150,6 +150,8 @@ class Child:
                 self._ended(call, BROKEN, b"b%d" % task.token, 0.0)
                 return
             self.has_waited = False
+            if call.timed:
+                self.say("child_starts", call.seq)
             self.running = self.farm.books.started(self, task)
             self._work(call, task)
 
@@ -174,6 +176,7 @@ class Child:
             run, self.running = self.running, None
             assert run is not None
             run.finished = True
+            run.ended_at = self.farm.now
             self.farm.books.busy -= 1
             self.farm.books.changed()
             self._ended(call, kind, blob, task.run_s)

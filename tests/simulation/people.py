@@ -43,6 +43,7 @@ class Run:
     child: int
     started_at: float
     finished: bool = False
+    ended_at: float = 0.0
     interrupted: bool = False
     """Its child died meanwhile."""
 
@@ -60,6 +61,7 @@ class Task:
     max_attempts: int
     submitted_at: float
     on_end: Callable[[Task], None] | None = None
+    timeout_s: float = 0.0
     number: int = 0
     outcome: Outcome | None = None
     abandoned: bool = False
@@ -176,6 +178,8 @@ class Person:
         attempts = rng.choice((1, 2, 3, 3, 3))
         function = b"function " + name.encode()
         task = new_task(farm, self.client.name, name, function, setup, parts, attempts, on_end)
+        if mix.timeout_share and rng.random() < mix.timeout_share:
+            task.timeout_s = rng.choice((0.0005, 0.02, 1.0))
         self.tasks.append(task)
         self.client.hand("submit", task)
         if rng.random() < mix.cancel_share:

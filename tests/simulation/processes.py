@@ -337,8 +337,9 @@ class ClientProcess(Process):
 
     def _submit(self, task: Task) -> None:
         number = self.machine.submit(
-            task.token, task.name, task.function, task.setup, task.body, task.items, task.max_attempts
-        )
+            task.token, task.name, task.function, task.setup, task.body, task.items, task.max_attempts,
+            int(task.timeout_s * 1e6),
+        )  # fmt: skip
         self.farm.books.submitted(self, number, task)
 
     def _cancel(self, task: Task) -> None:

@@ -120,6 +120,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     deaths: tuple[Fate, ...] = ()
     outcome: Outcome | None = None
     blob: Blob = b""
+    timeout_us: int = 0
 
 
 class ClientRecord:

@@ -13,6 +13,7 @@ from zfarm.core.kids import Duty, Kid, Owed
 from zfarm.messages import (
     BROKEN,
     LOST,
+    TIMEOUT,
     Action,
     Blob,
     Fate,
@@ -26,11 +27,16 @@ from zfarm.settings import Settings
 __all__ = ["Brood"]
 
 
+SIGKILL = 9
+
+
 class Brood:
     """Leases, children and what the broker is to be told of them in this turn."""
 
-    def __init__(self, slots: int, limits: Settings) -> None:
+    def __init__(self, slots: int, host: str, pid: int, limits: Settings) -> None:
         self.slots = slots
+        self._host = host
+        self._pid = pid
         self._limits = limits
         self._draining = False
         self._leases: dict[int, Duty] = {}
@@ -66,6 +72,9 @@ class Brood:
     def _owe(self, duty: Duty, report: Report, blob: Blob) -> None:
         self._owed[report.lease] = Owed(report, blob, duty.owner, duty.task)
         self._reports.append(report.lease)
+
+    def _fate(self, signal: int, exit_code: int, text: str) -> Fate:
+        return Fate(self._host, f"{self._host}/{self._pid}", signal, exit_code, text)
 
     def _begin(self, duty: Duty) -> None:
         if duty.lease in self._leases:
@@ -141,6 +150,8 @@ class Brood:
         """Say which calls have started for good; free what waits behind a long one."""
         limits = self._limits
         for kid in self._kids.values():
+            if now >= kid.stop_at:
+                self._time_out(kid)
             if not kid.calls or kid.ending:
                 continue
             since = now - kid.head_since
@@ -156,6 +167,15 @@ class Brood:
         queue = self._queue
         if queue and now - queue[0].queued_at >= limits.stuck_after_us / 1e6 and self._busy() >= self.slots:
             self._return_queue()
+
+    def _time_out(self, kid: Kid) -> None:
+        """The running call has had its time: its child is killed, another will take its place."""
+        kid.stop_at = inf
+        duty = kid.head()
+        if self._leases.pop(duty.lease, None) is not None:
+            fate = self._fate(SIGKILL, 0, f"stopped after its timeout of {duty.timeout_us / 1e6:g} s")
+            self._owe(duty, Report(duty.lease, TIMEOUT, duty.timeout_us, fate), b"")
+        self._stop_kid(kid, kill=True)
 
     def _retire_kids(self) -> None:
         """End children that have run as many tasks as their realm allows, or that are too many."""
@@ -185,6 +205,7 @@ class Brood:
         limits = self._limits
         deadline = inf
         for kid in self._kids.values():
+            deadline = min(deadline, kid.stop_at)
             if kid.calls and not kid.ending:
                 if not kid.head_began:
                     deadline = min(deadline, kid.head_since + limits.began_after_us / 1e6)

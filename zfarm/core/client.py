@@ -84,6 +84,7 @@ class Asked(msgspec.Struct, gc=False, eq=False):
     body: Blob
     items: int
     max_attempts: int
+    timeout_us: int = 0
     sent: int = 0  # the number of its Submit; EARLIER: one from before the last Welcome; 0: none yet
     cancelling: bool = False
 
@@ -159,11 +160,12 @@ class Client:
         body: Blob,
         items: int = 0,
         max_attempts: int = 3,
+        timeout_us: int = 0,
     ) -> int:
         """Note a call to be run and return its task number; ``token`` comes back with its outcome."""
         number = self._next_task
         self._next_task = number + 1
-        asked = Asked(number, token, name, function, setup, body, items, max_attempts)
+        asked = Asked(number, token, name, function, setup, body, items, max_attempts, timeout_us)
         self._tasks[number] = asked
         self._unsent.append(asked)
         self.deadline = NOW
@@ -394,7 +396,9 @@ class Client:
                 last_setup = asked.setup
                 setup = setups[last_setup]
             asked.sent = self._submits + 1
-            calls.append(Call(asked.number, function, setup, asked.items, asked.max_attempts))
+            calls.append(
+                Call(asked.number, function, setup, asked.items, asked.max_attempts, asked.timeout_us)
+            )
             bodies.append(body)
         if calls:
             payload: list[Blob] = [*functions, *setups, *bodies]

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from msgspec import structs
+
 from zfarm.core.kids import Duty, Kid
 from zfarm.core.machine import Indexed
 from zfarm.messages import Blob, ChildCall, Run, RunCalls
@@ -51,6 +53,8 @@ def feed(kid: Kid, queue: deque[Duty], limits: Settings, now: float, share: int)
             last = duty.function
             function = functions[last]
         calls.append(ChildCall(kid.take(duty), function, duty.items))
+    if duties[0].timeout_us:
+        calls = [structs.replace(calls[0], timed=True)]
     kid.runs.append(calls[-1].seq)
     setup = [duties[0].setup] if new_setup else []
     payload: list[Blob] = [*functions, *setup, *[duty.body for duty in duties]]

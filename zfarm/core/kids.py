@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
+from math import inf
 from typing import NamedTuple
 
 import msgspec
@@ -46,6 +47,7 @@ class Duty(msgspec.Struct, gc=False, eq=False):
     initialized: bool
     queued_at: float
     kid: Kid | None = None
+    timeout_us: int = 0
     seq: int = 0
     revoked: bool = False  # to be given back unless it has started
     stopping: bool = False  # to be stopped even if it has started
@@ -76,6 +78,7 @@ class Kid:
         "sent",
         "seq",
         "setup",
+        "stop_at",
         "stopped",
         "taking_back",
         "tasks_max",
@@ -95,6 +98,7 @@ class Kid:
         self.tasks_max = 0
         self.head_since = 0.0
         self.head_began = False
+        self.stop_at = inf  # when the running call will be stopped
         self.waiting = False
         self.taking_back = False
         self.proven = False  # it has ended a call, so its initializer works

@@ -13,10 +13,12 @@ from zfarm.messages import (
     ERROR,
     LOST,
     MIXED,
+    TIMEOUT,
     VALUE,
     Accepted,
     Action,
     Blob,
+    Call,
     Dropped,
     Enrolled,
     Fate,
@@ -49,7 +51,8 @@ class Ledger:
         self.workers: dict[str, WorkerRecord] = {}
         self.functions = Functions()
         self.ready: dict[str, ClientRecord] = {}  # clients with something in their queue, next one first
-        self.counts = {VALUE: 0, ERROR: 0, MIXED: 0, CANCELLED: 0, LOST: 0, BROKEN: 0}  # items, not batches
+        # items, not batches
+        self.counts = dict.fromkeys((VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT), 0)
         self.retried = 0
         self.tasks = 0
         self.notes = 0
@@ -86,7 +89,7 @@ class Ledger:
         if isinstance(record, Accepted):
             function = self.functions.intern(bytes(payload[0]), record.name)
             setup = client.setups.setdefault(bytes(payload[1]), bytes(payload[1]))
-            self.accept(client, record.task, function, setup, payload[2], record.items, record.max_attempts)
+            self.accept(client, record, function, setup, payload[2])
         elif isinstance(record, Forgotten):
             self.forget(client, record.tasks)
         elif isinstance(record, Dropped):
@@ -113,21 +116,24 @@ class Ledger:
     def accept(
         self,
         client: ClientRecord,
-        number: int,
+        call: Call | Accepted,
         function: Function,
         setup: bytes,
         body: Blob,
-        items: int,
-        attempts: int,
     ) -> None:
         """Enter a task."""
         function.refs += 1
-        task = Task(client, number, function, setup, body, items, attempts)
+        number = call.task
+        task = Task(client, number, function, setup, body, call.items, call.max_attempts)
+        if call.timeout_us:
+            task.timeout_us = call.timeout_us
         client.tasks[number] = task
         client.queue.append(task)
         self.tasks += 1
         if self.journal:
-            accepted = Accepted(client.session, number, function.name, items, attempts)
+            accepted = Accepted(
+                client.session, number, function.name, call.items, call.max_attempts, call.timeout_us
+            )
             self.records.append((accepted, (function.blob, setup, body)))
             client.booked.append(number)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec import structs
+
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.machine import Indexed, batches
 from zfarm.messages import Began, Blob, Booked, Ended, Grants, Lease, Revoke, Send, Thanks, Unknown
@@ -76,6 +78,8 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
             last_client = task.client
             owner = owners[last_client.session]
         leases.append(Lease(task.lease, owner, task.number, function, setup, task.items, task.expected_us))
+        if task.timeout_us:
+            leases[-1] = structs.replace(leases[-1], timeout_us=task.timeout_us)
     worker.grants_number += 1
     grants = Grants(
         number=worker.grants_number,

@@ -124,7 +124,7 @@ class Reception(Ledger):
                 refused.append(call.task)
             else:
                 function, setup = functions[call.function], setups[call.setup]
-                self.accept(client, call.task, function, setup, payload[i], call.items, call.max_attempts)
+                self.accept(client, call, function, setup, payload[i])
         if client.booked:
             self.touch(client)
         if self.orphans:

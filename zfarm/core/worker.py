@@ -28,7 +28,6 @@ from zfarm.messages import (
     Connected,
     Done,
     Drain,
-    Fate,
     Finished,
     Grants,
     Held,
@@ -71,12 +70,10 @@ class Worker(Brood):
         now: float,
         limits: Settings = settings,
     ) -> None:
-        super().__init__(slots, limits)
+        super().__init__(slots, host, pid, limits)
         self.session = session
         self.deadline = NOW
         self._versions = versions
-        self._host = host
-        self._pid = pid
         self._joined = False
         self._join_at = now
         self._beat_at = inf
@@ -115,7 +112,16 @@ class Worker(Brood):
                 self._owe(duty, Report(lease=duty.lease, kind=done.kind, run_us=done.run_us), blob)
         kid.head_since = now
         kid.head_began = False
+        if not kid.sent:
+            kid.stop_at = inf
         self._init_deaths.pop(kid.realm, None)
+
+    def child_starts(self, child: int, seq: int, now: float) -> None:
+        """A call with a timeout has started in this child."""
+        kid = self._kids.get(child)
+        if kid is not None and kid.calls and kid.head().seq == seq:
+            kid.stop_at = now + kid.head().timeout_us / 1e6
+            self.deadline = NOW
 
     def child_waits(self, child: int, waiting: bool, now: float) -> None:
         """The running call of this child waits for nested calls (its slot is free meanwhile), or goes on."""
@@ -153,9 +159,7 @@ class Worker(Brood):
         had_calls = kid.calls > 0
         for duty in reversed(kid.void_after(started_seq)):
             self._take_home(duty, now)
-        fate = Fate(
-            host=self._host, worker=f"{self._host}/{self._pid}", signal=signal, exit_code=exit_code, text=text
-        )
+        fate = self._fate(signal, exit_code, text)
         blamed = [duty for duty in kid.duties() if duty.lease in self._leases]
         for duty in blamed:
             del self._leases[duty.lease]
@@ -257,6 +261,8 @@ class Worker(Brood):
                 *known[lease.setup],
                 now,
             )
+            if lease.timeout_us:  # it travels alone, like a call of which nothing is known
+                duty.timeout_us, duty.expected_us = lease.timeout_us, 0
             leases[number] = duty
             self._queue.append(duty)
 

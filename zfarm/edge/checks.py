@@ -19,6 +19,8 @@ __all__ = ["CHECKS", "NAME_MAX", "Check", "Malformed"]
 
 NUMBER_MAX: Final = 2**63 - 1
 """Of task numbers, lease ids and counters: what a signed 64-bit integer holds."""
+TASK_NUMBER_MAX: Final = 2**40 - 1
+"""Of a client: a journal has room for no more."""
 COUNT_MAX: Final = 2**31 - 1
 """Of items, attempts, slots, channels and pids."""
 NAME_MAX: Final = 1024
@@ -81,14 +83,15 @@ def _submit(message: m.Submit, blobs: int) -> None:
         _numbers("forgets", message.forgets)
     _name("a function's name", *message.names)
     _number("number", message.number)
-    _numbers("tasks", [call.task for call in calls])
+    _numbers("tasks", [call.task for call in calls], TASK_NUMBER_MAX)
     # the other columns of a batch are nearly constant: their few distinct values are what is checked
-    kinds = set(map(attrgetter("function", "setup", "items", "max_attempts"), calls))
-    for function, setup, items, max_attempts in kinds:
+    kinds = set(map(attrgetter("function", "setup", "items", "max_attempts", "timeout_us"), calls))
+    for function, setup, items, max_attempts, timeout_us in kinds:
         _number("function", function, functions - 1)
         _number("setup", setup, setups - 1)
         _number("items", items, COUNT_MAX)
         _number("max_attempts", max_attempts, COUNT_MAX, 1)
+        _number("timeout_us", timeout_us)
 
 
 def _grants(message: m.Grants, blobs: int) -> None:
@@ -101,13 +104,14 @@ def _grants(message: m.Grants, blobs: int) -> None:
     _name("an owner", *owners)
     _numbers("leases", [lease.lease for lease in leases])
     _numbers("tasks", [lease.task for lease in leases])
-    kinds = set(map(attrgetter("owner", "function", "setup", "items", "expected_us"), leases))
-    for owner, function, setup, items, expected_us in kinds:
+    kinds = set(map(attrgetter("owner", "function", "setup", "items", "expected_us", "timeout_us"), leases))
+    for owner, function, setup, items, expected_us, timeout_us in kinds:
         _number("owner", owner, len(owners) - 1)
         _number("function", function, functions - 1)
         _number("setup", setup, setups - 1)
         _number("items", items, COUNT_MAX)
         _number("expected_us", expected_us)
+        _number("timeout_us", timeout_us)
 
 
 def _fate(fate: m.Fate) -> None:
@@ -122,12 +126,14 @@ def _reports(message: m.Reports, blobs: int) -> None:
     _listed("reports", reports, settings.batch_calls_max)
     _blobs(message, blobs, len(reports))
     _numbers("leases", [report.lease for report in reports])
-    _numbers("kinds", [report.kind for report in reports], m.BROKEN)
+    for kind in {report.kind for report in reports}:
+        if not 0 <= kind <= m.TIMEOUT or kind == m.REFUSED:
+            raise Malformed(f"kinds: a worker reports kind {kind}")
     _numbers("run times", [report.run_us for report in reports])
     for report in reports:
         if report.fate is not None:
             _fate(report.fate)
-        elif report.kind == m.LOST:
+        elif report.kind in (m.LOST, m.TIMEOUT):
             raise Malformed(f"the report of lost lease {report.lease} has no fate")
 
 
@@ -136,7 +142,7 @@ def _ended(message: m.Ended, blobs: int) -> None:
     _listed("outcomes", outcomes, settings.batch_calls_max)
     _blobs(message, blobs, len(outcomes))
     _numbers("tasks", [outcome.task for outcome in outcomes])
-    _numbers("kinds", [outcome.kind for outcome in outcomes], m.REFUSED)
+    _numbers("kinds", [outcome.kind for outcome in outcomes], m.TIMEOUT)
     _numbers("run times", [outcome.run_us for outcome in outcomes])
     for outcome in outcomes:
         for fate in outcome.deaths:
@@ -165,6 +171,11 @@ def _dones(message: m.Dones, blobs: int) -> None:
 
 
 # ---------------------------------------------------------------- messages without payload
+
+
+def _starts(message: m.Starts, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _number("seq", message.seq)
 
 
 def _nothing(message: object, blobs: int) -> None:
@@ -366,6 +377,7 @@ CHECKS: Final[dict[type, Check]] = {
     m.Drain: _nothing,
     m.Run: _run,
     m.Dones: _dones,
+    m.Starts: _starts,
     m.Waits: _nothing,
     m.FarmNote: _farm_note,
     m.WorkersNote: _workers_note,

@@ -24,7 +24,17 @@ from zfarm.edge.pipe import PIPE_LOST, Frames
 from zfarm.edge.realm import Realm, unfit
 from zfarm.edge.wire import Malformed
 from zfarm.errors import NotPortable
-from zfarm.messages import BROKEN, ERROR, VALUE, Blob, ChildCall, Done, Dones, Run
+from zfarm.messages import (
+    BROKEN,
+    ERROR,
+    VALUE,
+    Blob,
+    ChildCall,
+    Done,
+    Dones,
+    Run,
+    Starts,
+)
 from zfarm.settings import settings
 
 __all__ = ["TunnelPort", "current", "main"]
@@ -101,6 +111,8 @@ class Child:
             if not start(seq):
                 bodies.pop()
                 continue
+            if call.timed:
+                self._pipe.send(Starts(seq))
             kind, blob = self._call(function, bodies.pop(), call.items)
             now = perf_counter()
             spent = now - began

@@ -22,7 +22,16 @@ from zfarm.edge.nursery import Failed, Forked, Gone, Nursery, Report
 from zfarm.edge.page import Mark, Page
 from zfarm.edge.pipe import PIPE_LOST, READ_BYTES, Frames, Outbox, Reader
 from zfarm.edge.wire import Malformed
-from zfarm.messages import Action, Blob, Done, Dones, Payload, Run, Waits
+from zfarm.messages import (
+    Action,
+    Blob,
+    Done,
+    Dones,
+    Payload,
+    Run,
+    Starts,
+    Waits,
+)
 from zfarm.settings import Settings, settings
 
 __all__ = ["Children", "Listener", "Sources"]
@@ -49,13 +58,16 @@ class Sources(Protocol):
 
 
 class Listener(Protocol):
-    """Who is told; the first five are zfarm.core.worker.Worker's."""
+    """Who is told; the first six are zfarm.core.worker.Worker's."""
 
     def child_started(self, child: int, now: float) -> None:
         """Its process exists."""
 
     def child_reported(self, child: int, dones: list[Done], payload: Payload, now: float) -> None:
         """These calls have ended; each is told once, in order."""
+
+    def child_starts(self, child: int, seq: int, now: float) -> None:
+        """Its call ``seq``, which has a timeout, has started."""
 
     def child_waits(self, child: int, waiting: bool, now: float) -> None:
         """Its call waits for other tasks, or goes on."""
@@ -308,6 +320,8 @@ class Children:
             if dones:
                 kid.last_done = dones[-1].seq
             self._listener.child_reported(kid.number, dones, payload, now)
+        elif isinstance(message, Starts):
+            self._listener.child_starts(kid.number, message.seq, now)
         elif isinstance(message, Waits):
             self._listener.child_waits(kid.number, message.waiting, now)
         else:

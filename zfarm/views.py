@@ -1,0 +1,100 @@
+"""Executors that share the link of another one, so that their end is not its end: inside a task, and with
+terms of their own."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from zfarm.api import Executor
+from zfarm.errors import FarmClosed
+from zfarm.futures import Future
+from zfarm.terms import Terms
+
+if TYPE_CHECKING:
+    from zfarm.edge.callables import Portable
+    from zfarm.edge.setups import Setups
+    from zfarm.link import Link
+    from zfarm.mapping import Map
+
+__all__ = ["Guest", "View"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Guest(Executor):
+    """The farm that a task runs on. Its end is not the farm's: ``shutdown`` only waits for what was submitted
+    here."""
+
+    def __init__(self, link: Link, portable: Portable, setups: Setups) -> None:
+        self._serve(link, portable, setups)
+        self._closed = False
+        self._futures: set[Future[Any]] = set()
+        self._maps: weakref.WeakSet[Map] = weakref.WeakSet()
+        # what a task has submitted leaves before its outcome does, so that nobody believes the farm idle
+        weakref.finalize(self, link.flush).atexit = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """See Executor.submit."""
+        self._check_open()
+        future = super().submit(fn, *args, **kwargs)
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        return future
+
+    def _map(self, *args: Any) -> tuple[Map, Iterator[Any]]:
+        self._check_open()
+        owner, results = super()._map(*args)
+        self._maps.add(owner)
+        return owner, results
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls here; wait for those that were submitted here, if ``wait``. The farm goes on."""
+        self._closed = True
+        if cancel_futures:
+            for future in list(self._futures):
+                future.cancel()
+            for owner in list(self._maps):
+                owner.cancel()
+        if wait:
+            concurrent.futures.wait(list(self._futures))
+            for owner in list(self._maps):
+                owner.join()
+
+    def _give_up(self) -> None:
+        self.shutdown(wait=False, cancel_futures=True)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FarmClosed("cannot schedule new futures after shutdown")
+
+
+class View(Guest):
+    """The farm of another executor, with terms of its own for every call."""
+
+    def __init__(self, parent: Executor, terms: Terms) -> None:
+        super().__init__(parent._link, parent._portable, parent._setups)
+        self._parent = parent  # a farm ends when nobody holds its executor any more
+        self._terms = terms
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """See Executor.submit; the call runs on the terms of this view."""
+        self._check_open()
+        link = self._link
+        link.check_open()
+        name, function, body = self._pickled(fn, args, kwargs)
+        future: Future[T] = Future(link, name)
+        future._terms = self._terms
+        self._futures.add(future)
+        self._submitted((future, name, function, self._setup(), body))
+        self._wake()
+        if link.ended:
+            link.sweep()
+        future.add_done_callback(self._futures.discard)
+        return future
+
+    def _map(self, *args: Any) -> tuple[Map, Iterator[Any]]:
+        return super()._map(*args, self._terms)
