@@ -25,9 +25,9 @@ if TYPE_CHECKING:
         RemoteTraceback,
         TaskError,
         TaskLost,
+        TaskTimeout,
         TooLarge,
         VersionMismatch,
-        TaskTimeout,
     )
     from zfarm.futures import Future
 
@@ -51,13 +51,13 @@ __all__ = [
     "RemoteTraceback",
     "TaskError",
     "TaskLost",
+    "TaskTimeout",
     "TooLarge",
     "VersionMismatch",
     "__version__",
     "current_farm",
 ]
 
-    "TaskTimeout",
 _HOMES = {"Executor": "zfarm.api", "current_farm": "zfarm.api", "Future": "zfarm.futures"}
 
 

@@ -18,8 +18,8 @@ FarmError(Exception)                            catch this and you have caught z
 |  `- JournalCorrupt                            which file, what was found, what is kept
 `- TaskError                                    the task has no value
    |- TaskLost (BrokenExecutor)                 children or workers died under it: how often, how, where
-   |- NotPortable (TypeError)                   a call, value or error that cannot be pickled; what and why
    |- TaskTimeout (TimeoutError)                 it ran for longer than its timeout, and was stopped
+   |- NotPortable (TypeError)                   a call, value or error that cannot be pickled; what and why
    `- RemoteError                               stands for an exception that could not come home
 
 The user's own exception comes home as itself, with a RemoteTraceback as its ``__cause__``.
@@ -52,9 +52,9 @@ __all__ = [
     "RemoteTraceback",
     "TaskError",
     "TaskLost",
+    "TaskTimeout",
     "TooLarge",
     "VersionMismatch",
-    "TaskTimeout",
 ]
 
 
@@ -187,12 +187,6 @@ class TaskLost(TaskError, BrokenExecutor):
         self.maybe_ran = maybe_ran
 
 
-class NotPortable(TaskError, TypeError):
-    """A call, value or exception that cannot be pickled or unpickled; the text names the culprit."""
-
-
-class RemoteError(TaskError):
-    """Stands for an exception that could not come home; keeps its type name and text."""
 class TaskTimeout(TaskError, TimeoutError):
     """The task ran for longer than its timeout, and its child was killed; ``deaths`` tells where."""
 
@@ -201,6 +195,12 @@ class TaskTimeout(TaskError, TimeoutError):
         self.deaths = deaths
 
 
+class NotPortable(TaskError, TypeError):
+    """A call, value or exception that cannot be pickled or unpickled; the text names the culprit."""
+
+
+class RemoteError(TaskError):
+    """Stands for an exception that could not come home; keeps its type name and text."""
 
     def __init__(self, text: str, type_name: str = "", traceback: str = "") -> None:
         super().__init__(text)

@@ -478,8 +478,8 @@ class ChildCall(Message):
     seq: int
     function: int
     items: int = 0
-
     timed: bool = False
+
 
 class Run(Message, tag="run"):
     """Worker -> child: run these in order. Payload: ``functions`` functions, one setup if ``setup``, one
@@ -504,13 +504,13 @@ class Dones(Message, tag="dones"):
     dones: list[Done]
 
 
-class Waits(Message, tag="waits"):
 class Starts(Message, tag="starts"):
     """Child -> worker: call ``seq``, a timed one, starts now."""
 
     seq: int
 
 
+class Waits(Message, tag="waits"):
     """Child -> worker: the running call waits for nested calls (True), or goes on (False)."""
 
     waiting: bool
@@ -582,8 +582,8 @@ class Accepted(Message, tag="accepted"):
     name: str
     items: int = 0
     max_attempts: int = 3
-
     timeout_us: int = 0
+
 
 class Struck(Message, tag="struck"):
     """Record: a child or worker died under this task."""
