@@ -78,8 +78,6 @@ def reports(draw: Any) -> tuple[m.Message, list[bytes]]:
 def endeds(draw: Any) -> tuple[m.Message, list[bytes]]:
     kinds = st.integers(0, m.TIMEOUT)
     one = st.builds(m.Outcome, numbers, kinds, numbers, st.lists(fates, max_size=3).map(tuple))
-        m.Outcome, numbers, st.integers(0, m.TIMEOUT), numbers, st.lists(fates, max_size=3).map(tuple)
-    )
     many = draw(st.lists(one, max_size=6))
     return m.Ended(many), draw(blobs_of(len(many)))
 
