@@ -145,6 +145,7 @@ class Setup(Message):
     host: str = ""
     initializer: bytes = b""  # pickled (function, initargs); empty: none
     max_tasks_per_child: int = 0  # 0: no limit
+    environment: dict[str, str | None] = {}  # what the client has changed since it began; None: removed
 
 
 # ---------------------------------------------------------------- client -> broker

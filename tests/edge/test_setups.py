@@ -50,6 +50,29 @@ def test_the_path_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wire.decode_setup(made.current()).path[0] == "/added"
 
 
+def test_changes_of_the_environment_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHANGED", "before")
+    monkeypatch.setenv("REMOVED", "before")
+    made = Setups.fresh("session")
+    before = made.current()
+    assert wire.decode_setup(before).environment == {}
+    monkeypatch.setenv("CHANGED", "after")
+    monkeypatch.setenv("ADDED", "new")
+    monkeypatch.delenv("REMOVED")
+    changed = wire.decode_setup(made.current())
+    assert changed.environment == {"CHANGED": "after", "ADDED": "new", "REMOVED": None}
+    monkeypatch.setenv("CHANGED", "before")
+    monkeypatch.setenv("REMOVED", "before")
+    monkeypatch.delenv("ADDED")
+
+    assert wire.decode_setup(made.current()).environment == {
+        "CHANGED": "before",
+        "ADDED": None,
+        "REMOVED": "before",
+    }
+    assert wire.decode_setup(Setups(changed).current()).environment == changed.environment
+
+
 def test_what_is_no_text_stays_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = tmp_path / os.fsdecode(b"odd\xff")
     odd.mkdir()

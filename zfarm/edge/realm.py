@@ -97,6 +97,11 @@ def _take_place(setup: Setup, host: str) -> None:
             *sys.path,
             *(entry for entry in setup.path if entry not in sys.path and os.path.exists(entry)),
         ]
+    for name, value in setup.environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        elif os.environ.get(name) != value:
+            os.environ[name] = value
     try:
         os.chdir(setup.cwd)
     except OSError:

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -27,7 +27,9 @@ class Setups:
     def __init__(self, template: Setup) -> None:
         """Make setups like ``template`` in all but directory and path: realm and initializer are its own."""
         self._template = msgspec.structs.replace(template, prefix=sys.prefix, host=platform.node())
-        self._known: tuple[bytes, list[str], bytes] = (b"", [], b"")
+        self._changed: set[Any] = set()
+        self._began = dict(_environment)
+        self._known: tuple[bytes, list[str], dict[Any, Any], bytes] = (b"", [], {}, b"")
 
     @classmethod
     def fresh(cls, session: str, initializer: bytes = b"", max_tasks_per_child: int = 0) -> Setups:
@@ -42,20 +44,34 @@ class Setups:
         return self._template.max_tasks_per_child
 
     def current(self) -> bytes:
-        """The setup for a call that is submitted now: it follows ``os.chdir`` and changes of ``sys.path``."""
-        cwd, path, blob = self._known
+        """The setup for a call that is submitted now: it follows os.chdir, sys.path and os.environ."""
+        cwd, path, environment, blob = self._known
         here = _here()
-        if here == cwd and sys.path == path:
+        if here == cwd and sys.path == path and _environment == environment:
             return blob
-        path = list(sys.path)
-        blob = self._encode(os.fsdecode(here), path)
-        self._known = (here, path, blob)
+        path, environment = list(sys.path), dict(_environment)
+        blob = self._encode(os.fsdecode(here), path, environment)
+        self._known = (here, path, environment, blob)
         return blob
 
-    def _encode(self, cwd: str, path: list[str]) -> bytes:
+    def _encode(self, cwd: str, path: list[str], environment: dict[Any, Any]) -> bytes:
         cwd = cwd if _portable(cwd) else ""
         entries = tuple(entry for entry in path if _portable(entry))
-        return encode_setup(msgspec.structs.replace(self._template, cwd=cwd, path=entries))
+        began, changed = self._began, self._changed
+        names = began.keys() | environment.keys()
+        changed.update(name for name in names if began.get(name) != environment.get(name))
+        world = dict(self._template.environment)
+        for name in changed:  # also what has been changed back: a child may have the other value
+            text, value = os.fsdecode(name), environment.get(name)
+            value = None if value is None else os.fsdecode(value)
+            if _portable(text) and (value is None or _portable(value)):
+                world[text] = value
+        setup = msgspec.structs.replace(self._template, cwd=cwd, path=entries, environment=world)
+        return encode_setup(setup)
+
+
+_environment: Any = getattr(os.environ, "_data", os.environ)
+"""What os.environ keeps: comparing that costs a tenth of comparing os.environ itself."""
 
 
 def _getcwd() -> bytes:
