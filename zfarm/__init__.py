@@ -18,6 +18,8 @@ if TYPE_CHECKING:
         FarmError,
         ForkError,
         InitializerFailed,
+        JobExists,
+        JobUnknown,
         LimitExceeded,
         NotPortable,
         ProtocolError,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         VersionMismatch,
     )
     from zfarm.futures import Future
+    from zfarm.jobs import Job, attach
 
 __all__ = [
     "AccessDenied",
@@ -44,6 +47,9 @@ __all__ = [
     "ForkError",
     "Future",
     "InitializerFailed",
+    "Job",
+    "JobExists",
+    "JobUnknown",
     "LimitExceeded",
     "NotPortable",
     "ProtocolError",
@@ -55,10 +61,17 @@ __all__ = [
     "TooLarge",
     "VersionMismatch",
     "__version__",
+    "attach",
     "current_farm",
 ]
 
-_HOMES = {"Executor": "zfarm.api", "current_farm": "zfarm.api", "Future": "zfarm.futures"}
+_HOMES = {
+    "Executor": "zfarm.api",
+    "Future": "zfarm.futures",
+    "Job": "zfarm.jobs",
+    "attach": "zfarm.jobs",
+    "current_farm": "zfarm.api",
+}
 
 
 if not TYPE_CHECKING:

@@ -18,7 +18,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
-from zfarm.errors import BrokerUnreachable, ConfigurationError, FarmClosed
+from zfarm.errors import BrokerUnreachable, ConfigurationError
 from zfarm.futures import Future
 from zfarm.settings import settings
 
@@ -343,7 +343,7 @@ class _World(NamedTuple):
     initargs: tuple[Any, ...]
     max_tasks_per_child: int
 
-    def parts(self, road: Road, slots: int) -> _Parts:
+    def parts(self, road: Road, slots: int, job: str = "", attach: bool = False) -> _Parts:
         """All parts of an executor over ``road``; the link is started."""
         from zfarm.edge.callables import Portable
         from zfarm.edge.setups import Setups
@@ -355,7 +355,7 @@ class _World(NamedTuple):
         if self.initializer is not None:
             initializer = portable.encode_initializer(self.initializer, tuple(self.initargs))
         setups = Setups.fresh(session, initializer, self.max_tasks_per_child)
-        link = Link(road, session, slots)
+        link = Link(road, session, slots, job, attach)
         link.start()
         return _Parts(link, portable, setups)
 
@@ -381,11 +381,11 @@ def _open_embedded(slots: int, world: _World) -> _Parts:
         raise
 
 
-def _open_remote(where: str, world: _World) -> _Parts:
+def _open_remote(where: str, world: _World, job: str = "", attach: bool = False) -> _Parts:
     from zfarm.edge.security import CLIENT, parse_address
     from zfarm.roads import SocketRoad
 
-    return world.parts(SocketRoad(parse_address(where, CLIENT)), 1)
+    return world.parts(SocketRoad(parse_address(where, CLIENT)), 1, job, attach)
 
 
 _guest_lock = threading.Lock()

@@ -7,6 +7,7 @@ FarmError(Exception)                            catch this and you have caught z
 |- FarmBroken (BrokenExecutor)                  nothing can go on: the farm cannot be (re)started
 |  `- InitializerFailed                         the initializer raised, exited or died in a child
 |- BrokerUnreachable (ConnectionError)          no answer from the broker within the stated time
+|- JobExists (ValueError)                       a job of this name is on the farm already
 |- JobUnknown (LookupError)                     no job of this name on the farm (any more)
 |- ProtocolError                                a peer broke the protocol
 |  |- VersionMismatch                           ours, theirs, who must upgrade
@@ -42,6 +43,7 @@ __all__ = [
     "FarmError",
     "ForkError",
     "InitializerFailed",
+    "JobExists",
     "JobUnknown",
     "JournalCorrupt",
     "JournalError",
@@ -93,6 +95,10 @@ class InitializerFailed(FarmBroken):
 
 class BrokerUnreachable(FarmError, ConnectionError):
     """The broker gave no answer within the stated time."""
+
+
+class JobExists(FarmError, ValueError):
+    """There is a job of this name on the farm already."""
 
 
 class JobUnknown(FarmError, LookupError):

@@ -22,9 +22,10 @@ from typing import Any, ClassVar, Final
 from zfarm import __version__, errors, exits
 from zfarm.core.client import Client
 from zfarm.edge.loop import Loop
-from zfarm.edge.outcomes import decode_outcome
+from zfarm.edge.outcomes import decode_batch, decode_outcome
 from zfarm.endings import ending
 from zfarm.errors import (
+    ConfigurationError,
     FarmBroken,
     FarmClosed,
     FarmError,
@@ -37,6 +38,7 @@ from zfarm.messages import (
     BROKER,
     CANCELLED,
     LOST,
+    MIXED,
     PROTOCOL,
     REFUSED,
     TIMEOUT,
@@ -44,6 +46,7 @@ from zfarm.messages import (
     Action,
     Connected,
     Ended,
+    JobTask,
     Message,
     Outcome,
     Payload,
@@ -52,6 +55,7 @@ from zfarm.messages import (
     Running,
     Safe,
     Send,
+    TakenOver,
     Tell,
     Versions,
 )
@@ -76,8 +80,17 @@ FLUSH_WAIT_S: Final = 2.0
 class Link:
     """The loop thread of one client, and what users' threads may ask of it."""
 
-    def __init__(self, road: Road, session: str, expected_slots: int = 1) -> None:
+    def __init__(
+        self, road: Road, session: str, expected_slots: int = 1, job: str = "", attach: bool = False
+    ) -> None:
+        """``job`` names the tasks of this client, so that they outlive it; with ``attach`` they are those of
+        an earlier one, and ``taken_over`` holds their futures once ``reached`` is set."""
         self.road = road
+        self.taken_over: list[Future[Any]] = []
+        self.booked = threading.Event()
+        """Set whenever the broker has written more tasks to its journal; for one who waits to clear."""
+        self._job = job
+        self._attached: list[JobTask] = []
         self.waits = road.waits
         """In a child: says that the running task waits while the context is open."""
         self.loop = Loop()
@@ -99,13 +112,21 @@ class Link:
         self._forked = False
         self._over = threading.Event()
         self._open: dict[int, Any] = {}
-        self._asks: deque[tuple[Future[Any], threading.Lock]] = deque()
+        self._asks: deque[tuple[Future[Any], threading.Lock, bool, int]] = deque()
+        self._forced: set[int] = set()  # tasks that are being stopped
         self._asked: dict[int, list[threading.Lock]] = {}
         self._closing = False
         self._expected_slots = expected_slots
         self._slots = 0
         self._machine = Client(
-            session, _versions(), platform.node(), self._pid, self.program, time.monotonic()
+            session,
+            _versions(),
+            platform.node(),
+            self._pid,
+            self.program,
+            time.monotonic(),
+            job=job,
+            attach=attach,
         )
         self._thread = threading.Thread(target=self._run, name="zfarm-client", daemon=True)
 
@@ -153,22 +174,23 @@ class Link:
                 "brings the outcomes"
             )
 
-    def cancel(self, future: Future[Any]) -> bool:
-        """Cancel a call that the link has taken, if it has not started. See Future.cancel."""
+    def cancel(self, future: Future[Any], force: bool = False, grace_us: int = 0) -> bool:
+        """Cancel a call that the link has taken, if it has not started, or stop it. See Future.cancel."""
+        give_up = future._stop if force else future._drop
         if self._forked:
             raise self.fork_error()
         if threading.get_ident() == self._thread.ident:
-            self._machine.cancel(future._task)
-            return future._drop()
+            self._machine.cancel(future._task, force, grace_us)
+            return give_up()
         answer = threading.Lock()
         answer.acquire()
-        self._asks.append((future, answer))
+        self._asks.append((future, answer, force, grace_us))
         self.loop.wake()
         if self.ended:
             self.sweep()
-        if answer.acquire(timeout=CANCEL_WAIT_S):
+        if answer.acquire(timeout=CANCEL_WAIT_S + grace_us / 1e6):
             return future.cancelled()
-        return future._drop()
+        return give_up()
 
     def close(self, cancel: bool = False) -> None:
         """Take no more; end when everything has its outcome. With ``cancel``: cancel what has not started."""
@@ -341,11 +363,19 @@ class Link:
         elif type(token) is not Future:
             token._resolve(outcome, blob)
         elif kind == CANCELLED:
-            token._drop()
+            token._stop()
+        elif kind == MIXED:  # of a map whose job was taken over: its first error stands for the batch
+            failed = decode_batch(MIXED, blob, len(decode_outcome(VALUE, blob)[0][0]))[1]
+            token._settle(FINISHED, None, failed[min(failed)])
         elif kind in (LOST, REFUSED, TIMEOUT):
             token._fail(ending(token._name, outcome))
         else:
-            token._settle(FINISHED, *decode_outcome(kind, blob))
+            value, error = decode_outcome(kind, blob)
+            if outcome.task in self._forced and isinstance(error, KeyboardInterrupt):
+                token._stop()
+            else:
+                token._settle(FINISHED, value, error)
+        self._forced.discard(outcome.task)
 
     def _running(self, action: Running) -> None:
         token = action.token
@@ -356,8 +386,23 @@ class Link:
 
     def _safe(self, action: Safe) -> None:
         action.token._accepted = True
+        self.booked.set()
+
+    def _taken_over(self, action: TakenOver) -> None:
+        from zfarm.jobs import stand_ins
+
+        self._attached += action.attached.tasks
+        if action.attached.last:
+            pairs = stand_ins(self, self._attached)
+            self.taken_over = [future for _, future in pairs]
+            self._open.update((task.task, future) for task, future in pairs)
+            self._machine.adopt(action.attached.session, pairs)
 
     def _connected(self, action: Connected) -> None:
+        if self._job and not action.welcome.journal:
+            self.fail(
+                ConfigurationError("this broker keeps no journal: the tasks of a job would not outlive it")
+            )
         self.reached.set()
 
     def _rejected(self, action: Rejected) -> None:
@@ -370,16 +415,19 @@ class Link:
     _others: ClassVar[dict[type, Callable[[Link, Any], None]]] = {
         Running: _running,
         Safe: _safe,
+        TakenOver: _taken_over,
         Connected: _connected,
         Rejected: _rejected,
         Tell: _tell,
     }
 
-    def _ask_cancel(self, future: Future[Any], answer: threading.Lock) -> None:
+    def _ask_cancel(self, future: Future[Any], answer: threading.Lock, force: bool, grace_us: int) -> None:
         task = future._task
         if task in self._open:
             self._asked.setdefault(task, []).append(answer)
-            self._machine.cancel(task)
+            if force:
+                self._forced.add(task)
+            self._machine.cancel(task, force, grace_us)
         else:
             answer.release()
 

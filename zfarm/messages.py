@@ -183,9 +183,11 @@ class Submit(Message, tag="submit"):
 
 class Cancel(Message, tag="cancel"):
     """Client -> broker: cancel these unless they have started. Each is answered: Ended(cancelled) or Began,
-    or Unknown."""
+    or Unknown. With ``force`` those that run are stopped, ``grace_us`` after a KeyboardInterrupt: Ended."""
 
     tasks: list[int]
+    force: bool = False
+    grace_us: int = 0
 
 
 class Ask(Message, tag="ask"):
@@ -229,6 +231,7 @@ class Welcome(Message, tag="welcome"):
     workers: int = 0
     slots: int = 0
     grants: int = 0  # to a worker: Grants are counted on from here
+    journal: bool = False  # what is accepted survives the broker
 
 
 class Stranger(Message, tag="stranger"):
@@ -452,11 +455,13 @@ class Grants(Message, tag="grants"):
 class Revoke(Message, tag="revoke"):
     """Broker -> worker: give these back if they have not started (Return), or say that they have (Began).
 
-    With ``force`` stop those that have started too: their children are killed; nothing is answered.
+    With ``force`` stop those that have started too: their children are killed; nothing is answered. Unless
+    there is a ``grace_us``: they are interrupted first and have that long to end, and all are reported.
     """
 
     leases: list[int]
     force: bool = False
+    grace_us: int = 0
 
 
 class Thanks(Message, tag="thanks"):
@@ -714,6 +719,12 @@ class RunCalls(Action):
 
 class TakeBack(Action):
     """Worker: void the calls that this child has not started; answer with ``child_took_back``."""
+
+    child: int
+
+
+class InterruptChild(Action):
+    """Worker: send SIGINT to this child, for the call that runs in it."""
 
     child: int
 

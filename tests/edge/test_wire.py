@@ -46,7 +46,12 @@ vitals = st.builds(m.Vitals, st.floats(0, 100), st.floats(0, 9), small, numbers)
 def submits(draw: Any) -> tuple[m.Message, list[bytes]]:
     names, setups = draw(st.lists(st.text(max_size=9), min_size=1, max_size=3)), draw(st.integers(1, 3))
     call = st.builds(
-        m.Call, numbers, st.integers(0, len(names) - 1), st.integers(0, setups - 1), small, st.integers(1, 9)
+        m.Call,
+        st.integers(0, 2**40 - 1),
+        st.integers(0, len(names) - 1),
+        st.integers(0, setups - 1),
+        small,
+        st.integers(1, 9),
     )
     calls = draw(st.lists(call, max_size=6))
     return m.Submit(calls, names, setups), draw(blobs_of(len(names) + setups + len(calls)))
@@ -99,7 +104,8 @@ sound: dict[str, list[st.SearchStrategy[tuple[m.Message, list[bytes]]]]] = {
     "FromClient": [
         submits(),
         alone(st.builds(m.Hello, st.text(min_size=1, max_size=40), versions, st.text(max_size=40), small)),
-        *(alone(st.builds(kind, tasks)) for kind in (m.Cancel, m.Ask, m.Forget)),
+        *(alone(st.builds(kind, tasks)) for kind in (m.Ask, m.Forget)),
+        alone(st.builds(m.Cancel, tasks, st.booleans(), numbers)),
         alone(st.builds(m.Pulse, numbers, numbers)),
         alone(st.just(m.Bye())),
         alone(st.builds(m.Look, small)),
@@ -125,7 +131,7 @@ sound: dict[str, list[st.SearchStrategy[tuple[m.Message, list[bytes]]]]] = {
     "ToWorker": [
         grants(),
         tunnels,
-        alone(st.builds(m.Revoke, tasks, st.booleans())),
+        alone(st.builds(m.Revoke, tasks, st.booleans(), numbers)),
         alone(st.builds(m.Thanks, tasks)),
         alone(st.just(m.Drain())),
     ],
@@ -260,7 +266,7 @@ def test_wrong_frames_are_named(frames: list[bytes], reason: str) -> None:
     ("decoder", "message", "blobs", "reason"),
     [
         (wire.from_client, m.Submit([m.Call(-1, 0, 0)], ["f"], 1), 3, "tasks"),
-        (wire.from_client, m.Submit([m.Call(2**63, 0, 0)], ["f"], 1), 3, "tasks"),
+        (wire.from_client, m.Submit([m.Call(2**40, 0, 0)], ["f"], 1), 3, "tasks"),
         (wire.from_client, m.Submit([m.Call(1, 1, 0)], ["f"], 1), 3, "function"),
         (wire.from_client, m.Submit([m.Call(1, -1, 0)], ["f"], 1), 3, "function"),
         (wire.from_client, m.Submit([m.Call(1, 0, 1)], ["f"], 1), 3, "setup"),
@@ -273,6 +279,8 @@ def test_wrong_frames_are_named(frames: list[bytes], reason: str) -> None:
         (wire.from_client, m.Submit([], ["f" * 1025], 1), 2, "name"),
         (wire.from_client, m.Submit([m.Call(1, 0, 0)] * 2001, ["f"], 1), 2003, "2001 calls"),
         (wire.from_client, m.Cancel([1, -1]), 0, "tasks"),
+        (wire.from_client, m.Cancel([1], True, -1), 0, "grace_us"),
+        (wire.to_worker, m.Revoke([1], True, -1), 0, "grace_us"),
         (wire.from_client, m.Ask([1] * (settings.blobs_max + 1)), 0, "tasks"),
         (wire.from_client, m.Hello("", m.Versions(1, "", "")), 0, "session"),
         (wire.from_client, m.Hello("s" * 1025, m.Versions(1, "", "")), 0, "session"),

@@ -11,6 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import chain
 from math import inf
 from typing import Any
@@ -126,6 +127,7 @@ class Client:
         # what this turn has for the broker and for the shell
         self._asks: list[int] = []
         self._cancels: list[int] = []
+        self._forced: dict[int, int] = {}  # tasks to be stopped even if they run, with their grace
         self._forgets: list[int] = []
         self._forget_now = False
         # what was said about arrived outcomes since the last Pulse, and before each Pulse not answered yet
@@ -171,20 +173,23 @@ class Client:
         self.deadline = NOW
         return number
 
-    def cancel(self, task: int) -> None:
+    def cancel(self, task: int, force: bool = False, grace_us: int = 0) -> None:
         """Cancel ``task`` unless it has started; its Resolve or Running says what became of it. Unknown
-        tasks are ignored."""
+        tasks are ignored. With ``force`` stop it even so, ``grace_us`` after a KeyboardInterrupt: its Resolve
+        says how it ended."""
         asked = self._tasks.get(task)
         if asked is None:
             return
         self.deadline = NOW
         if asked.sent:
             asked.cancelling = True
+            if force:
+                self._forced[task] = grace_us
             self._cancels.append(task)
         else:
             self._resolve(asked, Outcome(task=task, kind=CANCELLED), b"")
 
-    def adopt(self, session: str, tasks: list[tuple[JobTask, object]]) -> None:
+    def adopt(self, session: str, tasks: Sequence[tuple[JobTask, object]]) -> None:
         """Continue ``session``, a job's, with these tasks of it and the tokens that stand for them here."""
         self._attach = None
         self.session = session
@@ -221,6 +226,8 @@ class Client:
         if self._leaving:
             self._over = True
             self.deadline = inf
+            while self._forgets and self._welcome is not None:  # or those of a job would be kept for nothing
+                actions.append(Send(BROKER, Forget(tasks=self._take_forgets())))
             actions.append(Send(BROKER, Bye()))
             return actions
         if self._welcome is None:
@@ -303,7 +310,7 @@ class Client:
     def _on_began(self, message: Began, payload: Payload, now: float) -> None:
         for number in message.tasks:
             asked = self._tasks.get(number)
-            if asked is not None:
+            if asked is not None and number not in self._forced:
                 asked.cancelling = False
                 self._actions.append(Running(asked.token))
 
@@ -330,6 +337,8 @@ class Client:
 
     def _resolve(self, asked: Asked, outcome: Outcome, blob: Blob) -> None:
         del self._tasks[asked.number]
+        if self._forced:
+            self._forced.pop(asked.number, None)
         self._actions.append(Resolve(asked.token, outcome, blob))
 
     def _reject(self, actions: list[Action], code: str, text: str) -> None:
@@ -348,13 +357,22 @@ class Client:
         while self._unsent:
             self._send_submit(actions)
         if self._cancels:  # after the submits: FIFO makes the broker know what is cancelled
-            for start in range(0, len(self._cancels), calls_max):
-                actions.append(Send(BROKER, Cancel(tasks=self._cancels[start : start + calls_max])))
-            self._cancels = []
+            self._send_cancels(actions)
         if self._forgets and (beat or self._forget_now or len(self._forgets) >= FORGETS_AT_ONCE):
             while self._forgets:
                 actions.append(Send(BROKER, Forget(tasks=self._take_forgets())))
             self._forget_now = False
+
+    def _send_cancels(self, actions: list[Action]) -> None:
+        calls_max = self._limits.batch_calls_max
+        alike: dict[int | None, list[int]] = {}
+        for task in self._cancels:
+            alike.setdefault(self._forced.get(task), []).append(task)
+        self._cancels = []
+        for grace_us, tasks in alike.items():
+            for start in range(0, len(tasks), calls_max):
+                part = tasks[start : start + calls_max]
+                actions.append(Send(BROKER, Cancel(part, grace_us is not None, grace_us or 0)))
 
     def _take_forgets(self) -> list[int]:
         """Those that the next message shall say; until an Echo confirms them they are remembered."""

@@ -74,6 +74,13 @@ class Reception(Ledger):
         if not self._fits(peer, message.versions):
             return
         client = self.clients.get(message.session)
+        if client is None and message.job and any(c.job == message.job for c in self.clients.values()):
+            self._refuse(
+                peer,
+                "JobExists",
+                f"there is a job {message.job!r} already: attach to it, or choose another name",
+            )
+            return
         if client is None:
             client = self.enroll(
                 message.session, None, message.host, message.pid, message.name, message.job, now
@@ -150,10 +157,15 @@ class Reception(Ledger):
                 continue  # it was shown when it ended, and is shown again when asked
             elif task.worker is None:
                 self.settle(task, Outcome(task=number, kind=CANCELLED, deaths=task.deaths), b"")
-            elif task.began:
+            elif message.force and not message.grace_us:
+                task.worker.stops.append(task.lease)
+                self.touch(task.worker)
+                self.settle(task, Outcome(task=number, kind=CANCELLED, deaths=task.deaths), b"")
+            elif task.began and not message.force:
                 client.began.append(number)
             else:
                 task.cancelling = True
+                task.grace_us = max(task.grace_us, message.grace_us)
                 task.worker.revokes.append(task.lease)
                 self.touch(task.worker)
 
@@ -178,7 +190,7 @@ class Reception(Ledger):
         self._send(client.peer, Echo(number=message.number, slots=self.slots()))
 
     def _on_bye(self, client: ClientRecord, message: Bye, payload: Payload, now: float) -> None:
-        if client.job:  # its tasks go on without it
+        if client.job and client.tasks:  # they go on without it
             self.gone(client.peer, now)
         else:
             self._drop_client(client)
@@ -202,7 +214,7 @@ class Reception(Ledger):
         self.tell("warning", f"refused a peer: {text}")
 
     def _welcome(self, grants: int = 0) -> Welcome:
-        return Welcome(self.epoch, self.versions, len(self.workers), self.slots(), grants)
+        return Welcome(self.epoch, self.versions, len(self.workers), self.slots(), grants, self.journal)
 
     def _bind(self, record: ClientRecord | WorkerRecord, peer: Peer, now: float) -> None:
         """From now on this record speaks through ``peer``; what still comes from its old link is a

@@ -204,6 +204,16 @@ def _leases(message: m.Return | m.Revoke | m.Thanks, blobs: int) -> None:
     _numbers("leases", message.leases)
 
 
+def _cancel(message: m.Cancel, blobs: int) -> None:
+    _tasks(message, blobs)
+    _number("grace_us", message.grace_us)
+
+
+def _revoke(message: m.Revoke, blobs: int) -> None:
+    _leases(message, blobs)
+    _number("grace_us", message.grace_us)
+
+
 def _hello(message: m.Hello, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _session(message.session)
@@ -347,7 +357,7 @@ CHECKS: Final[dict[type, Check]] = {
     m.Hello: _hello,
     m.Attach: _attach,
     m.Submit: _submit,
-    m.Cancel: _tasks,
+    m.Cancel: _cancel,
     m.Ask: _tasks,
     m.Forget: _tasks,
     m.Pulse: _pulse,
@@ -372,7 +382,7 @@ CHECKS: Final[dict[type, Check]] = {
     m.Tunnel: _tunnel,
     m.TunnelClosed: _tunnel_closed,
     m.Grants: _grants,
-    m.Revoke: _leases,
+    m.Revoke: _revoke,
     m.Thanks: _leases,
     m.Drain: _nothing,
     m.Run: _run,

@@ -1,0 +1,80 @@
+"""Jobs over a farm with a journal: programs that come and go, and the tasks that stay."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zfarm
+from tests.face.processes import ROOT, TcpFarm, environment, wait_until
+from tests.integration.test_faults import hold, mark, marked
+
+pytestmark = pytest.mark.timeout(120)
+
+PROGRAM = """
+import sys, zfarm
+from tests.integration.test_faults import hold, mark
+job = zfarm.Job("night", sys.argv[1])
+for n in range(2): job.submit(hold, sys.argv[2], n, sys.argv[3])
+for n in range(2, 30): job.submit(mark, sys.argv[2], n)
+print("submitted", flush=True)
+job.wait()
+"""
+
+
+def test_a_job_survives_its_program_and_its_broker(farm: TcpFarm, tmp_path: Path) -> None:
+    broker = farm.start_broker()
+    port = farm.port
+    farm.start_worker(2)
+    farm.wait_slots(2)
+    runs, go = tmp_path / "runs", tmp_path / "go"
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(farm.connection), str(runs), str(go)],
+        cwd=ROOT, env=environment(tmp_path),
+    )  # fmt: skip
+    wait_until(lambda: len(marked(runs)) == 2, "two calls run")
+    program.kill()
+    program.wait()
+    os.kill(broker.pid, signal.SIGKILL)
+    broker.wait()
+    farm.start_broker(port=port)
+    go.touch()
+
+    with zfarm.attach("night", farm.connection) as job:
+        assert len(job.futures) == 30
+        assert [future.result(60) for future in job.futures] == list(range(30))
+        assert job.submit(mark, str(runs), 99).result(30) == 99
+    assert set(marked(runs).values()) == {1}, "nothing ran twice"
+
+
+def test_a_job_is_left_and_taken_over_and_ends_with_its_last_outcome(farm: TcpFarm, tmp_path: Path) -> None:
+    farm.start_broker()
+    farm.start_worker(1)
+    farm.wait_slots(1)
+    runs, go = tmp_path / "runs", tmp_path / "go"
+    job = zfarm.Job("mine", farm.connection)
+    job.submit(hold, str(runs), 1, str(go))
+    job.submit(mark, str(runs), 2)
+    job.detach()
+    assert all(future.cancelled() for future in job.futures)
+    with pytest.raises(zfarm.JobExists, match="mine"):
+        zfarm.Job("mine", farm.connection)
+    go.touch()
+
+    with zfarm.attach("mine", farm.connection) as again:
+        assert [future.result(30) for future in again.futures] == [1, 2]
+    with pytest.raises(zfarm.JobUnknown, match="there is none"):
+        zfarm.attach("mine", farm.connection)
+
+
+def test_a_job_needs_a_farm_with_a_journal(farm: TcpFarm) -> None:
+    with pytest.raises(zfarm.ConfigurationError, match="outlives its program"):
+        zfarm.Job("mine")
+    farm.start_broker("--journal", "none")
+    with pytest.raises(zfarm.ConfigurationError, match="no journal"):
+        zfarm.Job("mine", farm.connection)
