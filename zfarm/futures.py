@@ -65,8 +65,8 @@ class Home(Protocol):
     def check_waiting(self) -> None:
         """Raise if this thread or process may not wait for a pending future."""
 
-    def cancel(self, future: Future[Any]) -> bool:
-        """Cancel a pending future that is already in the farm's hands, if it has not started."""
+    def cancel(self, future: Future[Any], force: bool = False, grace_us: int = 0) -> bool:
+        """Cancel a future that is already in the farm's hands, if it has not started or with ``force``."""
 
 
 class _Settled:
@@ -268,15 +268,27 @@ class Future(StandardFuture[T], Generic[T]):
 
     # ------------------------------------------------------------ cancelling
 
-    def cancel(self) -> bool:
-        """Cancel the call unless it has started; True: it is cancelled, and will not run."""
-        if self._state in (RUNNING, FINISHED):
+    def cancel(self, force: bool = False, grace: float = 0.0) -> bool:
+        """Cancel the call unless it has started; True: it is cancelled, and will not run.
+
+        With ``force`` stop it even if it runs; True: it is cancelled. Its child is killed with all that it
+        has started, and the slot is back within two seconds, also if the call holds the interpreter. With a
+        ``grace`` in seconds the call first gets a KeyboardInterrupt, in the main thread of its child: what
+        it returns or raises within that time is its outcome, and then this returns False; it waits as long.
+        A call that lets the KeyboardInterrupt through is cancelled.
+
+        Raises:
+            ValueError: ``grace`` is negative or not finite.
+        """
+        if not 0.0 <= grace < float("inf"):
+            raise ValueError(f"grace must be 0 or more seconds, not {grace!r}")
+        if self._state == FINISHED or (self._state == RUNNING and not force):
             return False
         if self._state in _DONE:
             return True
         if self._home is None or self._withdraw():
             return self._drop()
-        return self._home.cancel(self)
+        return self._home.cancel(self, force, int(grace * 1e6))
 
     def _withdraw(self) -> bool:
         """True: the link has not taken this yet, and never will."""
@@ -300,6 +312,17 @@ class Future(StandardFuture[T], Generic[T]):
         if self._settle(CANCELLED_AND_NOTIFIED, None, None):
             return True
         return self.cancelled()
+
+    def _stop(self) -> bool:
+        """Become cancelled even if the call was known to run: it does not any more."""
+        with gate:
+            if not self._armed and self._state == RUNNING:
+                self._state = PENDING
+        if self._armed:
+            with self._condition:
+                if self._state == RUNNING:
+                    self._state = PENDING
+        return self._drop()
 
     # ------------------------------------------------------------ settling
 

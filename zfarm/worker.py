@@ -63,6 +63,7 @@ class WorkerShell:
             messages.StartChild: lambda action: children.start(action.child),
             messages.RunCalls: lambda action: children.run(action.child, action.run, action.payload),
             messages.TakeBack: lambda action: children.take_back(action.child),
+            messages.InterruptChild: lambda action: children.interrupt(action.child),
             messages.StopChild: lambda action: children.stop(action.child, action.kill),
             messages.Connected: self._on_connected,
             messages.Rejected: self._on_rejected,

@@ -1,21 +1,34 @@
-"""Calls with a timeout, as the broker and the worker treat them."""
+"""Calls with a timeout and calls that are stopped, as the broker and the worker treat them."""
 
 from __future__ import annotations
 
-from tests.core.test_durable import SETUP, V
+import pytest
+
+from tests.core.test_durable import SETUP, V, submit
+from tests.core.test_durable import Rig as BrokerRig
 from zfarm.core.worker import Worker
 from zfarm.messages import (
+    CANCELLED,
     LOST,
     TIMEOUT,
     VALUE,
     Action,
+    Began,
+    Cancel,
     Done,
+    Ended,
+    Fate,
     Grants,
+    InterruptChild,
     Lease,
+    Report,
     Reports,
+    Return,
+    Revoke,
     RunCalls,
     Send,
     StopChild,
+    TakeBack,
     Welcome,
 )
 
@@ -127,3 +140,113 @@ def test_a_queued_call_takes_the_slot_of_one_that_was_stopped() -> None:
 
     (other,) = rig.runs()
     assert other.child != run.child
+
+
+# ---------------------------------------------------------------- stopping
+
+
+def kinds(rig: BrokerRig) -> list[int]:
+    """Of the outcomes that the client heard."""
+    return [outcome.kind for ended in rig.heard(Ended) for outcome in ended.outcomes]
+
+
+def test_a_forced_cancel_without_grace_is_settled_at_once_and_kills() -> None:
+    rig = BrokerRig(slots=1)
+    rig.say("c", *submit(1, 2))
+    rig.say("w", Began([rig.leases()[0]]))
+    rig.say("c", Cancel([1]))
+    assert not kinds(rig), "the plain one leaves alone what runs"
+
+    rig.say("c", Cancel([1, 2], True))
+    assert kinds(rig) == [CANCELLED, CANCELLED]
+    assert [m for m in rig.heard(Revoke) if m.force] == [Revoke([rig.leases()[0]], True)]
+
+
+def test_a_forced_cancel_with_grace_waits_for_what_the_call_gives() -> None:
+    for kind in (VALUE, CANCELLED):
+        rig = BrokerRig(slots=1)
+        rig.say("c", *submit(1))
+        (lease,) = rig.leases()
+        rig.say("c", Cancel([1], True, 5000))
+        assert rig.heard(Revoke) == [Revoke([lease], True, 5000)]
+        rig.say("w", Began([lease]))  # it was on its way
+        assert not kinds(rig)
+        rig.say("w", Reports([Report(lease, kind)]), [b""])
+        assert kinds(rig) == [kind]
+
+
+@pytest.mark.parametrize("reply", [Return, None])
+def test_a_call_that_never_started_or_died_while_it_was_stopped_is_cancelled(reply: type | None) -> None:
+    rig = BrokerRig(slots=1)
+    rig.say("c", *submit(1))
+    (lease,) = rig.leases()
+    rig.say("c", Cancel([1], True, 5000))
+    if reply is Return:
+        rig.say("w", Return([lease], rig.heard(Grants)[-1].number))
+    else:
+        rig.say("w", Reports([Report(lease, LOST, 0, Fate("h", "w", 9))]), [b""])
+
+    assert kinds(rig) == [CANCELLED]
+
+
+def stopping(grace_us: int) -> tuple[Rig, RunCalls]:
+    """A worker that was told to stop the call that runs."""
+    rig = Rig()
+    rig.grant(Lease(1, 0, 1, 0, 0))
+    (run,) = rig.runs()
+    rig.worker.receive("broker", Revoke([1], True, grace_us), (), rig.now)
+    rig.turn()
+    assert any(isinstance(action, TakeBack) for action in rig.actions)
+    rig.worker.child_took_back(run.child, 1, rig.now)
+    rig.turn()
+    return rig, run
+
+
+def interrupted(rig: Rig) -> list[int]:
+    return [action.child for action in rig.actions if isinstance(action, InterruptChild)]
+
+
+def test_without_grace_the_child_is_killed_and_nothing_is_said() -> None:
+    rig, run = stopping(0)
+
+    assert rig.killed() == [run.child]
+    assert not interrupted(rig)
+    rig.worker.child_died(run.child, 1, 9, 0, "killed", rig.now)
+    rig.turn()
+    assert not rig.kinds()
+
+
+def test_with_grace_the_call_is_interrupted_and_may_end() -> None:
+    rig, run = stopping(500_000)
+
+    assert interrupted(rig) == [run.child]
+    assert not rig.killed()
+    rig.now = 0.4
+    rig.worker.child_reported(run.child, [Done(1, VALUE, 5)], [b"best so far"], rig.now)
+    rig.turn()
+    assert rig.kinds() == [VALUE]
+    assert [a.child for a in rig.actions if isinstance(a, StopChild)] == [run.child], "a fresh one follows"
+
+
+def test_after_the_grace_the_child_is_killed() -> None:
+    rig, run = stopping(500_000)
+    rig.now = 0.5
+    rig.turn()
+
+    assert rig.kinds() == [CANCELLED]
+    assert rig.killed() == [run.child]
+
+
+def test_what_waits_behind_a_stopped_call_goes_elsewhere_unharmed() -> None:
+    rig = Rig()
+    rig.grant(Lease(1, 0, 1, 0, 0, 0, 10), Lease(2, 0, 2, 0, 0, 0, 10))
+    run = rig.runs()[0]
+    rig.worker.receive("broker", Revoke([1], True), (), rig.now)
+    rig.turn()
+    rig.worker.child_took_back(run.child, 1, rig.now)
+    rig.turn()
+    rig.worker.child_died(run.child, 1, 9, 0, "killed", rig.now)
+    rig.turn()
+
+    assert [len(other.run.calls) for other in rig.runs()] == [1]
+    assert LOST not in rig.kinds()

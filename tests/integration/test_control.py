@@ -1,14 +1,18 @@
-"""Calls that must be stopped: by their timeout, whatever they do."""
+"""Calls that must be stopped, whatever they do: by their timeout, or because somebody wants it."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import zfarm
+from tests.face.processes import wait_until
 from zfarm.errors import TaskTimeout
 
 pytestmark = pytest.mark.timeout(120)
@@ -92,3 +96,105 @@ def test_each_item_of_a_map_has_its_own_timeout(executor: zfarm.Executor) -> Non
 def test_a_timeout_that_cannot_be_is_refused(executor: zfarm.Executor, timeout: Any, error: type) -> None:
     with pytest.raises(error, match="timeout"):
         executor.options(timeout=timeout)
+
+
+# ---------------------------------------------------------------- Future.cancel(force=True)
+
+
+def begin(path: str, fn: Callable[..., Any], *args: Any) -> Any:
+    """Leave the pid of the child in ``path``, and go on with ``fn``."""
+    with open(path, "w") as file:
+        file.write(str(os.getpid()))
+    return fn(*args)
+
+
+def improve(path: str) -> str:
+    """Return the best so far when interrupted."""
+    try:
+        begin(path, time.sleep, 60)
+    except KeyboardInterrupt:
+        return "best so far"
+    return "best"
+
+
+def cling() -> None:
+    """Ignore every KeyboardInterrupt."""
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            continue
+
+
+def started(path: Path) -> int:
+    """The pid of the child in which the call has started."""
+    return int(wait_until(lambda: path.exists() and path.read_text(), "the call runs"))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("fn", [spin, hold_interpreter, cling])
+@pytest.mark.parametrize("grace", [0.0, 0.3])
+def test_a_forced_cancel_stops_any_call_and_gives_the_slot_back(
+    executor: zfarm.Executor, tmp_path: Path, fn: Callable[..., Any], grace: float
+) -> None:
+    future = executor.submit(begin, str(tmp_path / "pid"), fn)
+    pid = started(tmp_path / "pid")
+    wait_until(future.running, "the future knows")
+    assert not future.cancel(), "the plain one keeps the contract"
+    since = time.monotonic()
+    assert future.cancel(force=True, grace=grace)
+
+    assert future.cancelled()
+    assert future.done()
+    with pytest.raises(CancelledError):
+        future.result()
+    assert executor.submit(abs, -2).result(30) == 2
+    assert took(since) < 2.0 + grace
+    wait_until(lambda: not is_alive(pid), "the child is gone")
+
+
+def test_an_interrupted_call_may_return_its_best_value(executor: zfarm.Executor, tmp_path: Path) -> None:
+    future = executor.submit(improve, str(tmp_path / "pid"))
+    started(tmp_path / "pid")
+    assert not future.cancel(force=True, grace=20)
+
+    assert future.result(0) == "best so far"
+    assert executor.submit(abs, -2).result(30) == 2
+
+
+def test_a_call_that_lets_the_interrupt_through_is_cancelled(
+    executor: zfarm.Executor, tmp_path: Path
+) -> None:
+    future = executor.submit(begin, str(tmp_path / "pid"), time.sleep, 60)
+    started(tmp_path / "pid")
+    since = time.monotonic()
+
+    assert future.cancel(force=True, grace=30)
+    assert took(since) < 10, "it did not need its grace"
+
+
+def test_a_forced_cancel_of_what_waits_or_has_ended(executor: zfarm.Executor, tmp_path: Path) -> None:
+    running = executor.submit(begin, str(tmp_path / "pid"), time.sleep, 60)
+    waiting = executor.submit(begin, str(tmp_path / "never"), abs, -1)
+    started(tmp_path / "pid")
+    assert waiting.cancel(force=True, grace=5)
+    assert running.cancel(force=True)
+    ended = executor.submit(abs, -3)
+    assert ended.result(30) == 3
+    assert not ended.cancel(force=True)
+    assert ended.result() == 3
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_grace_that_cannot_be_is_refused(executor: zfarm.Executor) -> None:
+    future = executor.submit(abs, -1)
+    for grace in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="grace"):
+            future.cancel(force=True, grace=grace)

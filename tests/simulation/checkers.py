@@ -105,6 +105,10 @@ class Books:
     def _cancelled(self, what: str, task: Task) -> None:
         """Cancelled means: it never started, or where it did nobody can know any more."""
         task.cancelled_at = self.farm.now
+        if task.grace_s is not None:
+            self.living.pop(task.token, None)
+            self.farm.story.probe("stopped" if task.runs else "cancelled with force, and had not started")
+            return
         for run in task.runs:
             excused = run.interrupted or not run.worker.alive or run.worker.lost or task.unsure
             assert excused, f"{what} was cancelled, and had started at {run.started_at:.6f}"
@@ -113,7 +117,8 @@ class Books:
         """A client asks whether this task may still be cancelled: where nothing goes wrong it hears soon."""
         task.cancel_asked_at = self.farm.now
         if self.farm.mix.calm:
-            self.farm.after(self.farm.mix.cancel_bound_s, partial(self._answered, task))
+            bound = self.farm.mix.cancel_bound_s + (task.grace_s or 0.0)
+            self.farm.after(bound, partial(self._answered, task))
 
     def _answered(self, task: Task) -> None:
         answered = task.outcome is not None or task.running_told or task.abandoned
@@ -312,7 +317,7 @@ class Books:
         farm, worker = self.farm, child.owner.worker
         what = f"task {task.token} ({task.name})"
         farm.story.tell(farm.now, worker.name, "child runs", (child.number, task.token))
-        voided = worker.lost or task.unsure
+        voided = worker.lost or task.unsure or task.grace_s is not None
         assert len(task.runs) < task.runs_allowed, f"{what} runs again, and nothing had died: {task.runs}"
         assert task.cancelled_at is None or voided, f"{what} starts, and was cancelled"
         running = [other for other in child.owner.all.values() if other.running is not None]

@@ -269,6 +269,13 @@ class Children:
             child.taking_back = True
             child.void()
 
+    def interrupt(self, number: int) -> None:
+        """SIGINT: some calls end by that, and take their child along."""
+        child = self.all.get(number)
+        if child is not None and self.farm.rng.random() < 0.3:
+            self.farm.story.probe("child interrupted")
+            child.die(0, 130)
+
     def stop(self, number: int, kill: bool) -> None:
         child = self.all.get(number)
         if child is None:

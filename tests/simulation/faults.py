@@ -71,6 +71,7 @@ class Mix:
     limited_realm_share: float = 0.0
     cancel_share: float = 0.0
     timeout_share: float = 0.0
+    force_share: float = 0.0
     leave_share: float = 0.0
     deadly_share: float = 0.0
     fail_share: float = 0.0
@@ -111,7 +112,9 @@ def mix_of(seed: int) -> Mix:
     mix.realms = rng.choice(((1,), (1, 2), (3,)))
     mix.cancel_share = rng.choice((0.0, 0.0, 0.05, 0.3))
     mix.fail_share = rng.choice((0.0, 0.1))
-    mix.timeout_share = Random(-seed).choice((0.0, 0.0, 0.1, 0.5))
+    more = Random(f"more {seed}")
+    mix.timeout_share = more.choice((0.0, 0.0, 0.1, 0.5))
+    mix.force_share = more.choice((0.0, 0.0, 0.5))
     mix.calm = rng.random() < 0.2
     if mix.calm:  # with more realms than children may stay, each call waits for a fork
         mix.realms = (1,)

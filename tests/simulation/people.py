@@ -62,6 +62,8 @@ class Task:
     submitted_at: float
     on_end: Callable[[Task], None] | None = None
     timeout_s: float = 0.0
+    grace_s: float | None = None
+    """It is cancelled with force, if at all."""
     number: int = 0
     outcome: Outcome | None = None
     abandoned: bool = False
@@ -184,6 +186,8 @@ class Person:
         self.client.hand("submit", task)
         if rng.random() < mix.cancel_share:
             delay = rng.choice((0.0, 0.0005, 0.01, 0.5, 3.0)) * rng.random()
+            if mix.force_share and rng.random() < mix.force_share:
+                task.grace_s = rng.choice((0.0, 0.0, 0.01, 0.5))
             farm.after(delay, partial(self.client.hand, "cancel", task))
         return task
 

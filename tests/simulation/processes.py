@@ -265,6 +265,8 @@ class WorkerProcess(Process):
             self.children.run(action.child, action.run, action.payload)
         elif isinstance(action, m.TakeBack):
             self.children.take_back(action.child)
+        elif isinstance(action, m.InterruptChild):
+            self.children.interrupt(action.child)
         elif isinstance(action, m.StopChild):
             self.children.stop(action.child, action.kill)
         elif isinstance(action, m.Finished):
@@ -345,7 +347,8 @@ class ClientProcess(Process):
     def _cancel(self, task: Task) -> None:
         if task.outcome is None and task.number:
             self.farm.books.cancel_asked(task)
-            self.machine.cancel(task.number)
+            grace_s = task.grace_s
+            self.machine.cancel(task.number, grace_s is not None, int((grace_s or 0.0) * 1e6))
 
     def _resolve(self, action: m.Resolve) -> None:
         task = self.farm.tasks[action.token]

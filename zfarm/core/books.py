@@ -121,6 +121,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     outcome: Outcome | None = None
     blob: Blob = b""
     timeout_us: int = 0
+    grace_us: int = 0  # it is being stopped, and has that long to end by itself
 
 
 class ClientRecord:

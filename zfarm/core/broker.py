@@ -21,6 +21,7 @@ from zfarm.core.orphans import Orphans
 from zfarm.core.outbox import client_messages, worker_messages
 from zfarm.core.reception import Handler, Reception
 from zfarm.messages import (
+    CANCELLED,
     LOST,
     VALUE,
     Action,
@@ -226,7 +227,8 @@ class Broker(Reception):
         worker.done += task.items or 1
         if report.kind != VALUE:
             worker.failed += 1
-        task.function.measured(report.run_us, task.items)
+        if report.kind != CANCELLED:
+            task.function.measured(report.run_us, task.items)
         deaths = task.deaths if report.fate is None else (*task.deaths, report.fate)
         self.settle(task, Outcome(task.number, report.kind, report.run_us, deaths), blob)
 
@@ -244,7 +246,7 @@ class Broker(Reception):
             task = worker.leases.get(lease)
             if task is not None:
                 task.began = True
-                task.cancelling = False
+                task.cancelling = task.grace_us > 0
                 task.client.began.append(task.number)
                 self.touch(task.client)
 

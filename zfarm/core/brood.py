@@ -12,11 +12,13 @@ from zfarm.core.feeding import feed, feed_ahead
 from zfarm.core.kids import Duty, Kid, Owed
 from zfarm.messages import (
     BROKEN,
+    CANCELLED,
     LOST,
     TIMEOUT,
     Action,
     Blob,
     Fate,
+    InterruptChild,
     Report,
     StartChild,
     StopChild,
@@ -168,11 +170,22 @@ class Brood:
         if queue and now - queue[0].queued_at >= limits.stuck_after_us / 1e6 and self._busy() >= self.slots:
             self._return_queue()
 
+    def _interrupt(self, kid: Kid, stop_at: float) -> None:
+        """Let the running call end by itself until then; in any case it is the last one of this child."""
+        if not kid.ending:
+            kid.ending = True
+            kid.stop_at = min(kid.stop_at, stop_at)
+            self._actions.append(InterruptChild(kid.number))
+
     def _time_out(self, kid: Kid) -> None:
         """The running call has had its time: its child is killed, another will take its place."""
         kid.stop_at = inf
         duty = kid.head()
-        if self._leases.pop(duty.lease, None) is not None:
+        if self._leases.pop(duty.lease, None) is None:
+            pass  # nobody wants it any more
+        elif duty.grace_us:
+            self._owe(duty, Report(duty.lease, CANCELLED), b"")
+        else:
             fate = self._fate(SIGKILL, 0, f"stopped after its timeout of {duty.timeout_us / 1e6:g} s")
             self._owe(duty, Report(duty.lease, TIMEOUT, duty.timeout_us, fate), b"")
         self._stop_kid(kid, kill=True)

@@ -51,6 +51,7 @@ class Duty(msgspec.Struct, gc=False, eq=False):
     seq: int = 0
     revoked: bool = False  # to be given back unless it has started
     stopping: bool = False  # to be stopped even if it has started
+    grace_us: int = 0  # to be interrupted if it has started, and stopped so much later
 
 
 class Owed(NamedTuple):

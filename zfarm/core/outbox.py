@@ -51,8 +51,13 @@ def worker_messages(worker: WorkerRecord, limits: Settings) -> Iterator[Send]:
     pairs: list[tuple[Task, Blob]] = [(task, task.body) for task in granted if task.worker is worker]
     for batch in batches(pairs, limits.batch_calls_max, limits.batch_bytes_max):
         yield _grants(worker, [task for task, _ in batch])
-    for part in _parts(revokes, limits):  # after the grants: what is revoked must have been granted
-        yield Send(peer, Revoke(leases=part))
+    graces: dict[int, list[int]] = {}
+    for lease in revokes:
+        task = worker.leases.get(lease)
+        graces.setdefault(task.grace_us if task is not None else 0, []).append(lease)
+    for grace_us, leases in graces.items():  # after the grants: what is revoked must have been granted
+        for part in _parts(leases, limits):
+            yield Send(peer, Revoke(leases=part, force=grace_us > 0, grace_us=grace_us))
 
 
 def _parts(numbers: list[int], limits: Settings) -> Iterator[list[int]]:

@@ -143,7 +143,9 @@ class Worker(Brood):
             if duty.stopping:
                 self._stop_kid(kid, kill=True)
                 break
-            if duty.revoked:
+            if duty.grace_us:
+                self._interrupt(kid, now + duty.grace_us / 1e6)
+            elif duty.revoked:
                 duty.revoked = False
                 self._begin(duty)
 
@@ -270,13 +272,14 @@ class Worker(Brood):
         for lease in message.leases:
             duty = self._leases.get(lease)
             if duty is None:
-                if not message.force and lease not in self._owed:
+                if (message.grace_us or not message.force) and lease not in self._owed:
                     self._returns.append(lease)
                 continue
-            if message.force:
+            if message.force and not message.grace_us:
                 duty.stopping = True
             else:
                 duty.revoked = True
+                duty.grace_us = message.grace_us
             if duty.kid is None:
                 self._queue.remove(duty)
                 self._take_home(duty, now)

@@ -39,6 +39,8 @@ from zfarm.settings import settings
 
 __all__ = ["TunnelPort", "current", "main"]
 
+INTERRUPTED: Final = 130
+"""Exit code of a child that SIGINT has met while no call ran."""
 _ANSWER_AFTER_S: Final = 0.002
 _ANSWER_BYTES: Final = 256 * 1024
 _SHORT_S: Final = 0.001
@@ -69,6 +71,8 @@ class Child:
                     return 0
                 for frames in messages:
                     self._take(frames)
+        except KeyboardInterrupt:  # for a call that has just ended
+            return INTERRUPTED
         except (OSError, Malformed) as error:
             if not self.forked:
                 _say(f"zfarm child {os.getpid()}: lost its pipe: {error}\n")

@@ -223,6 +223,12 @@ class Children:
         if kid.outbox.waiting == 0:
             self._close_ours(kid)
 
+    def interrupt(self, child: int) -> None:
+        """Send SIGINT to a child, for the call that runs in it."""
+        if child in self._kids:
+            with suppress(OSError):  # the end of the nursery is told in its own time
+                self._nursery.interrupt(child)
+
     def tunnel_send(self, child: int, frames: Sequence[Blob]) -> None:
         """Give frames to the client in a child; dropped if that is gone, as ZeroMQ would."""
         kid = self._kids.get(child)

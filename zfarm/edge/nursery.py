@@ -27,6 +27,7 @@ _REQUEST: Final = struct.Struct("<4sQ")
 _REPLY: Final = struct.Struct("<4sQqQ")
 _FORK: Final = b"fork"
 _KILL: Final = b"kill"
+_INTERRUPT: Final = b"int "
 _FORKED: Final = b"born"
 _FAILED: Final = b"fail"
 _GONE: Final = b"gone"
@@ -106,6 +107,10 @@ class Nursery:
     def kill(self, child: int) -> None:
         """Kill a child with its process group; nothing happens if it is gone. Raises OSError as ``fork``."""
         self._insist(lambda: self._sock.send(_REQUEST.pack(_KILL, child)))
+
+    def interrupt(self, child: int) -> None:
+        """Send SIGINT to a child; nothing happens if it is gone. Raises OSError as ``fork``."""
+        self._insist(lambda: self._sock.send(_REQUEST.pack(_INTERRUPT, child)))
 
     def _insist(self, send: Callable[[], int]) -> None:
         while True:
@@ -241,10 +246,12 @@ class _Keeper:
         verb, child = _REQUEST.unpack(data)
         if verb == _FORK:
             self._fork(child, fds)
-        elif verb == _KILL:
+        else:
             for pid, number in self._pids.items():
-                if number == child:
+                if number == child and verb == _KILL:
                     _kill_group(pid)
+                elif number == child:
+                    os.kill(pid, signal.SIGINT)  # it is not buried, so the pid is its own
         return True
 
     def _fork(self, child: int, fds: list[int]) -> None:
