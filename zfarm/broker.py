@@ -3,6 +3,7 @@ the core."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -25,6 +26,7 @@ from zfarm.edge.principals import keys_path, members
 from zfarm.edge.security import (
     ADMIN,
     CLIENT,
+    LOCAL,
     MONITOR,
     WORKER,
     Connection,
@@ -129,7 +131,7 @@ class BrokerShell:
             CLIENT: wire.from_client,
             WORKER: wire.from_worker,
             ADMIN: wire.from_client,
-            MONITOR: wire.from_client,
+            MONITOR: wire.from_monitor,
         }
         self._perform: dict[type, Callable[[Any], None]] = {
             Send: self._send,
@@ -167,28 +169,28 @@ class BrokerShell:
 
     def _receive(self) -> None:
         """Read what the control socket has and give it to the machine."""
-        for peer, role, _principal, frames in self.router.receive(RECEIVE_MAX):
+        for peer, role, principal, frames in self.router.receive(RECEIVE_MAX):
             try:
                 # local sockets have no keys: only this user can reach them, and may be client or worker alike
                 decoder = self._decoders.get(role, wire.from_anyone)
                 message, payload = decoder.decode(frames)
-                self._take(peer, message, payload)
+                self._take(peer, message, payload, principal.rpartition(":")[0] or principal)
             except wire.Malformed as error:
-                self._malformed(peer, role, error)
+                self._malformed(peer, role, principal, frames, error)
 
-    def _take(self, peer: Peer, message: Any, payload: Payload) -> None:
+    def _take(self, peer: Peer, message: Any, payload: Payload, principal: str) -> None:
         kind = type(message)
         if kind is Tunnel:
-            self.tunnelled(peer, message.channel, payload)
+            self.tunnelled(peer, message.channel, payload, principal)
         elif kind is TunnelClosed:
             self.tunnel_closed(peer, message.channel)
         else:
-            self.machine.receive(peer, message, payload, self._loop.now)
+            self.machine.receive(peer, message, payload, self._loop.now, principal)
 
-    def tunnelled(self, worker: Peer, channel: int, frames: Payload) -> None:
-        """Frames of a client that lives in child ``channel`` of ``worker``."""
+    def tunnelled(self, worker: Peer, channel: int, frames: Payload, principal: str = LOCAL) -> None:
+        """Frames of a client that lives in child ``channel`` of ``worker``, whose ``principal`` it shares."""
         message, payload = wire.from_client.decode(frames)
-        self.machine.receive((worker, channel), message, payload, self._loop.now)
+        self.machine.receive((worker, channel), message, payload, self._loop.now, principal)
 
     def tunnel_closed(self, worker: Peer, channel: int) -> None:
         """The client in child ``channel`` of ``worker`` is gone, and what it asked for with it."""
@@ -266,10 +268,19 @@ class BrokerShell:
         if type(action.peer) is bytes:
             self.router.forget(action.peer)
 
-    def _malformed(self, peer: bytes, role: str, error: wire.Malformed) -> None:
+    def _malformed(
+        self, peer: bytes, role: str, principal: str, frames: Payload, error: wire.Malformed
+    ) -> None:
+        """Answer what a peer cannot say: because it is no message, or because its key does not allow it."""
         self.malformed += 1
-        log.warning("a %s sent a malformed message: %s", role, error)
-        self.router.send(peer, wire.encode(Refused(code="ProtocolError", text=f"malformed message: {error}")))
+        code, text = "ProtocolError", f"malformed message: {error}"
+        with contextlib.suppress(wire.Malformed):
+            message, _ = wire.from_anyone.decode(frames)
+            if type(message) is not Tunnel:  # of that it is the content that is malformed
+                code = "AccessDenied"
+                text = f"the key of a {role} does not allow {type(message).__name__}"
+        log.warning("refused a message of %s: %s", principal, text)
+        self.router.send(peer, wire.encode(Refused(code=code, text=text)))
 
 
 class _Process:

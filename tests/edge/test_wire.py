@@ -38,6 +38,7 @@ numbers = st.integers(0, 2**63 - 1)
 small = st.integers(0, 2**31 - 1)
 versions = st.builds(m.Versions, small, st.text(max_size=9), st.text(max_size=9))
 fates = st.builds(m.Fate, st.text(max_size=9), st.text(max_size=9), small, st.integers(-9, 300), st.text())
+sessions = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=40)
 held = st.lists(st.builds(m.Held, numbers, st.text(max_size=9), numbers, st.booleans()), max_size=5)
 vitals = st.builds(m.Vitals, st.floats(0, 100), st.floats(0, 9), small, numbers)
 
@@ -103,7 +104,7 @@ tunnels = st.tuples(st.builds(m.Tunnel, small), st.integers(1, 4).flatmap(blobs_
 sound: dict[str, list[st.SearchStrategy[tuple[m.Message, list[bytes]]]]] = {
     "FromClient": [
         submits(),
-        alone(st.builds(m.Hello, st.text(min_size=1, max_size=40), versions, st.text(max_size=40), small)),
+        alone(st.builds(m.Hello, sessions, versions, st.text(max_size=40), small)),
         *(alone(st.builds(kind, tasks)) for kind in (m.Ask, m.Forget)),
         alone(st.builds(m.Cancel, tasks, st.booleans(), numbers)),
         alone(st.builds(m.Pulse, numbers, numbers)),
@@ -121,7 +122,7 @@ sound: dict[str, list[st.SearchStrategy[tuple[m.Message, list[bytes]]]]] = {
     "FromWorker": [
         reports(),
         tunnels,
-        alone(st.builds(m.Join, st.text(min_size=1), versions, small, st.text(max_size=9), small, held)),
+        alone(st.builds(m.Join, sessions, versions, small, st.text(max_size=9), small, held)),
         alone(st.builds(m.Beat, numbers, tasks, small, st.none() | vitals)),
         alone(st.builds(m.Return, tasks)),
         alone(st.builds(m.Room, small)),
@@ -283,7 +284,8 @@ def test_wrong_frames_are_named(frames: list[bytes], reason: str) -> None:
         (wire.to_worker, m.Revoke([1], True, -1), 0, "grace_us"),
         (wire.from_client, m.Ask([1] * (settings.blobs_max + 1)), 0, "tasks"),
         (wire.from_client, m.Hello("", m.Versions(1, "", "")), 0, "session"),
-        (wire.from_client, m.Hello("s" * 1025, m.Versions(1, "", "")), 0, "session"),
+        (wire.from_client, m.Hello("s" * 257, m.Versions(1, "", "")), 0, "session"),
+        (wire.from_client, m.Hello("client:alice/s", m.Versions(1, "", "")), 0, "slash"),
         (wire.from_client, m.Hello("s", m.Versions(1, "", ""), "h", -1), 0, "pid"),
         (wire.from_client, m.Look(-1), 0, "tasks_max"),
         (wire.to_client, m.Ended([m.Outcome(1, 8)]), 1, "kinds"),

@@ -15,6 +15,7 @@ from math import inf
 
 from zfarm.core import dispatch, pictures
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
+from zfarm.core.greeting import LOCAL, book_key
 from zfarm.core.invariants import check_books
 from zfarm.core.machine import NOW
 from zfarm.core.orphans import Orphans
@@ -78,18 +79,23 @@ class Broker(Reception):
 
     # ------------------------------------------------------------ the machine
 
-    def receive(self, peer: Peer, message: Message, payload: Payload, now: float) -> None:
-        """Note a message of a client or worker; who is not known is told so, and changes nothing."""
+    def receive(
+        self, peer: Peer, message: Message, payload: Payload, now: float, principal: str = LOCAL
+    ) -> None:
+        """Note a message of a client or worker; who is not known is told so, and changes nothing.
+
+        ``principal`` is whose key the peer has shown, and never what it says itself.
+        """
         self.deadline = NOW
         kind = type(message)
         if kind is Hello:
-            self._on_hello(peer, message, now)  # type: ignore[arg-type]
+            self._on_hello(peer, message, now, principal)  # type: ignore[arg-type]
         elif kind is Join:
-            self._on_join(peer, message, now)  # type: ignore[arg-type]
+            self._on_join(peer, message, now, principal)  # type: ignore[arg-type]
         elif kind is Attach:
-            self._on_attach(peer, message, now)  # type: ignore[arg-type]
+            self._on_attach(peer, message, now, principal)  # type: ignore[arg-type]
         elif kind is Look:
-            self._send(peer, pictures.picture(self, now, message.tasks_max))  # type: ignore[attr-defined]
+            self._send(peer, pictures.picture(self, now, message.tasks_max, principal))  # type: ignore[attr-defined]
         else:
             record = self.peers.get(peer)
             if record is None:
@@ -156,16 +162,17 @@ class Broker(Reception):
 
     # ------------------------------------------------------------ workers
 
-    def _on_join(self, peer: Peer, message: Join, now: float) -> None:
+    def _on_join(self, peer: Peer, message: Join, now: float, principal: str) -> None:
         if not self._fits(peer, message.versions):
             return
-        worker = self.workers.get(message.session)
+        key = book_key(principal, message.session)
+        worker = self.workers.get(key)
         if worker is not None and worker.peer == peer:
             worker.heard_at = now
             return  # said again while the Welcome is on its way: the link is in order, so it will arrive
         if worker is None:
-            worker = WorkerRecord(message.session, peer, message.slots, message.host, message.pid, now)
-            self.workers[message.session] = worker
+            worker = WorkerRecord(key, peer, message.slots, message.host, message.pid, now)
+            self.workers[key] = worker
             self.tell("info", f"worker {worker.short_name} joined with {worker.slots} slots")
         else:
             worker.room = message.slots

@@ -1,10 +1,36 @@
-"""Which peers may speak with each other: the versions that must agree, and the sentence for the others."""
+"""Who a peer is and whether it fits: principals, their names in the books, versions that must agree."""
 
 from __future__ import annotations
 
 from zfarm.messages import Versions
 
-__all__ = ["mismatch"]
+__all__ = ["LOCAL", "bare", "book_key", "mismatch", "principal_of", "sees"]
+
+LOCAL = "local"
+"""The principal of all peers on a local socket: its owner."""
+
+
+def book_key(principal: str, session: str) -> str:
+    """Under what name the books know a session of ``principal``.
+
+    Every principal has a name space of its own: what it calls a session is never another's, known or not.
+    """
+    return session if principal == LOCAL else f"{principal}/{session}"
+
+
+def principal_of(key: str) -> str:
+    """Whose session that is; a session itself has no slash."""
+    return key.partition("/")[0] if "/" in key else LOCAL
+
+
+def bare(key: str) -> str:
+    """The session as its owner calls it."""
+    return key.rpartition("/")[2]
+
+
+def sees(principal: str, key: str) -> bool:
+    """Whether ``principal`` may look at what belongs to the session that the books know as ``key``."""
+    return not principal.startswith("client:") or principal_of(key) == principal
 
 
 def mismatch(mine: Versions, theirs: Versions) -> str:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from zfarm.core.books import ClientRecord
+from zfarm.core.greeting import LOCAL, bare, sees
 from zfarm.messages import (
     BROKEN,
     CANCELLED,
@@ -37,15 +38,15 @@ QUEUE_NAMES = 8
 """Function names listed in a picture of the queue."""
 
 
-def picture(broker: Broker, now: float, tasks_max: int) -> Picture:
-    """All that there is to see."""
+def picture(broker: Broker, now: float, tasks_max: int, principal: str = LOCAL) -> Picture:
+    """All that there is to see for ``principal``: a client sees no other client and nothing of its tasks."""
     tasks_max = max(0, min(tasks_max, broker.limits.picture_tasks_max))
     return Picture(
         farm=_farm(broker, now),
         workers=_workers(broker, now),
-        clients=_clients(broker),
-        running=_running(broker, now, tasks_max),
-        queue=_queue(broker),
+        clients=_clients(broker, principal),
+        running=_running(broker, now, tasks_max, principal),
+        queue=_queue(broker, principal),
         versions=broker.versions,
     )
 
@@ -87,7 +88,7 @@ def _farm(broker: Broker, now: float) -> FarmPicture:
 def _workers(broker: Broker, now: float) -> list[WorkerPicture]:
     return [
         WorkerPicture(
-            worker=session[:8],
+            worker=bare(session)[:8],
             host=worker.host,
             pid=worker.pid,
             slots=worker.slots,
@@ -105,10 +106,10 @@ def _workers(broker: Broker, now: float) -> list[WorkerPicture]:
     ]
 
 
-def _clients(broker: Broker) -> list[ClientPicture]:
+def _clients(broker: Broker, principal: str = LOCAL) -> list[ClientPicture]:
     return [
         ClientPicture(
-            client=session[:8],
+            client=bare(session)[:8],
             host=client.host,
             pid=client.pid,
             name=client.name,
@@ -118,17 +119,20 @@ def _clients(broker: Broker) -> list[ClientPicture]:
             away=client.away,
         )
         for session, client in broker.clients.items()
+        if sees(principal, session)
     ]
 
 
-def _running(broker: Broker, now: float, tasks_max: int) -> list[TaskPicture]:
+def _running(broker: Broker, now: float, tasks_max: int, principal: str = LOCAL) -> list[TaskPicture]:
     """The oldest leases of each worker, as many as it can run at once."""
     running: list[TaskPicture] = []
     for worker in broker.workers.values():
         for task in islice(worker.leases.values(), worker.room):
+            if not sees(principal, task.client.session):
+                continue
             running.append(
                 TaskPicture(
-                    owner=task.client.session[:8],
+                    owner=bare(task.client.session)[:8],
                     task=task.number,
                     name=task.function.name,
                     worker=worker.short_name,
@@ -142,13 +146,13 @@ def _running(broker: Broker, now: float, tasks_max: int) -> list[TaskPicture]:
     return running
 
 
-def _queue(broker: Broker) -> dict[str, int]:
+def _queue(broker: Broker, principal: str = LOCAL) -> dict[str, int]:
     """Names of the functions that wait, by how many of their tasks do; estimated from the head of each
     queue."""
     total: Counter[str] = Counter()
     for client in broker.clients.values():
         queued = _queued(client)
-        if not queued:
+        if not queued or not sees(principal, client.session):
             continue
         names = Counter(
             task.function.name

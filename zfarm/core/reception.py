@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zfarm.core.books import ClientRecord, WorkerRecord
-from zfarm.core.greeting import mismatch
+from zfarm.core.greeting import bare, book_key, mismatch, principal_of
 from zfarm.core.ledger import Ledger
 from zfarm.core.machine import NOW
 from zfarm.core.orphans import Orphans
@@ -70,11 +70,12 @@ class Reception(Ledger):
 
     # ------------------------------------------------------------ clients
 
-    def _on_hello(self, peer: Peer, message: Hello, now: float) -> None:
+    def _on_hello(self, peer: Peer, message: Hello, now: float, principal: str) -> None:
         if not self._fits(peer, message.versions):
             return
-        client = self.clients.get(message.session)
-        if client is None and message.job and any(c.job == message.job for c in self.clients.values()):
+        key = book_key(principal, message.session)
+        client = self.clients.get(key)
+        if client is None and message.job and self._own_job(principal, message.job) is not None:
             self._refuse(
                 peer,
                 "JobExists",
@@ -82,27 +83,33 @@ class Reception(Ledger):
             )
             return
         if client is None:
-            client = self.enroll(
-                message.session, None, message.host, message.pid, message.name, message.job, now
-            )
+            client = self.enroll(key, None, message.host, message.pid, message.name, message.job, now)
         self._bind(client, peer, now)
         self._send(peer, self._welcome())
         if client.away:
             client.away = False
             self.tell("info", f"client {client.host}/{client.pid} is back")
 
-    def _on_attach(self, peer: Peer, message: Attach, now: float) -> None:
+    def _own_job(self, principal: str, job: str) -> ClientRecord | None:
+        """The client behind a job of this principal; what others call their jobs is nobody's business."""
+        for key, client in self.clients.items():
+            if client.job == job and principal_of(key) == principal:
+                return client
+        return None
+
+    def _on_attach(self, peer: Peer, message: Attach, now: float, principal: str) -> None:
         if not self._fits(peer, message.versions):
             return
-        for session, client in self.clients.items():
+        own = {key: client for key, client in self.clients.items() if principal_of(key) == principal}
+        for key, client in own.items():
             if client.job == message.job:
                 tasks = [JobTask(t.number, t.function.name, t.items) for t in client.tasks.values()]
                 most = self.limits.batch_calls_max
                 for start in range(0, max(1, len(tasks)), most):
                     part, last = tasks[start : start + most], start + most >= len(tasks)
-                    self._send(peer, Attached(job=message.job, session=session, tasks=part, last=last))
+                    self._send(peer, Attached(job=message.job, session=bare(key), tasks=part, last=last))
                 return
-        jobs = sorted(client.job for client in self.clients.values() if client.job)
+        jobs = sorted(client.job for client in own.values() if client.job)
         known = f"there are {', '.join(jobs[:20])}" if jobs else "there is none"
         self._refuse(peer, "JobUnknown", f"this farm has no job {message.job!r}; {known}")
 

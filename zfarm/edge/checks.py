@@ -24,7 +24,9 @@ TASK_NUMBER_MAX: Final = 2**40 - 1
 COUNT_MAX: Final = 2**31 - 1
 """Of items, attempts, slots, channels and pids."""
 NAME_MAX: Final = 1024
-"""Characters of a session, host or function name."""
+"""Characters of a host or function name, and of a session with its principal."""
+SESSION_MAX: Final = 256
+"""Characters of a session."""
 
 
 class Malformed(ProtocolError, ValueError):
@@ -242,7 +244,9 @@ def _attached(message: m.Attached, blobs: int) -> None:
 def _session(session: str) -> None:
     if not session:
         raise Malformed("the session is empty")
-    _name("a session", session)
+    if "/" in session:
+        raise Malformed("the session has a slash")
+    _name("a session", session, most=SESSION_MAX)
 
 
 def _pulse(message: m.Pulse, blobs: int) -> None:
