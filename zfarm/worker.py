@@ -237,9 +237,11 @@ def main(
     slots: int | None = None,
     connection: Path | None = None,
     name: str | None = None,
+    token_file: str = "",
 ) -> int:
     """Run a worker with ``slots`` slots (default: the usable cores) until it has drained, and return 0.
 
+    ``token_file`` names a private file with a join token, or is "-" for standard input.
     It waits for a broker that is not there yet. SIGTERM or SIGINT drains it, a second one stops it.
 
     Raises:
@@ -248,8 +250,12 @@ def main(
     """
     from zfarm.edge.cores import usable_cores
     from zfarm.edge.security import WORKER, parse_address
+    from zfarm.edge.tokens import read_token, token_of
 
-    access = parse_address(address or os.environ.get("ZFARM_ADDRESS", ""), WORKER, connection or "")
+    if token_file:
+        access = read_token(token_of(token_file))
+    else:
+        access = parse_address(address or os.environ.get("ZFARM_ADDRESS", ""), WORKER, connection or "")
     nursery = Nursery.start()  # before ZeroMQ is imported: it forks children, and must have no threads
     process = _Process(access, nursery, slots or usable_cores(), name or platform.node())
     try:

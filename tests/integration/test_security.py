@@ -13,6 +13,7 @@ from tests.face.processes import TcpFarm, wait_until
 from tests.integration.hostile import Raw, hello, join, submit, versions
 from zfarm.edge.principals import enrol, keys_path, new_principal, revoke
 from zfarm.edge.security import Role
+from zfarm.edge.tokens import read_token
 from zfarm.errors import AccessDenied
 from zfarm.messages import (
     Ask,
@@ -217,6 +218,34 @@ def test_the_key_command_makes_lists_and_revokes(farm: TcpFarm) -> None:
     assert time.monotonic() - began < 10
     again = farm.run("key", "revoke", "alice", *options)
     assert (again.returncode, "no key called" in again.stderr) == (78, True)
+
+
+def test_a_worker_joins_with_one_line(farm: TcpFarm) -> None:
+    farm.start_broker()
+    made = farm.run("token", "--connection", str(farm.connection))
+    assert made.returncode == 0, made.stderr
+    line = made.stdout.strip()
+    assert line.startswith("zfarm-join:")
+    assert "\n" not in line
+    file = farm.directory / "token"
+    file.touch(0o600)
+    file.write_text(made.stdout)
+    worker = farm.start("worker", "--slots", "1", "--token-file", str(file))
+    farm.wait_slots(1)
+    with zfarm.Executor(farm.connection) as client:
+        assert client.submit(pow, 2, 3).result(20) == 8
+    access = read_token(line)
+    assert access.keys is not None
+    assert access.keys.secret not in repr(access) + worker.said
+
+    revoke(keys_path(farm.connection), access.name)
+    assert worker.wait() == 77
+    farm.wait_slots(0)
+    file.chmod(0o644)
+    loose = farm.run("worker", "--token-file", str(file))
+    assert (loose.returncode, "chmod 600" in loose.stderr) == (78, True)
+    damaged = farm.run("worker", "--token-file", "-")
+    assert (damaged.returncode, "this is no token" in damaged.stderr) == (78, True)
 
 
 def test_the_shared_key_of_a_role_can_be_changed_while_the_broker_runs(farm: TcpFarm) -> None:

@@ -202,12 +202,19 @@ def _announce(connection: Any) -> None:
 )
 @_connection_option
 @click.option("--name", help="How this worker is called in logs and dashboards.  [default: the host]")
+@click.option(
+    "--token-file",
+    default="",
+    metavar="FILE|-",
+    help="Private file with the line of `zfarm token`, - for standard input; instead of ADDRESS and FILE.",
+)
 @_log_options
 def worker(
     address: str | None,
     slots: int | None,
     connection: Path | None,
     name: str | None,
+    token_file: str,
     log_level: str,
     log_format: str,
 ) -> int:
@@ -220,7 +227,7 @@ def worker(
     set_up(log_level, log_format)
     import zfarm.worker
 
-    return zfarm.worker.main(address, slots, connection, name)
+    return zfarm.worker.main(address, slots, connection, name, token_file)
 
 
 @command.command()

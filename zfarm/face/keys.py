@@ -21,6 +21,7 @@ _ROLES = ("client", "worker", "admin", "monitor")
 def add_commands(group: click.RichGroup) -> None:
     """Give ``group`` the commands of this file."""
     group.add_command(key)
+    group.add_command(token)
 
 
 def _broker_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,3 +113,23 @@ def revoke(which: str, connection: Path | None, farm: str) -> None:
 
     gone = take_away(keys_path(_broker(connection, farm)), which)
     click.echo(f"{gone.role} {gone.name} with the key {gone.fingerprint} is out")
+
+
+@click.command()
+@click.option("--name", default="", help="Name of the worker's key.  [default: a random one]")
+@click.option(
+    "--address",
+    default="",
+    metavar="tcp://HOST:PORT",
+    help="Where the new worker reaches the broker.  [default: as in the connection file]",
+)
+@_broker_option
+def token(name: str, address: str, connection: Path | None, farm: str) -> None:
+    """Print one line with which one new worker joins: `zfarm worker --token-file FILE`.
+
+    The line is a secret, and registered until `zfarm key revoke` takes it back. For the broker's host; say
+    `zfarm token | ssh HOST zfarm worker --token-file -`.
+    """
+    from zfarm.edge.tokens import new_token
+
+    click.echo(new_token(_broker(connection, farm), name, address))
