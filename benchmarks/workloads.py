@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -63,7 +64,9 @@ def submit(name: str, workers: int, scale: float) -> Figures:
     count = int(scaled(name, 60_000) * scale)
     figures = {}
     with running(name, workers) as peer:
+        before = _cpu_s()
         figures["calls_per_s"], figures["submits_per_s"] = _rate(peer, tasks.noop, count)
+        figures["cpu_us"] = (_cpu_s() - before) / count * 1e6
         figures["main_calls_per_s"], _ = _rate(peer, noop_of_main, count)
         if peer.lambdas:
             figures["lambda_calls_per_s"], _ = _rate(peer, lambda: None, count)
@@ -90,12 +93,15 @@ def round_trip(name: str, workers: int, scale: float) -> Figures:
     count = max(200, int(scaled(name, 4000) * scale))
     times = []
     with running(name, workers) as peer:
+        cpu_before = _cpu_s()
         for _ in range(count):
             began = time.perf_counter()
             peer.gather([peer.submit(tasks.noop)])
             times.append(time.perf_counter() - began)
+        cpu_us = (_cpu_s() - cpu_before) / count * 1e6
     times.sort()
-    return {"p50_us": statistics.median(times) * 1e6, "p99_us": times[int(0.99 * len(times))] * 1e6}
+    p50, p99 = statistics.median(times), times[int(0.99 * len(times))]
+    return {"p50_us": p50 * 1e6, "p99_us": p99 * 1e6, "cpu_us": cpu_us}
 
 
 def sleeping(name: str, workers: int, scale: float) -> Figures:
@@ -121,14 +127,17 @@ def cold(name: str, workers: int, scale: float) -> Figures:
     importing = (
         f"import time; t = time.perf_counter(); import {module}{attribute}; print(time.perf_counter() - t)"
     )
-    totals, imports, bare = [], [], []
+    totals, imports, bare, cpu = [], [], [], []
     for _ in range(5):
+        before = _cpu_of_the_dead_s()
         totals.append(_wall_s(program))
+        cpu.append(_cpu_of_the_dead_s() - before)
         bare.append(_wall_s("pass"))
         done = subprocess.run([sys.executable, "-c", importing], check=True, capture_output=True, text=True)
         imports.append(float(done.stdout))
     return {
         "total_s": statistics.median(totals),
+        "cpu_s": statistics.median(cpu),
         "import_ms": statistics.median(imports) * 1e3,
         "interpreter_s": statistics.median(bare),
     }
@@ -192,6 +201,12 @@ def _bytes() -> tuple[int, int]:
 
 def _cpu_s() -> float:
     return sum(sum(process.cpu_times()[:2]) for process in _family())
+
+
+def _cpu_of_the_dead_s() -> float:
+    """CPU of all children that have ended and been waited for, and of theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _wait_settled() -> None:
