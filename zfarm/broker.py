@@ -45,6 +45,7 @@ from zfarm.messages import (
     Append,
     Bye,
     Drop,
+    Look,
     Payload,
     Peer,
     Publish,
@@ -118,6 +119,8 @@ class BrokerShell:
         if journal is not None:
             self.machine.restore(journal.replay(), now)
         self.malformed = 0
+        self.denied: Callable[[], int] = lambda: 0
+        """How many handshakes were refused; the owner of the door knows."""
         self.local: dict[Peer, Callable[[Any, Payload], None]] = {}
         """Peers in this very process, and how to hand them a message."""
         self._loop = loop
@@ -180,6 +183,8 @@ class BrokerShell:
 
     def _take(self, peer: Peer, message: Any, payload: Payload, principal: str) -> None:
         kind = type(message)
+        if kind is Look:
+            self._count_refusals()
         if kind is Tunnel:
             self.tunnelled(peer, message.channel, payload, principal)
         elif kind is TunnelClosed:
@@ -279,8 +284,23 @@ class BrokerShell:
             if type(message) is not Tunnel:  # of that it is the content that is malformed
                 code = "AccessDenied"
                 text = f"the key of a {role} does not allow {type(message).__name__}"
+        if self.router.fault(peer):
+            log.warning("disconnected %s: %s, and %d before", principal, text, settings.faults_max - 1)
+            return
         log.warning("refused a message of %s: %s", principal, text)
         self.router.send(peer, wire.encode(Refused(code=code, text=text)))
+
+    def _count_refusals(self) -> None:
+        """Let the next picture tell what was refused at the sockets, too."""
+        self.machine.refusals |= {
+            "malformed": self.malformed,
+            "senders": self.router.refused,
+            "kicked": self.router.kicked,
+            "crowded": self.router.crowded,
+            "overflows": self.router.dropped,
+            "subscriptions": self.notes.refused,
+            "handshakes": self.denied(),
+        }
 
 
 class _Process:
@@ -304,6 +324,7 @@ class _Process:
                 self.loop, self._context, binds[0], notes_bind, epoch, keys.server, self._journal
             )
             self._shell = shell
+            shell.denied = lambda: self._gate.door.denied
             addresses = [shell.router.address]
             addresses += [
                 bind(shell.router.socket, extra, keys.server, CONTROL_DOMAIN) for extra in binds[1:]
@@ -337,6 +358,15 @@ class _Process:
         if self._journal is not None:
             self._journal.close()
         self.loop.close()
+
+
+def allow_files() -> None:
+    """Allow this process as many open files as it may have: each peer needs one."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS says unlimited, and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _dialable(address: str) -> str:
@@ -380,6 +410,7 @@ def main(
         log.critical("%s", error)
         return EXIT_UNSAFE
     loop = process.loop
+    allow_files()
     try:
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.on_signal(signum, loop.stop)

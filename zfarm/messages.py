@@ -369,6 +369,7 @@ class Picture(Message, tag="picture"):
     running: list[TaskPicture]
     queue: dict[str, int]  # function name -> queued tasks, the largest first, a few
     versions: Versions | None = None  # of the broker
+    refusals: dict[str, int] = {}  # what was refused and how often, by the name of the limit or rule
 
 
 # ---------------------------------------------------------------- worker -> broker

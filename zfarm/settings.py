@@ -88,7 +88,17 @@ class Settings:
     text_bytes_max: int = 64 * 1024
     """Characters of a traceback or message that travel; the rest is cut with a note."""
 
-    # who gets in
+    # who gets in, and how much each may have
+    client_tasks_max: int = 10_000_000
+    """Tasks of one client that a broker holds, kept outcomes included: half of ``tasks_max``."""
+    client_bytes_max: int = 8192 * MIB
+    """Bytes of one client's calls and kept outcomes in a broker: two of the largest payloads."""
+    client_links_max: int = 4096
+    """Connections that one key may have at once: a shared key serves a whole cluster of programs."""
+    faults_max: int = 10
+    """Messages of one connection that are malformed, or not allowed to its key, before it is ended."""
+    subscriptions_max: int = 16
+    """Subscriptions that one connection may ask for: there are two topics, and it may change its mind."""
     canary_interval_s: float = 60.0
     """How often a running broker makes sure that a stranger is refused and a known key is not."""
 

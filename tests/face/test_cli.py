@@ -91,9 +91,9 @@ def test_help_of_the_group_names_every_command_and_the_exit_codes():
     [
         (
             "worker tcp://h:1 --slots 3 --name n --connection c.json",
-            ("zfarm.worker", "tcp://h:1", 3, Path("c.json"), "n"),
+            ("zfarm.worker", "tcp://h:1", 3, Path("c.json"), "n", ""),
         ),
-        ("worker", ("zfarm.worker", None, None, None, None)),
+        ("worker", ("zfarm.worker", None, None, None, None, "")),
         ("status", ("zfarm.face.status", None, None, False)),
         ("status x --json --connection f", ("zfarm.face.status", "x", Path("f"), True)),
         ("top", ("zfarm.face.dashboard", None, None, False)),

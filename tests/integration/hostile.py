@@ -24,12 +24,24 @@ ANSWER_S = 10.0
 class Raw:
     """A DEALER with the keys of a connection file."""
 
-    def __init__(self, connection: Path, role: Any, access: Access | None = None) -> None:
+    def __init__(
+        self,
+        connection: Path,
+        role: Any,
+        access: Access | None = None,
+        identity: bytes = b"",
+        plain: bool = False,
+    ) -> None:
         self.access = access or load_connection(connection).access(role)
         self._context = new_context()
         self.socket = new_socket(self._context, zmq.DEALER, self.access.address, -1, held=100_000)
         self.socket.setsockopt(zmq.SNDTIMEO, int(ANSWER_S * 1000))
-        connect(self.socket, self.access.address, self.access.server, self.access.keys)
+        if identity:
+            self.socket.setsockopt(zmq.IDENTITY, identity)
+        if plain:
+            self.socket.connect(self.access.address)
+        else:
+            connect(self.socket, self.access.address, self.access.server, self.access.keys)
         self._decoder: wire.Decoder[Any] = wire.to_worker if role == "worker" else wire.to_client
 
     def __enter__(self) -> Self:

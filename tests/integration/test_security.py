@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import socket
+import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 import zfarm
 from tests.face.processes import TcpFarm, wait_until
 from tests.integration.hostile import Raw, hello, join, submit, versions
+from zfarm.edge import wire
 from zfarm.edge.principals import enrol, keys_path, new_principal, revoke
-from zfarm.edge.security import Role
+from zfarm.edge.security import KeyPair, Role, ServerKeys, load_connection
 from zfarm.edge.tokens import read_token
 from zfarm.errors import AccessDenied
 from zfarm.messages import (
+    REFUSED,
     Ask,
     Attach,
     Attached,
@@ -35,6 +43,7 @@ from zfarm.messages import (
     Unknown,
     Welcome,
 )
+from zfarm.settings import settings
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -269,3 +278,177 @@ def test_keys_and_files_of_a_principal_outlive_the_broker(farm: TcpFarm) -> None
     enrol(keys_path(farm.connection), "while-it-is-away", "client")
     farm.start_broker(port=port)
     assert _reaches(file, "client")
+
+
+# ---------------------------------------------------------------- bad manners
+
+
+def _refusals(farm: TcpFarm) -> dict[str, int]:
+    counted: dict[str, int] = farm.status()["refusals"]
+    return counted
+
+
+def test_garbage_and_floods_of_frames_harm_nobody_else(farm: TcpFarm) -> None:
+    broker = farm.start_broker()
+    farm.start_worker(2)
+    farm.wait_slots(2)
+    file = admit(farm, "mallory", "client")
+    rng = random.Random(1)
+    sound = [bytes(frame) for frame in wire.encode(*submit(1, 2))]
+    with zfarm.Executor(farm.connection) as client:
+        for round_ in range(30):
+            with Raw(file, "client") as mallory:
+                mallory.send(*[b""] * 5000)
+                for _ in range(20):
+                    mallory.send(*(rng.randbytes(rng.randrange(200)) for _ in range(rng.randrange(1, 6))))
+                    flipped = bytearray(rng.choice(sound))
+                    flipped[rng.randrange(len(flipped))] ^= 1 << rng.randrange(8)
+                    mallory.send(bytes(flipped), *sound[1:])
+                mallory.send(b"")
+                assert list(client.map(abs, range(round_, round_ + 20))) == list(range(round_, round_ + 20))
+        counted = _refusals(farm)
+        assert counted["malformed"] > 10
+        assert counted["kicked"] + counted["senders"] > 10
+    assert broker.process.poll() is None
+    assert "Traceback" not in broker.said
+
+
+def test_who_says_too_much_that_is_wrong_is_disconnected(farm: TcpFarm) -> None:
+    broker = farm.start_broker()
+    with Raw(farm.connection, "client") as mallory:
+        for _ in range(settings.faults_max - 1):
+            mallory.send(b"nonsense")
+            assert mallory.hear_a(Refused).code == "ProtocolError"
+        mallory.send(b"nonsense")
+        wait_until(lambda: "disconnected client:client:" in broker.said, "the end of patience")
+        mallory.say(Look())  # over a new connection, which the library made by itself
+        mallory.hear_a(Picture)
+    assert _refusals(farm)["kicked"] == 1
+
+
+def test_nobody_chooses_a_routing_id(farm: TcpFarm) -> None:
+    farm.start_broker()
+    for identity in (b"worker", b"x" * 255, b"\x01abcd"):
+        with Raw(farm.connection, "client", identity=identity) as mallory:
+            before = _refusals(farm)["senders"]
+            mallory.say(hello("s"))
+            wait_until(lambda before=before: _refusals(farm)["senders"] > before, "a refusal")  # type: ignore[misc]
+    assert farm.status()["clients"] == []
+
+
+def test_a_client_beyond_its_limit_is_refused_and_another_is_not(farm: TcpFarm) -> None:
+    farm.variables["ZFARM_CLIENT_TASKS_MAX"] = "50"
+    farm.variables["ZFARM_CLIENT_BYTES_MAX"] = "5000"
+    farm.start_broker()
+    with Raw(farm.connection, "client") as mallory, Raw(farm.connection, "client") as alice:
+        for peer, name in ((mallory, "mallory"), (alice, "alice")):
+            peer.say(hello(name))
+            peer.hear_a(Welcome)
+        mallory.say(*submit(*range(80)))
+        refused = mallory.hear_a(Ended).outcomes
+        assert [one.task for one in refused] == list(range(50, 80))
+        assert {one.kind for one in refused} == {REFUSED}
+        assert "ZFARM_CLIENT_TASKS_MAX" in refused[0].deaths[0].text
+        alice.say(*submit(*range(10), body=b"x" * 1000))
+        refused = alice.hear_a(Ended).outcomes
+        assert [one.task for one in refused] == list(range(5, 10))
+        assert "ZFARM_CLIENT_BYTES_MAX" in refused[0].deaths[0].text
+        assert _refusals(farm)["tasks"] == 35
+
+
+def test_strangers_and_half_greetings_by_the_hundred_keep_nobody_out(farm: TcpFarm) -> None:
+    broker = farm.start_broker()
+    farm.start_worker(1)
+    farm.wait_slots(1)
+    known = load_connection(farm.connection)
+    stranger = replace(known.access("client"), keys=KeyPair.fresh())
+    wrong = replace(known.access("client"), server=KeyPair.fresh().public)
+    bare = replace(known.access("client"), keys=None)
+    opened = len(psutil.Process(broker.pid).open_files()) + psutil.Process(broker.pid).num_fds()
+    links = []
+    try:
+        for number in range(400):
+            link = socket.create_connection(("127.0.0.1", farm.port))
+            link.sendall(
+                [b"", b"\xff", b"\xff\0\0\0\0\0\0\0\1\x7f\3\1CURVE", b"GET / HTTP/1.0\r\n\r\n"][number % 4]
+            )
+            links.append(link)
+        with (
+            Raw(farm.connection, "client", stranger) as one,
+            Raw(farm.connection, "client", wrong) as two,
+            Raw(farm.connection, "client", bare, plain=True) as three,
+        ):
+            began = time.monotonic()
+            with zfarm.Executor(farm.connection) as client:
+                assert client.submit(pow, 2, 3).result(20) == 8
+            assert time.monotonic() - began < 5
+            assert all(peer.hear(0.1) is None for peer in (one, two, three))
+    finally:
+        for link in links:
+            link.close()
+    process = psutil.Process(broker.pid)
+    wait_until(lambda: process.num_fds() < opened + 20, "descriptors to come back")
+    assert _refusals(farm)["handshakes"] >= 1
+
+
+def test_no_process_of_a_farm_shows_a_secret_and_no_child_has_a_file_with_one_open(farm: TcpFarm) -> None:
+    before = os.umask(0)
+    try:
+        broker = farm.start_broker()
+    finally:
+        os.umask(before)
+    made = farm.run("token", "--connection", str(farm.connection)).stdout
+    token = farm.directory / "token"
+    token.touch(0o600)
+    token.write_text(made)
+    worker = farm.start("worker", "--slots", "2", "--token-file", str(token))
+    farm.wait_slots(2)
+    with zfarm.Executor(farm.connection) as client:
+        assert list(client.map(abs, range(50))) == list(range(50))
+        keys = ServerKeys.load(keys_path(farm.connection))
+        joined = read_token(made).keys
+        assert joined is not None
+        secrets = [
+            keys.server.secret,
+            joined.secret,
+            *(pair.secret for pair in keys.roles.values()),
+            made.strip(),
+        ]
+        family = [psutil.Process(pid) for pid in (broker.pid, worker.pid)]
+        children = family[1].children(recursive=True)
+        assert len(children) >= 3  # the nursery and two children
+        for process in (*family, *children):
+            shown = "\0".join([*process.cmdline(), *map(str, process.environ().items())])
+            assert not any(secret in shown for secret in secrets)
+        private = {str(path) for path in farm.directory.iterdir()}
+        for child in children:
+            assert not {file.path for file in child.open_files()} & private - {
+                str(worker.err),
+                str(worker.out),
+            }
+    said = broker.said + worker.said + broker.out.read_text()
+    assert not any(secret in said for secret in secrets)
+    for path in (farm.connection, keys_path(farm.connection), farm.connection.with_suffix(".journal")):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_only_the_addresses_that_were_bound_listen(farm: TcpFarm) -> None:
+    broker = farm.start_broker()
+    worker = farm.start_worker(1)
+    farm.wait_slots(1)
+    family = [psutil.Process(broker.pid), psutil.Process(worker.pid)]
+    family += family[1].children(recursive=True)
+    listening = [
+        (process.pid, link.laddr.ip, link.laddr.port)
+        for process in family
+        for link in process.net_connections("inet")
+        if link.status == psutil.CONN_LISTEN
+    ]
+    notes = load_connection(farm.connection).notes_port
+    assert sorted(listening) == sorted((broker.pid, "127.0.0.1", port) for port in (farm.port, notes))
+
+
+def test_a_broker_may_open_as_many_files_as_its_host_allows(farm: TcpFarm) -> None:
+    broker = farm.start_broker()
+    soft, hard = psutil.Process(broker.pid).rlimit(psutil.RLIMIT_NOFILE)
+    assert soft == hard

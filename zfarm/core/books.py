@@ -131,6 +131,7 @@ class ClientRecord:
         "away",
         "began",
         "booked",
+        "bytes",
         "ended",
         "ended_count",
         "heard_at",
@@ -167,6 +168,7 @@ class ClientRecord:
         self.setups: dict[bytes, bytes] = {}
         self.leased = 0
         self.ended_count = 0
+        self.bytes = 0  # of bodies that wait or run, and of outcomes that are kept
         self.unforgotten = 0  # outcomes kept until the client says that they arrived
         self.ended: list[tuple[Outcome, Blob]] = []
         self.began: list[int] = []

@@ -34,6 +34,7 @@ def check_books(broker: Broker) -> None:
                 assert client.held or session in broker.ready, "a client with queued tasks must be ready"
         assert leased == client.leased
         assert client.unforgotten == sum(task.outcome is not None for task in client.tasks.values())
+        assert client.bytes == sum(len(task.body) + len(task.blob) for task in client.tasks.values())
         tasks += len(client.tasks)
     assert tasks == broker.tasks
     assert refs == broker.functions.referenced()

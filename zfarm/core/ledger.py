@@ -57,6 +57,8 @@ class Ledger:
         self.tasks = 0
         self.notes = 0
         self.watched = False
+        self.refusals: dict[str, int] = {}
+        """What was refused and how often, by the name of the limit or rule; the shell adds its own."""
         self.touched: dict[int, ClientRecord | WorkerRecord] = {}  # this turn has something for them
         self.actions: list[Action] = []
         self._next_lease = 1
@@ -129,6 +131,7 @@ class Ledger:
             task.timeout_us = call.timeout_us
         client.tasks[number] = task
         client.queue.append(task)
+        client.bytes += len(body)
         self.tasks += 1
         if self.journal:
             accepted = Accepted(
@@ -145,6 +148,7 @@ class Ledger:
             task = tasks.get(number)
             if task is not None and task.outcome is not None:
                 del tasks[number]
+                client.bytes -= len(task.blob)
                 gone.append(number)
         client.unforgotten -= len(gone)
         self.tasks -= len(gone)
@@ -246,6 +250,7 @@ class Ledger:
             self.unlease(task)
         task.outcome = outcome
         task.deaths = outcome.deaths
+        task.client.bytes += len(blob) - len(task.body)
         task.blob = blob
         task.body = b""
         function = task.function

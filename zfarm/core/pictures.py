@@ -48,6 +48,7 @@ def picture(broker: Broker, now: float, tasks_max: int, principal: str = LOCAL) 
         running=_running(broker, now, tasks_max, principal),
         queue=_queue(broker, principal),
         versions=broker.versions,
+        refusals=dict(broker.refusals),
     )
 
 

@@ -127,6 +127,7 @@ class Reception(Ledger):
             setups.append(client.setups.setdefault(setup, setup))
         tasks = client.tasks
         refused: list[int] = []
+        text = ""
         for i, call in enumerate(message.calls, first_body):
             known = tasks.get(call.task)
             if known is not None:
@@ -134,8 +135,9 @@ class Reception(Ledger):
                     self.show(known)
                 elif self.journal:
                     client.booked.append(call.task)
-            elif self.refusing or self.tasks >= self.limits.tasks_max:
+            elif full := self._full(client):
                 refused.append(call.task)
+                text = full
             else:
                 function, setup = functions[call.function], setups[call.setup]
                 self.accept(client, call, function, setup, payload[i])
@@ -146,13 +148,26 @@ class Reception(Ledger):
         if client.queue:
             self.make_ready(client)
         if refused:
-            text = self.refusing or f"the farm holds {self.tasks} tasks, its limit (ZFARM_TASKS_MAX)"
+            self.refusals["tasks"] = self.refusals.get("tasks", 0) + len(refused)
             self.touch(client)
             fate = Fate(host="", worker="", text=text)
             client.ended.extend((Outcome(task=n, kind=REFUSED, deaths=(fate,)), b"") for n in refused)
         for function in functions:  # a repeated submit must not leave a function behind that no task needs
             if not function.refs:
                 self.functions.rest(function)
+
+    def _full(self, client: ClientRecord) -> str:
+        """Why this client can have no further task now; empty: it can."""
+        limits = self.limits
+        if self.refusing:
+            return self.refusing
+        if self.tasks >= limits.tasks_max:
+            return f"the farm holds {self.tasks} tasks, its limit (ZFARM_TASKS_MAX)"
+        if len(client.tasks) >= limits.client_tasks_max:
+            return f"this client has {len(client.tasks)} tasks there, its limit (ZFARM_CLIENT_TASKS_MAX)"
+        if client.bytes >= limits.client_bytes_max:
+            return f"this client has {client.bytes >> 20} MiB there, its limit (ZFARM_CLIENT_BYTES_MAX)"
+        return ""
 
     def _on_cancel(self, client: ClientRecord, message: Cancel, payload: Payload, now: float) -> None:
         self.touch(client)

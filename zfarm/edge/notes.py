@@ -26,8 +26,6 @@ NOTES_DOMAIN: Final = "zfarm.notes"
 SUBSCRIPTION_MAX: Final = 1024
 """Bytes of a frame to the notes' port: the limit holds for the handshake, too, which needs about 300."""
 
-SUBSCRIPTIONS_MAX: Final = 16
-"""Subscriptions that one connection may ask for: there are two topics, and it may change its mind."""
 
 _DONTWAIT: Final = int(zmq.DONTWAIT)
 
@@ -116,7 +114,7 @@ class NotesPort:
         if link is None:
             link = self._links.note(line, principal, part)
         link.subscriptions += 1
-        return link.subscriptions <= SUBSCRIPTIONS_MAX
+        return link.subscriptions <= settings.subscriptions_max
 
     def expel(self, known: Container[str]) -> int:
         """From now on only the ``known`` principals may subscribe; others are disconnected at once."""

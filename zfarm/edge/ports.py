@@ -43,6 +43,8 @@ KEEP_FROM: Final = 64 * 1024
 FRAMES_MAX: Final = settings.blobs_max + 2
 OUTBOX_MESSAGES_MAX: Final = 4096
 OUTBOX_BYTES_MAX: Final = 256 * 1024 * 1024
+ROUTING_ID: Final = 5
+"""Bytes of a routing id that the library gave: a zero and a number. No peer of ours chooses its own."""
 FLUSH_S: Final = 0.005
 """A peer that can take more makes the socket's descriptor ready; should we miss that, we look after this."""
 OVERHEAD: Final = 64 * 1024
@@ -160,6 +162,10 @@ class RouterPort:
         """Messages lost since a peer's outbox was full."""
         self.refused = 0
         """Messages thrown away since their form or sender was not as it must be."""
+        self.crowded = 0
+        """Connections ended since their key had as many as it may."""
+        self.kicked = 0
+        """Connections ended since too much was wrong with their messages."""
         self.known: Container[str] | None = None
         """The principals that may speak; None: all whom the ZAP handler let in."""
         self._secure = keys is not None
@@ -213,12 +219,31 @@ class RouterPort:
         """Whether this principal may speak here; its connection is noted when it does so first."""
         if self.known is not None and principal not in self.known:
             return False
+        if len(peer) != ROUTING_ID or peer[0]:  # it chose its own, which might be that of another
+            return False
         link = self._links.get(peer)
         if link is None or link.principal != principal:
             if link is not None:  # what the other one said on this routing id is not this one's
                 self.forget(peer)
                 self.on_lost(peer)
+            if self._links.of(principal) >= settings.client_links_max:
+                self.sweep()
+                if self._links.of(principal) >= settings.client_links_max:
+                    self.crowded += 1
+                    return False
             self._links.note(peer, principal, part)
+        return True
+
+    def fault(self, peer: bytes) -> bool:
+        """Something was wrong with what ``peer`` sent; True when that was once too often, and it is ended."""
+        link = self._links.get(peer)
+        if link is None:
+            return False
+        link.faults += 1
+        if link.faults < settings.faults_max:
+            return False
+        self.kicked += 1
+        self.kick(peer)
         return True
 
     def expel(self, known: Container[str]) -> int:

@@ -9,6 +9,7 @@ are in seconds, sizes in bytes, percentages 0 to 100; counters count since the b
     brokers    [{address, epoch, uptime_s}]
     slots      {total, busy}
     tasks      {queued, running, values, errors, cancelled, lost, retried}
+    refusals   {name of the limit or rule: how often it was met}
     queue      [{call, tasks}]: the functions with the most queued tasks
     workers    [{worker, host, pid, state, slots, room, running, leased, done, failed, deaths, last_seen_s,
                  uptime_s, vitals: {cpu_percent, load_1m, cpus, memory_bytes, memory_available_bytes,
@@ -80,6 +81,7 @@ def snapshot(picture: Picture, address: str) -> dict[str, Any]:
             "running": view.running_now,
             **_facts(farm, "values", "errors", "cancelled", "lost", "retried"),
         },
+        "refusals": dict(picture.refusals),
         "queue": [{"call": name, "tasks": number} for name, number in queue],
         "workers": [_worker(worker) for worker in picture.workers],
         "clients": [_facts(client, *client.__struct_fields__) for client in picture.clients],
