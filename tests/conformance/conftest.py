@@ -16,11 +16,6 @@ from tests.conformance import support
 def kind(request: pytest.FixtureRequest) -> str:
     """Which executor this run of the test is about."""
     name: str = request.param
-    if name == "zfarm":
-        try:
-            from zfarm import Executor  # noqa: F401
-        except ImportError as error:
-            pytest.skip(str(error))
     return name
 
 
