@@ -19,10 +19,10 @@ from tests.conformance.support import DEADLINE_S, Make, Scripts, everyone, only_
 def test_it_is_an_executor_with_a_number_of_workers(make: Make) -> None:
     """(20)"""
     executor: Any = make(2)
+    number = executor._max_workers
 
+    assert (type(number), number) == (int, 2)
     assert isinstance(executor, concurrent.futures.Executor)
-    assert type(executor._max_workers) is int
-    assert executor._max_workers == 2
 
 
 @everyone
