@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 class Known:
     """What the broker's end of the network has seen of one session."""
 
-    __slots__ = ("heard_at", "peer", "said_goodbye")
+    __slots__ = ("heard_at", "joined", "peer", "said_goodbye")
 
     def __init__(self, peer: Any, heard_at: float) -> None:
         self.peer = peer
         self.heard_at = heard_at
         self.said_goodbye = False
+        self.joined = 0
+        """The number of its last joining: what it says with an older one is about leases of then."""
 
 
 class Books:
@@ -172,7 +174,7 @@ class Books:
                 if report.lease >> 32 != self.farm.broker.epoch:
                     self.farm.story.probe("a lease from before the broker's restart is reported")
                 self._lease_ends(session, report.lease, started=True)
-        elif isinstance(message, m.Return):
+        elif isinstance(message, m.Return) and message.seen >= self.known[session].joined:
             for lease in message.leases:
                 self._lease_ends(session, lease, started=False)
         elif isinstance(message, m.Bye | m.Leave):
@@ -247,10 +249,10 @@ class Books:
         self.known.clear()
         self.by_peer.clear()
         self.living.clear()
-        for token in self.pending:
-            task = self.farm.tasks[token]
-            task.unsure = True
-            self._excuse(task)
+        for task in self.farm.tasks.values():
+            if task.outcome is None:  # a journal may keep also what nobody waits for any more
+                task.unsure = True
+                self._excuse(task)
 
     def broker_says(self, peer: Any, message: m.Message) -> None:
         """The broker sends this now."""
@@ -258,7 +260,9 @@ class Books:
             self.quiet_kinds.add(type(message).__name__)
         if self.farm.disk is not None and peer in self.by_peer:
             self.farm.disk.check_said(self.by_peer[peer], message)
-        if isinstance(message, m.Grants):
+        if isinstance(message, m.Welcome) and peer in self.by_peer:
+            self.known[self.by_peer[peer]].joined = message.grants
+        elif isinstance(message, m.Grants):
             session = self.by_peer[peer]
             for lease in message.leases:
                 task = self.numbers[message.owners[lease.owner], lease.task]

@@ -18,6 +18,7 @@ class Disk:
         self.pairs: list[tuple[Any, Any]] = []
         self.open: set[tuple[str, int]] = set()
         self.settled: set[tuple[str, int]] = set()
+        self.forgotten: set[tuple[str, int]] = set()
 
     def append(self, pairs: list[tuple[Any, Any]]) -> None:
         """Write and sync the records of one turn."""
@@ -39,6 +40,7 @@ class Disk:
             for task in record.tasks:
                 assert (record.client, task) in self.settled, f"{task} is forgotten before it is settled"
                 self.settled.discard((record.client, task))
+                self.forgotten.add((record.client, task))
         elif isinstance(record, m.Dropped):
             self.open = {key for key in self.open if key[0] != record.client}
             self.settled = {key for key in self.settled if key[0] != record.client}
@@ -47,7 +49,8 @@ class Disk:
         """The broker says this to that client now."""
         if isinstance(message, m.Ended):
             for outcome in message.outcomes:
-                assert (session, outcome.task) in self.settled, f"shown, and not on the disk: {outcome}"
+                key = session, outcome.task  # it may be shown and forgotten in one turn
+                assert key in self.settled | self.forgotten, f"shown, and not on the disk: {outcome}"
         elif isinstance(message, m.Booked):
             for task in message.tasks:
                 assert (session, task) in self.open | self.settled, f"booked, and not on the disk: {task}"

@@ -53,6 +53,7 @@ class Mix:
     spike_share: float = 0.0
     slow_share: float = 0.0
     """Links on which everything takes long, until the faults are over."""
+    slow_clients: bool = False
     connect_s: float = 0.05
     reconnect_s: float = 1.0
     half_open_s: float = 1.0
@@ -162,17 +163,32 @@ def _spoil(mix: Mix, rng: Random) -> None:
     kinds = list(FAULTS)
     for kind in rng.sample(kinds, rng.randint(0, len(kinds) // 2 + 1)):
         mix.rates[kind] = rng.choice((0.05, 0.2, 0.6)) * FAULTS[kind][1]
-    theme = rng.choice((None, None, None, None, _slow_joins, _lost_tunnels, _lost_thanks))
+    theme = rng.choice((None, None, None, None, _slow_joins, _slow_clients, _lost_tunnels, _lost_thanks))
     if theme is not None:
         theme(mix)
 
 
 def _slow_joins(mix: Mix) -> None:
-    """Workers join again and again over links that take longer than a beat."""
+    """Workers and clients come back again and again over links that take longer than a beat."""
     mix.slow_share = 1.0
+    mix.cancel_share = 0.3
     mix.half_open_s = mix.reconnect_s = 0.1
-    mix.rates["break"] = 1.0
-    mix.waves = ("bimodal", "short")
+    mix.settings = dataclasses.replace(mix.settings, beat_interval_s=0.5, worker_lost_after_s=5.0)
+    mix.faults_s = 12.0
+    mix.rates["break"], mix.rates["overflow"] = 0.5, 4.0
+    mix.waves, mix.waves_max, mix.wave_gap_s = ("bimodal", "short"), 4, 3.0
+
+
+def _slow_clients(mix: Mix) -> None:
+    """Clients come back over links that take longer than a beat, while calls start at once."""
+    mix.settings = dataclasses.replace(mix.settings, beat_interval_s=0.5, worker_lost_after_s=2.5)
+    mix.slow_clients = True
+    mix.cancel_share = 0.5
+    mix.queue_while_down = False
+    mix.half_open_s = mix.reconnect_s = 0.1
+    mix.rates["break"] = 2.0
+    mix.faults_s = 12.0
+    mix.waves, mix.waves_max, mix.wave_gap_s = ("middling", "short"), 4, 3.0
 
 
 def _lost_tunnels(mix: Mix) -> None:

@@ -88,6 +88,16 @@ MUTANTS = [
     Mutant("each Join begins anew", "_on_join", "worker.peer == peer", "False"),
     Mutant("leavers are blamed", "_on_leave", "self.give_back(task)", "pass"),
     Mutant("workers lost too soon", "_sweep", "> limits.worker_lost_after_s", "> limits.beat_interval_s"),
+    Mutant("a late Return counts", "_on_return", "message.seen < worker.joined_number", "False"),
+    # the journal
+    Mutant("shown before it is recorded", "advance", "actions.insert(0, Append(", "actions.append(Append("),
+    Mutant(
+        "outcomes not recorded",
+        "settle",
+        "self.records.append((Settled(client.session, outcome), (blob,)))",
+        "pass",
+    ),
+    Mutant("tasks not recorded", "accept", "if self.journal", "if False"),
     # attempts
     Mutant("one attempt too many", "attempt_lost", ">= task.max_attempts", "> task.max_attempts"),
     Mutant("batches run again whole", "attempt_lost", "task.items > 1", "False"),

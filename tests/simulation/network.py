@@ -98,7 +98,8 @@ class Link:
         self._waiting: deque[tuple[Message, Payload]] = deque()
         mix = farm.mix
         self.latency_s = 0.0 if near else farm.rng.uniform(0.5, 1.5) * mix.latency_s
-        if not near and farm.chaos and farm.rng.random() < mix.slow_share:
+        slow = farm.rng.random() < mix.slow_share or (mix.slow_clients and name.startswith("c"))
+        if slow and not near and farm.chaos:
             self.latency_s = farm.rng.choice(SLOW_S)
         self._connect_later(0.0 if near else farm.rng.random() * mix.connect_s)
 

@@ -7,7 +7,7 @@ import pytest
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.run import simulate
 
-SEEDS_MAX = 300
+SEEDS_MAX = 500
 
 
 def caught_by(seeds_max: int) -> int | None:
