@@ -119,8 +119,8 @@ class BrokerShell:
         if journal is not None:
             self.machine.restore(journal.replay(), now)
         self.malformed = 0
-        self.denied: Callable[[], int] = lambda: 0
-        """How many handshakes were refused; the owner of the door knows."""
+        self.denied: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        """How many handshakes were refused, and how many came too often; the owner of the door knows."""
         self.local: dict[Peer, Callable[[Any, Payload], None]] = {}
         """Peers in this very process, and how to hand them a message."""
         self._loop = loop
@@ -292,6 +292,7 @@ class BrokerShell:
 
     def _count_refusals(self) -> None:
         """Let the next picture tell what was refused at the sockets, too."""
+        denied, throttled = self.denied()
         self.machine.refusals |= {
             "malformed": self.malformed,
             "senders": self.router.refused,
@@ -299,7 +300,8 @@ class BrokerShell:
             "crowded": self.router.crowded,
             "overflows": self.router.dropped,
             "subscriptions": self.notes.refused,
-            "handshakes": self.denied(),
+            "handshakes": denied,
+            "throttled": throttled,
         }
 
 
@@ -324,7 +326,7 @@ class _Process:
                 self.loop, self._context, binds[0], notes_bind, epoch, keys.server, self._journal
             )
             self._shell = shell
-            shell.denied = lambda: self._gate.door.denied
+            shell.denied = lambda: (self._gate.door.denied, self._gate.door.throttled)
             addresses = [shell.router.address]
             addresses += [
                 bind(shell.router.socket, extra, keys.server, CONTROL_DOMAIN) for extra in binds[1:]

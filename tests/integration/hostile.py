@@ -35,7 +35,7 @@ class Raw:
         self.access = access or load_connection(connection).access(role)
         self._context = new_context()
         self.socket = new_socket(self._context, zmq.DEALER, self.access.address, -1, held=100_000)
-        self.socket.setsockopt(zmq.SNDTIMEO, int(ANSWER_S * 1000))
+        self.socket.setsockopt(zmq.SNDTIMEO, int(3 * ANSWER_S * 1000))
         if identity:
             self.socket.setsockopt(zmq.IDENTITY, identity)
         if plain:

@@ -22,6 +22,7 @@ from zfarm.edge.notes import NOTES_DOMAIN
 from zfarm.edge.ports import CONTROL_DOMAIN
 from zfarm.edge.security import ADMIN, MONITOR, ROLES, KeyPair, Principal, ServerKeys
 from zfarm.edge.sockets import Context, Socket, bind, connect, new_socket
+from zfarm.settings import settings
 
 __all__ = ["DOMAINS", "Doorkeeper", "table_of"]
 
@@ -64,6 +65,10 @@ class Doorkeeper:
         self._last_beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="zfarm-doorkeeper", daemon=True)
         self._expected: frozenset[bytes] = frozenset()  # keys whose refusal is a test
+        self._tested: frozenset[bytes] = frozenset()  # keys that take part in a test now
+        self._buckets: dict[bytes, _Bucket] = {}  # of keys that are known
+        self.throttled = 0
+        """Handshakes left without an answer since their key came too often."""
         self.accepted = 0
         self.denied = 0
 
@@ -87,6 +92,7 @@ class Doorkeeper:
     def replace(self, table: Table) -> None:
         """Answer from ``table`` from now on. Peers who are connected stay so."""
         self._table = dict(table)
+        self._buckets = {key: bucket for key, bucket in self._buckets.copy().items() if key in table}
 
     def self_test(self, keys: ServerKeys) -> None:
         """Knock with a random key and with every known one, on a port of each domain made on loopback.
@@ -102,11 +108,12 @@ class Doorkeeper:
         self._expected = frozenset(
             z85.decode(pair.public) for pair in (stranger, *(keys.roles[role] for _, role in expected))
         )
+        self._tested = frozenset(z85.decode(pair.public) for _, pair in knocking)
         try:
             for domain, allowed in DOMAINS.items():
                 _test_domain(self._context, domain, allowed, keys.server, knocking)
         finally:
-            self._expected = frozenset()
+            self._expected = self._tested = frozenset()
 
     def stop(self) -> None:
         """Stop, and wait for that. Harmless when done before."""
@@ -151,9 +158,19 @@ class Doorkeeper:
             status, text, user = b"500", b"internal error", b""
         if status == b"200":
             self.accepted += 1
-        else:
+        elif status != b"300":
             self.denied += 1
         return [b"1.0", number, status, text, user, b""]
+
+    def _may_knock(self, key: bytes) -> bool:
+        """Whether this key has not come too often; the keys of a test that runs always may."""
+        if key in self._tested:
+            return True
+        now = time.monotonic()
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = _Bucket(now)
+        return bucket.take(now)
 
     def _judge(self, request: list[bytes]) -> tuple[bytes, bytes, bytes]:
         version, _number, domain, address, _identity, mechanism, key = request
@@ -166,7 +183,29 @@ class Doorkeeper:
                 where = address.decode("ascii", "replace")
                 _log.warning("refused key %s from %s at %s", _print(key), where, domain.decode())
             return b"400", b"unknown key", b""
+        if not self._may_knock(key):
+            self.throttled += 1
+            return b"300", b"too often", b""  # it hears nothing, and tries again when its handshake times out
         return b"200", b"OK", f"{role}:{name}:{_print(key)}".encode("ascii")
+
+
+class _Bucket:
+    """What one key may still take: it fills up with time."""
+
+    __slots__ = ("at", "left")
+
+    def __init__(self, now: float) -> None:
+        self.left = float(settings.knocks_burst)
+        self.at = now
+
+    def take(self, now: float) -> bool:
+        """Take one, if there is one."""
+        self.left = min(settings.knocks_burst, self.left + (now - self.at) * settings.knocks_per_s)
+        self.at = now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
 
 
 def _print(key: bytes) -> str:
