@@ -593,11 +593,12 @@ class Accepted(Message, tag="accepted"):
 
 
 class Struck(Message, tag="struck"):
-    """Record: a child or worker died under this task."""
+    """Record: a child or worker died under this task, and with it this lease."""
 
     client: str
     task: int
     fate: Fate
+    lease: int = 0
 
 
 class Settled(Message, tag="settled"):

@@ -13,7 +13,7 @@ import msgspec
 
 from zfarm.messages import Blob, Fate, Outcome, Peer, Vitals
 
-__all__ = ["ENDED", "ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
+__all__ = ["ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
 
 FUNCTIONS_KEPT = 256
 """Functions remembered after their last task, for their measured run times."""
@@ -31,10 +31,6 @@ THANKS_AT_ONCE = 256
 nothing. Unless a report was large, which the worker holds until it is thanked."""
 CALL_US = 12
 """What one call costs beside its run, so that calls that take no time do not pile up without limit."""
-
-
-ENDED = -1
-"""In place of a lease: the last one was reported or returned."""
 
 
 class Function:
@@ -111,7 +107,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     body: Blob
     items: int
     max_attempts: int
-    lease: int = 0  # without a worker: the lease that was lost with the last one and may come back, or ENDED
+    lease: int = 0  # without a worker: the one lost with it, which may come back; negative: it ended
     worker: WorkerRecord | None = None
     expected_us: int = 0
     granted_at: float = 0.0

@@ -6,7 +6,7 @@ The broker's machine (zfarm.core.broker) is the ledger of one farm that listens 
 
 from __future__ import annotations
 
-from zfarm.core.books import ENDED, ClientRecord, Function, Functions, Task, WorkerRecord
+from zfarm.core.books import ClientRecord, Function, Functions, Task, WorkerRecord
 from zfarm.messages import (
     BROKEN,
     CANCELLED,
@@ -103,6 +103,7 @@ class Ledger:
                 return
             if isinstance(record, Struck):
                 task.deaths = (*task.deaths, record.fate)
+                task.lease = -record.lease
             else:
                 self.settle(task, record.outcome, payload[0])
 
@@ -199,7 +200,7 @@ class Ledger:
         del worker.leases[task.lease]
         worker.expected_us -= task.expected_us
         task.worker = None
-        task.lease = ENDED
+        task.lease = -task.lease
         task.began = False
         task.client.leased -= 1
 
@@ -239,7 +240,7 @@ class Ledger:
         else:
             self.retried += 1
             if self.journal:
-                self.records.append((Struck(task.client.session, task.number, fate), ()))
+                self.records.append((Struck(task.client.session, task.number, fate, -task.lease), ()))
             self.tell("warning", f"{task.function.name} runs again: {fate.text} on {fate.host}")
             self.requeue(task)
 

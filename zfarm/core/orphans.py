@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfarm.core.books import ClientRecord, WorkerRecord
+from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.messages import Blob, Held, Report
 
 if TYPE_CHECKING:
@@ -59,11 +59,16 @@ class Orphans:
             self._kept[(held.owner, held.task)] = Orphan(worker, held.lease, held.started, until)
         elif task is None or task.outcome is not None or task.worker is not None:
             self._stop(worker, held.lease)
-        elif held.lease != task.lease and (ours or task.lease):
+        elif held.lease != task.lease and (ours or not self._from_before(task, held.lease)):
             self._stop(worker, held.lease)  # it was reported before, and the thanks were lost
         else:
             broker.lease(task, worker, held.lease, now)
             task.began = held.started
+
+    def _from_before(self, task: Task, lease: int) -> bool:
+        """Whether a lease of an earlier broker may be alive: none was granted here, it did not end there."""
+        ended = -task.lease
+        return ended >= 0 and ended >> 32 != self._broker.epoch and lease != ended
 
     def claimed(self, client: ClientRecord, numbers: list[int], now: float) -> None:
         """The client has come back with these tasks."""
