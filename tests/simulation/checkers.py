@@ -7,6 +7,7 @@ against its silence.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -253,6 +254,11 @@ class Books:
             if task.outcome is None:  # a journal may keep also what nobody waits for any more
                 task.unsure = True
                 self._excuse(task)
+
+    def restored(self, sessions: Iterable[str], clock: float) -> None:
+        """A broker with a journal knows these clients from before, and waits for them as for others."""
+        for session in sessions:
+            self.known[session] = Known(None, clock)
 
     def broker_says(self, peer: Any, message: m.Message) -> None:
         """The broker sends this now."""

@@ -146,6 +146,7 @@ class BrokerProcess(Process):
         if farm.disk is not None:
             self.machine.restore(farm.disk.pairs, self.clock)
             self.machine.check()
+            farm.books.restored(self.machine.clients, self.clock)
         self.hand("advance")
 
     def arrived(self, peer: Any, message: m.Message, payload: m.Payload) -> None:
