@@ -58,7 +58,8 @@ def test_thousands_at_once(farm: zfarm.Executor, tmp_path: Path) -> None:
 def test_in_a_callback_it_is_decided_at_once(farm: zfarm.Executor, tmp_path: Path) -> None:
     release = str(tmp_path / "release")
     first = farm.submit(touch_and_wait, str(tmp_path / "first"), release)
-    others = [farm.submit(touch_and_wait, str(tmp_path / f"o{n}"), release) for n in range(5)]
+    later = tmp_path / "later"
+    others = [farm.submit(touch_and_wait, str(tmp_path / f"o{n}"), str(later)) for n in range(5)]
     wait_until((tmp_path / "o0").exists)
     last = others[-1]
     answers: list[bool] = []
@@ -66,6 +67,7 @@ def test_in_a_callback_it_is_decided_at_once(farm: zfarm.Executor, tmp_path: Pat
     Path(release).touch()
     first.result(DEADLINE_S)
     wait_until(lambda: answers)
+    later.touch()
     with pytest.raises(CancelledError):
         last.result(DEADLINE_S)
 
