@@ -37,8 +37,8 @@ def test_bytes_are_bounded() -> None:
 
 def test_the_tail_is_shared_among_the_slots() -> None:
     pace = paced(1000, 1_000)  # 20,000 items aimed at
-    assert pace.size(8_000, 2) == 8_000 // (2 * BATCHES_PER_SLOT)
-    assert pace.size(100, 2) == 1250  # not ever shorter: what is left goes at once
+    assert pace.size(40_000, 2) == 40_000 // (2 * BATCHES_PER_SLOT)
+    assert pace.size(100, 2) == 5_000  # not ever shorter: what is left goes at once
 
 
 def test_recent_batches_count_more() -> None:

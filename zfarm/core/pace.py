@@ -11,7 +11,7 @@ __all__ = ["BATCHES_PER_SLOT", "Pace"]
 
 BATCHES_PER_SLOT: Final = 2
 """Batches under way per slot: one runs while the next one waits beside it."""
-TAIL_SHARE: Final = 16
+TAIL_SHARE: Final = 4
 """No batch is made shorter than this part of the aimed time only to let all slots finish together."""
 
 
