@@ -87,6 +87,8 @@ class Child:
             self._realm.adopt(blobs[message.functions])
             self._here.setup = self._realm.setup
             first_body += 1
+        else:
+            self._realm.return_home()
         if self._realm.broken is not None:
             self._dones = [Done(call.seq, BROKEN, 0) for call in message.calls]
             self._blobs = [self._realm.broken] * len(self._dones)

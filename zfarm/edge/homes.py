@@ -10,6 +10,7 @@ the client gets its own class again, and never one that was made of the child's 
 
 from __future__ import annotations
 
+import enum
 import functools
 import io
 import pickle
@@ -160,6 +161,24 @@ def receive_class(
     return cls
 
 
+def with_slots(cls: type, maker: Any, args: tuple[Any, ...], state: Any) -> tuple[Any, Any, Any]:
+    """What makes a class, so that it is made with its ``__slots__``.
+
+    cloudpickle sets them when it is too late, and then instances have a ``__dict__`` that those of the
+    original have not.
+    """
+    slots = cls.__dict__.get("__slots__")
+    if slots is None or issubclass(cls, enum.Enum | tuple):  # a NamedTuple sets its own
+        return maker, args, state
+    words = {**args[3], "__slots__": slots if isinstance(slots, str) else tuple(slots)}
+    attributes = {
+        name: value
+        for name, value in state[0].items()
+        if name != "__slots__" and type(value) is not types.MemberDescriptorType
+    }
+    return maker, (*args[:3], words, *args[4:]), (attributes, *state[1:])
+
+
 # ---------------------------------------------------------------- the way back
 
 
@@ -190,7 +209,7 @@ class ToClient(cloudpickle.Pickler):  # type: ignore[misc]
         reduced = cloud._class_reduce(cls)
         if reduced is NotImplemented or len(reduced) == 2:
             return reduced
-        maker, args, state = reduced[:3]
+        maker, args, state = with_slots(cls, *reduced[:3])
         return _return_class, (maker, args, _tracker_id(cls)), state, None, None, _fill_returned
 
 

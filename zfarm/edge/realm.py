@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Final
 
 from zfarm.edge import homes, wire
@@ -29,6 +30,7 @@ class Realm:
         self.broken: bytes | None = None
         self.host = platform.node()
         self._blob = b""
+        self._directory = ""
         self._functions: OrderedDict[bytes, Function] = OrderedDict()
         self._function_bytes = 0
 
@@ -53,6 +55,13 @@ class Realm:
         _take_place(setup, self.host)
         if first and setup.initializer:
             self._initialize(setup.initializer)
+        self._directory = _directory()  # where an initializer went, calls begin
+
+    def return_home(self) -> None:
+        """Go back to where calls begin, should the last one have gone elsewhere."""
+        if _directory() != self._directory and self._directory:
+            with suppress(OSError):  # it was removed meanwhile
+                os.chdir(self._directory)
 
     def _initialize(self, blob: bytes) -> None:
         try:
@@ -85,6 +94,13 @@ class Realm:
             old, _ = self._functions.popitem(last=False)
             self._function_bytes -= len(old)
         return function
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed under us
+        return ""
 
 
 def _take_place(setup: Setup, host: str) -> None:

@@ -190,7 +190,7 @@ class ToChild(cloudpickle.Pickler):  # type: ignore[misc]
         reduced = cloud._class_reduce(cls)
         if reduced is NotImplemented or len(reduced) == 2:
             return reduced
-        maker, args, state = reduced[:3]
+        maker, args, state = homes.with_slots(cls, *reduced[:3])
         early = place if place == self._defining else None
         return homes.receive_class, (maker, args, place, early), state, None, None, cloud._class_setstate
 
