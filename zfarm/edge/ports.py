@@ -55,7 +55,7 @@ _UNKNOWN_KEY: Final = (
     "get a new connection file from its host"
 )
 _WRONG_SERVER: Final = (
-    "what listens at {} has another server key than our connection file says: "
+    "what listens at {} has another server key than our connection file says, or our key came too often: "
     "get a new one from the broker's host"
 )
 _NO_CURVE: Final = "what listens at {} does not speak as a broker does: is that the right port?"

@@ -185,7 +185,7 @@ class Doorkeeper:
             return b"400", b"unknown key", b""
         if not self._may_knock(key):
             self.throttled += 1
-            return b"300", b"too often", b""  # it hears nothing, and tries again when its handshake times out
+            return b"300", b"too often", b""  # the library tries again by itself
         return b"200", b"OK", f"{role}:{name}:{_print(key)}".encode("ascii")
 
 
