@@ -24,7 +24,10 @@ __all__ = ["Announcement", "Farmhouse"]
 
 _BOOT = """\
 import sys, marshal
-config = marshal.load(open({lifeline}, 'rb', closefd=False))
+try:
+    config = marshal.load(open({lifeline}, 'rb', closefd=False))
+except EOFError:  # the client went, or was interrupted, before it said what it wants
+    sys.exit(1)
 sys.path[:] = config['path']
 sys.argv[:] = config['argv']
 import zfarm.embedded

@@ -1,4 +1,4 @@
-"""Every limit and interval, with its unit and its reason; it knows no other module of zfarm.
+"""Every limit and interval that a user may tune, with its unit and its reason; it knows no other module.
 
 A value is read once at import; each may be overridden by the environment as ZFARM_<NAME> in capitals.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
+from math import inf
 
 __all__ = ["Settings", "settings"]
 
@@ -137,8 +138,8 @@ def _from_environment() -> Settings:
             raise ValueError(
                 f"ZFARM_{field.name.upper()} is {text!r}; it must be a number ({kind.__name__})"
             ) from None
-        if value <= 0:
-            raise ValueError(f"ZFARM_{field.name.upper()} is {text!r}; it must be greater than 0")
+        if not 0 < value < inf:
+            raise ValueError(f"ZFARM_{field.name.upper()} is {text!r}; it must be greater than 0 and finite")
         chosen[field.name] = value
     return Settings(**chosen)  # type: ignore[arg-type]
 

@@ -83,7 +83,8 @@ class Nursery:
             code = 1
             try:
                 ours.close()
-                code = _Keeper(theirs).keep()
+                keeper = _Keeper(theirs)  # held until the end: its socket closes with the process
+                code = keeper.keep()
             except BaseException as error:
                 sys.excepthook(type(error), error, error.__traceback__)
             finally:

@@ -191,7 +191,7 @@ def _announce(connection: Any) -> None:
     click.echo(f"broker listens on {', '.join(connection.addresses)}")
     click.echo(f"connection file: {path}  (keep it secret: it holds the keys)")
     click.echo(f"a worker joins with:   zfarm worker --connection {path}")
-    click.echo(f"a program connects by: ZFARM_CONNECTION_FILE={path} python prog.py")
+    click.echo(f"a program connects by: ZFARM_ADDRESS={path} python prog.py")
     sys.stdout.flush()
 
 
