@@ -164,12 +164,25 @@ class Executor(concurrent.futures.Executor):
             self._named = (function, name)
         return name, function, body
 
-    def options(self, *, timeout: float | None = _SAME) -> View:
+    def options(
+        self,
+        *,
+        timeout: float | None = _SAME,
+        retries: int | None = _SAME,
+        max_attempts: int | None = _SAME,
+        priority: int = _SAME,
+        name: str | None = _SAME,
+        force_cancel: bool = _SAME,
+    ) -> View:
         """The same farm with other terms: an Executor whose ``submit`` and ``map`` ask for them.
 
         ``timeout`` is how many seconds a call may run, from its start in a child and with the unpickling of
         its arguments; then its child is killed, even if the call holds the interpreter, and the future raises
         TaskTimeout. None: no limit. With a timeout each item of a ``map`` travels alone and has its own.
+        ``max_attempts`` is how many children or workers may die under a call before it raises TaskLost;
+        ``retries`` is one less. Calls of higher ``priority`` go before others of this client that wait.
+        ``name`` is what dashboards and messages call these calls. With ``force_cancel`` every cancel stops
+        calls that run, too: that of asyncio, of a dropped ``map``, of ``shutdown(cancel_futures=True)``.
 
         What is not said stays as it is here. The view lives as long as this executor; its ``shutdown`` waits
         only for what was submitted through it.
@@ -180,7 +193,14 @@ class Executor(concurrent.futures.Executor):
         from zfarm.terms import PLAIN
         from zfarm.views import View
 
-        given = {"timeout": timeout}
+        given = {
+            "timeout": timeout,
+            "retries": retries,
+            "max_attempts": max_attempts,
+            "priority": priority,
+            "name": name,
+            "force_cancel": force_cancel,
+        }
         terms = getattr(self, "_terms", PLAIN).but(**{k: v for k, v in given.items() if v is not _SAME})
         return View(self, terms)
 
@@ -228,7 +248,9 @@ class Executor(concurrent.futures.Executor):
         link = self._link
         link.check_open()
         star = len(iterables) != 1
-        called = mapping.Function(_name_of(fn), self._encode_function(fn), self._setup(), star, terms)
+        called = mapping.Function(
+            (terms and terms.name) or _name_of(fn), self._encode_function(fn), self._setup(), star, terms
+        )
         source: Iterator[Any] = zip(*iterables) if star else iter(iterables[0])  # noqa: B905  the shortest ends it
         batches: mapping.Batches = deque()
         # where children are counted by tasks, an item is a task, as in a process pool

@@ -175,6 +175,7 @@ class Future(StandardFuture[T], Generic[T]):
     _task = 0
     _accepted = False
     _terms: Terms | None = None
+    _force = False
     _condition: Any = _Condition()
     _waiters: Any = _LazyList()
     _done_callbacks: Any = _LazyList()
@@ -282,6 +283,7 @@ class Future(StandardFuture[T], Generic[T]):
         """
         if not 0.0 <= grace < float("inf"):
             raise ValueError(f"grace must be 0 or more seconds, not {grace!r}")
+        force = force or self._force
         if self._state == FINISHED or (self._state == RUNNING and not force):
             return False
         if self._state in _DONE:
@@ -297,10 +299,15 @@ class Future(StandardFuture[T], Generic[T]):
                 self._task = WITHDRAWN
             return self._task == WITHDRAWN
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Future stays where it is: pass its result() to the call, or submit from within the call "
+            "through zfarm.current_farm()"
+        )
+
     def _abandon(self) -> None:
         """Become cancelled even if the call runs: its result has nowhere to go."""
-        if not self._drop():
-            self._settle(FINISHED, None, CancelledError())
+        self._stop()
 
     def _fail(self, error: BaseException) -> None:
         """End with an error of ours, unless done."""

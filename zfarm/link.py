@@ -303,14 +303,18 @@ class Link:
         """Submit for a token; in the link's thread only."""
         terms = terms or PLAIN
         number = self._machine.submit(
-            token, name, function, setup, body, items, terms.max_attempts, terms.timeout_us
-        )
+            token, name, function, setup, body, items, terms.max_attempts, terms.timeout_us,
+            terms.priority,
+        )  # fmt: skip
         token._task = number
         self._open[number] = token
 
     def cancel_task(self, task: int) -> None:
-        """Cancel a task unless it has started; what becomes of it is its outcome. The link's thread only."""
-        self._machine.cancel(task)
+        """Cancel a task, if it has not started or shall be stopped then too; what becomes of it is its
+        outcome. The link's thread only."""
+        token = self._open.get(task)
+        if token is not None:
+            self._machine.cancel(task, token._force)
 
     def _take(self) -> None:
         """Give the machine what users have submitted."""
@@ -466,7 +470,7 @@ class Link:
                 feeder.forget(None)
             self._drop_inbox()
             for task in list(self._open):
-                self._machine.cancel(task)
+                self.cancel_task(task)
         self.leave_when_done()
 
     def _drop_inbox(self) -> None:

@@ -99,6 +99,11 @@ class Batch:
         self._task = 0
         self._accepted = False
 
+    @property
+    def _force(self) -> bool:
+        terms = self.owner.terms
+        return terms is not None and terms.force_cancel
+
     def _resolve(self, outcome: Outcome, blob: Any) -> None:
         self.owner.ended(self, outcome, blob)
 
@@ -133,6 +138,7 @@ class Map:
         self.pace = pace
         self._portable = portable
         self._function = function
+        self.terms = function.terms
         self._eager = self._more = more
         self._added: deque[list[Any]] = deque()
         self._range: range | None = items if isinstance(items, range) else None

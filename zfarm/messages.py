@@ -61,6 +61,7 @@ class Call(Message):
     items: int = 0  # 0: one call; n: a batch of n items of a map
     max_attempts: int = 3
     timeout_us: int = 0  # from its start in the child, unpickling included; 0: none
+    priority: int = 0  # among the tasks of its client: higher ones first
 
 
 class Lease(Message):
@@ -590,6 +591,7 @@ class Accepted(Message, tag="accepted"):
     items: int = 0
     max_attempts: int = 3
     timeout_us: int = 0
+    priority: int = 0
 
 
 class Struck(Message, tag="struck"):

@@ -21,6 +21,10 @@ class Token(Protocol):
     _task: int
     _accepted: bool
 
+    @property
+    def _force(self) -> bool:
+        """Whether cancelling stops it even if it runs."""
+
     def _resolve(self, outcome: Outcome, blob: Any) -> None:
         """The task has ended."""
 

@@ -10,6 +10,9 @@ from zfarm.settings import settings
 
 __all__ = ["PLAIN", "Terms"]
 
+NAME_MAX: Final = 200
+ATTEMPTS_MAX: Final = 1000
+PRIORITY_MAX: Final = 1_000_000
 TIMEOUT_MAX_S: Final = 10.0 * 366 * 24 * 3600
 
 
@@ -19,6 +22,9 @@ class Terms:
 
     timeout_us: int = 0
     max_attempts: int = settings.max_attempts
+    priority: int = 0
+    name: str = ""
+    force_cancel: bool = False
 
     @property
     def alone(self) -> bool:
@@ -31,6 +37,8 @@ class Terms:
         Raises:
             TypeError, ValueError: an option that cannot be; the text says which and what could.
         """
+        if given.get("retries") is not None and given.get("max_attempts") is not None:
+            raise ValueError("retries and max_attempts say the same (max_attempts is retries + 1): give one")
         chosen = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in given.items():
             chosen.update(_READ[name](value))
@@ -55,6 +63,53 @@ def _seconds(name: str, value: Any) -> float:
     return seconds
 
 
-_READ: Final = {"timeout": _timeout}
+def _whole(name: str, value: Any, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, not {value}")
+    return value
+
+
+def _attempts(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {"max_attempts": settings.max_attempts}
+    return {"max_attempts": _whole("max_attempts", value, 1, ATTEMPTS_MAX)}
+
+
+def _retries(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {"max_attempts": settings.max_attempts}
+    return {"max_attempts": _whole("retries", value, 0, ATTEMPTS_MAX - 1) + 1}
+
+
+def _priority(value: Any) -> dict[str, Any]:
+    return {"priority": _whole("priority", value, -PRIORITY_MAX, PRIORITY_MAX)}
+
+
+def _name(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {"name": ""}
+    if not isinstance(value, str):
+        raise TypeError(f"name must be a string, not {type(value).__name__}")
+    if not value or len(value) > NAME_MAX or not value.isprintable():
+        raise ValueError(f"name must have 1 to {NAME_MAX} printable characters, not {value[:300]!r}")
+    return {"name": value}
+
+
+def _force_cancel(value: Any) -> dict[str, Any]:
+    if not isinstance(value, bool):
+        raise TypeError(f"force_cancel must be True or False, not {value!r}")
+    return {"force_cancel": value}
+
+
+_READ: Final = {
+    "timeout": _timeout,
+    "retries": _retries,
+    "max_attempts": _attempts,
+    "priority": _priority,
+    "name": _name,
+    "force_cancel": _force_cancel,
+}
 
 PLAIN: Final = Terms()

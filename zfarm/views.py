@@ -86,10 +86,12 @@ class View(Guest):
         link = self._link
         link.check_open()
         name, function, body = self._pickled(fn, args, kwargs)
-        future: Future[T] = Future(link, name)
+        future: Future[T] = Future(link, self._terms.name or name)
+        if self._terms.force_cancel:
+            future._force = True
         future._terms = self._terms
         self._futures.add(future)
-        self._submitted((future, name, function, self._setup(), body))
+        self._submitted((future, future._name, function, self._setup(), body))
         self._wake()
         if link.ended:
             link.sweep()

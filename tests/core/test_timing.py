@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from tests.core.test_durable import SETUP, V, submit
@@ -14,6 +16,7 @@ from zfarm.messages import (
     VALUE,
     Action,
     Began,
+    Call,
     Cancel,
     Done,
     Ended,
@@ -28,6 +31,7 @@ from zfarm.messages import (
     RunCalls,
     Send,
     StopChild,
+    Submit,
     TakeBack,
     Welcome,
 )
@@ -250,3 +254,33 @@ def test_what_waits_behind_a_stopped_call_goes_elsewhere_unharmed() -> None:
 
     assert [len(other.run.calls) for other in rig.runs()] == [1]
     assert LOST not in rig.kinds()
+
+
+# ---------------------------------------------------------------- priorities
+
+
+def test_any_mix_of_priorities_is_granted_in_order() -> None:
+    for seed in range(40):
+        rng = random.Random(seed)
+        rig = BrokerRig(slots=1)
+        waiting: list[tuple[int, int]] = []
+        granted: list[tuple[int, int]] = []
+        for number in range(1, 40):
+            if rng.random() < 0.7:
+                priority = rng.choice((0, 0, 0, 5, -5, 9))
+                waiting.append((-priority, number))
+                rig.say("c", Submit([Call(number, 0, 0, 0, 3, 0, priority)], ["f"], 1), [b"f", SETUP, b"x"])
+            else:
+                rig.say(
+                    "w",
+                    Reports([Report(lease, VALUE, 10**6) for lease in rig.leases()[-1:]]),
+                    [b""][: len(rig.leases())],
+                )
+            new = [lease.task for _, m in rig.sent if isinstance(m, Grants) for lease in m.leases][
+                len(granted) :
+            ]
+            for task in new:
+                best = min(waiting)
+                assert best[1] == task, f"seed {seed}"
+                waiting.remove(best)
+                granted.append(best)

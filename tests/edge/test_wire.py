@@ -277,6 +277,7 @@ def test_wrong_frames_are_named(frames: list[bytes], reason: str) -> None:
         (wire.from_client, m.Submit([m.Call(1, 0, 0, 2**31)], ["f"], 1), 3, "items"),
         (wire.from_client, m.Submit([m.Call(1, 0, 0, 0, 0)], ["f"], 1), 3, "max_attempts"),
         (wire.from_client, m.Submit([m.Call(1, 0, 0, 0, 1, -1)], ["f"], 1), 3, "timeout_us"),
+        (wire.from_client, m.Submit([m.Call(1, 0, 0, 0, 1, 0, 2**31)], ["f"], 1), 3, "priority"),
         (wire.from_client, m.Submit([], ["f" * 1025], 1), 2, "name"),
         (wire.from_client, m.Submit([m.Call(1, 0, 0)] * 2001, ["f"], 1), 2003, "2001 calls"),
         (wire.from_client, m.Cancel([1, -1]), 0, "tasks"),

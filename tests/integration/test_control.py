@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 
 import zfarm
 from tests.face.processes import wait_until
+from tests.integration.test_faults import hold
 from zfarm.errors import TaskTimeout
 
 pytestmark = pytest.mark.timeout(120)
@@ -198,3 +200,112 @@ def test_a_grace_that_cannot_be_is_refused(executor: zfarm.Executor) -> None:
     for grace in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="grace"):
             future.cancel(force=True, grace=grace)
+
+
+# ---------------------------------------------------------------- options
+
+
+def test_force_cancel_makes_every_cancel_stop_what_runs(executor: zfarm.Executor, tmp_path: Path) -> None:
+    forced = executor.options(force_cancel=True)
+    future = forced.submit(begin, str(tmp_path / "plain"), spin)
+    started(tmp_path / "plain")
+    assert future.cancel()
+    assert executor.submit(abs, -1).result(30) == 1
+
+    results = forced.map(begin, [str(tmp_path / "first"), str(tmp_path / "map")], [os.getpid, spin])
+    assert next(results) == started(tmp_path / "first")
+    started(tmp_path / "map")
+    results.close()  # type: ignore[attr-defined]
+    assert executor.submit(abs, -2).result(30) == 2
+
+    forced.submit(begin, str(tmp_path / "shutdown"), spin)
+    started(tmp_path / "shutdown")
+    since = time.monotonic()
+    forced.shutdown(cancel_futures=True)
+    assert took(since) < 10
+    assert executor.submit(abs, -3).result(30) == 3, "its shutdown is not the farm's"
+    with pytest.raises(zfarm.FarmClosed):
+        forced.submit(abs, -1)
+
+
+def test_asyncio_stops_a_running_call_with_force_cancel(executor: zfarm.Executor, tmp_path: Path) -> None:
+    async def impatient() -> None:
+        loop = asyncio.get_running_loop()
+        forced = executor.options(force_cancel=True)
+        call = loop.run_in_executor(forced, begin, str(tmp_path / "pid"), spin)
+        await loop.run_in_executor(None, started, tmp_path / "pid")
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(impatient())
+    assert executor.submit(abs, -2).result(30) == 2
+
+
+def append(path: str, what: str) -> None:
+    with open(path, "a") as file:
+        file.write(what)
+
+
+def test_a_higher_priority_goes_first(executor: zfarm.Executor, tmp_path: Path) -> None:
+    order, go = tmp_path / "order", tmp_path / "go"
+    first = executor.submit(hold, str(tmp_path / "runs"), 1, str(go))
+    wait_until((tmp_path / "runs").exists, "it runs")
+    late = executor.options(priority=-1)
+    soon = executor.options(priority=7)
+    futures = [
+        view.submit(append, str(order), what)
+        for view, what in ((late, "5"), (executor, "3"), (soon, "1"), (executor, "4"), (soon, "2"))
+    ]
+    go.touch()
+    assert first.result(30) == 1
+    for future in futures:
+        future.result(30)
+    assert order.read_text() == "12345"
+
+
+def die() -> None:
+    os._exit(3)
+
+
+@pytest.mark.parametrize(
+    ("options", "times"), [({"max_attempts": 2}, 2), ({"retries": 3}, 4), ({"retries": 0}, 1)]
+)
+def test_a_call_gets_the_attempts_that_were_asked_for(
+    executor: zfarm.Executor, options: dict[str, Any], times: int
+) -> None:
+    error = executor.options(name="the deadly one", **options).submit(die).exception(60)
+
+    assert isinstance(error, zfarm.TaskLost)
+    assert len(error.deaths) == times
+    assert "the deadly one" in str(error)
+
+
+def test_views_keep_what_is_not_said_again(executor: zfarm.Executor) -> None:
+    view = executor.options(timeout=0.3, name="night").options(retries=0)
+    future = view.submit(spin)
+    assert isinstance(future.exception(30), TaskTimeout)
+    assert "night" in str(future.exception())
+    assert view.options(timeout=None).submit(time.sleep, 0.6).exception(30) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"retries": -1}, ValueError, "retries"),
+        ({"retries": 1.5}, TypeError, "retries"),
+        ({"max_attempts": 0}, ValueError, "max_attempts"),
+        ({"max_attempts": 1, "retries": 1}, ValueError, "give one"),
+        ({"priority": "high"}, TypeError, "priority"),
+        ({"priority": 10**9}, ValueError, "priority"),
+        ({"name": ""}, ValueError, "name"),
+        ({"name": 3}, TypeError, "name"),
+        ({"name": "a\nb"}, ValueError, "printable"),
+        ({"force_cancel": 1}, TypeError, "force_cancel"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(
+    executor: zfarm.Executor, options: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        executor.options(**options)

@@ -61,30 +61,31 @@ class Functions:
     """Functions by their bytes, each stored once; a bounded number outlives its last task."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[bytes, Function] = OrderedDict()
+        self._known: OrderedDict[tuple[bytes, str], Function] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
 
     def intern(self, blob: bytes, name: str) -> Function:
-        """The one Function with these bytes."""
-        function = self._known.get(blob)
+        """The one Function with these bytes and this name."""
+        key = (blob, name)
+        function = self._known.get(key)
         if function is None:
-            function = self._known[blob] = Function(blob, name)
+            function = self._known[key] = Function(blob, name)
         else:
-            self._known.move_to_end(blob)
+            self._known.move_to_end(key)
         return function
 
     def rest(self, function: Function) -> None:
         """No task needs this function any more: keep it for its measured run time, unless that costs too
         much."""
         if len(function.blob) > FUNCTION_BYTES_KEPT:
-            self._known.pop(function.blob, None)
+            self._known.pop((function.blob, function.name), None)
             return
         if len(self._known) > FUNCTIONS_KEPT:
-            for blob, candidate in self._known.items():
+            for key, candidate in self._known.items():
                 if not candidate.refs:
-                    del self._known[blob]
+                    del self._known[key]
                     return
 
     def referenced(self) -> int:
@@ -117,6 +118,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     outcome: Outcome | None = None
     blob: Blob = b""
     timeout_us: int = 0
+    priority: int = 0
     grace_us: int = 0  # it is being stopped, and has that long to end by itself
 
 
@@ -136,9 +138,11 @@ class ClientRecord:
         "job",
         "leased",
         "name",
+        "others",
         "peer",
         "pid",
         "queue",
+        "rank",
         "session",
         "setups",
         "submit_seen",
@@ -161,6 +165,8 @@ class ClientRecord:
         self.away = False
         self.tasks: dict[int, Task] = {}
         self.queue: deque[Task] = deque()  # may also hold tasks that are queued no more; they are passed over
+        self.rank = 0  # the priority of the tasks in ``queue``; ``others`` has those of lower ones
+        self.others: dict[int, deque[Task]] = {}
         self.setups: dict[bytes, bytes] = {}
         self.leased = 0
         self.ended_count = 0
@@ -171,6 +177,25 @@ class ClientRecord:
         self.unknown: list[int] = []
         self.submit_seen = 0  # the number of its last Submit
         self.booked: list[int] = []
+
+    def enqueue(self, task: Task, front: bool = False) -> None:
+        """Put a task of whatever priority into its place: behind its like, or before them."""
+        rank = task.priority
+        if rank > self.rank or not self.queue:
+            if self.queue:
+                self.others[self.rank] = self.queue
+            self.queue, self.rank = deque(), rank
+        queue = self.queue if rank == self.rank else self.others.setdefault(rank, deque())
+        if front:
+            queue.appendleft(task)
+        else:
+            queue.append(task)
+
+    def refill(self) -> None:
+        """The queue has come to its end: go on with the next lower priority, if there is one."""
+        if self.others and not self.queue:
+            self.rank = max(self.others)
+            self.queue = self.others.pop(self.rank)
 
 
 class WorkerRecord:

@@ -86,6 +86,7 @@ class Asked(msgspec.Struct, gc=False, eq=False):
     items: int
     max_attempts: int
     timeout_us: int = 0
+    priority: int = 0
     sent: int = 0  # the number of its Submit; EARLIER: one from before the last Welcome; 0: none yet
     cancelling: bool = False
 
@@ -163,11 +164,12 @@ class Client:
         items: int = 0,
         max_attempts: int = 3,
         timeout_us: int = 0,
+        priority: int = 0,
     ) -> int:
         """Note a call to be run and return its task number; ``token`` comes back with its outcome."""
         number = self._next_task
         self._next_task = number + 1
-        asked = Asked(number, token, name, function, setup, body, items, max_attempts, timeout_us)
+        asked = Asked(number, token, name, function, setup, body, items, max_attempts, timeout_us, priority)
         self._tasks[number] = asked
         self._unsent.append(asked)
         self.deadline = NOW
@@ -382,7 +384,7 @@ class Client:
         return forgets
 
     def _send_submit(self, actions: list[Action]) -> None:
-        functions: Indexed[bytes] = Indexed()
+        functions: Indexed[tuple[bytes, str]] = Indexed()
         setups: Indexed[bytes] = Indexed()
         names: list[str] = []
         calls: list[Call] = []
@@ -391,13 +393,13 @@ class Client:
         tasks = self._tasks
         calls_max = self._limits.batch_calls_max
         room = self._limits.batch_bytes_max
-        last_function = last_setup = None
+        last_function = last_setup = last_name = None
         function = setup = 0
         while unsent and len(calls) < calls_max:
             asked = unsent[0]
             body = asked.body
             size = len(body)
-            if asked.function is not last_function and asked.function not in functions.index:
+            if asked.function is not last_function and (asked.function, asked.name) not in functions.index:
                 size += len(asked.function)
             if calls and size > room:
                 break
@@ -405,9 +407,9 @@ class Client:
             if asked.number not in tasks:  # cancelled before it was sent
                 continue
             room -= size
-            if asked.function is not last_function:
-                last_function = asked.function
-                function = functions[last_function]
+            if asked.function is not last_function or asked.name is not last_name:
+                last_function, last_name = asked.function, asked.name
+                function = functions[last_function, last_name]
                 if function == len(names):
                     names.append(asked.name)
             if asked.setup is not last_setup:
@@ -415,11 +417,14 @@ class Client:
                 setup = setups[last_setup]
             asked.sent = self._submits + 1
             calls.append(
-                Call(asked.number, function, setup, asked.items, asked.max_attempts, asked.timeout_us)
-            )
+                Call(
+                    asked.number, function, setup, asked.items, asked.max_attempts, asked.timeout_us,
+                    asked.priority,
+                )
+            )  # fmt: skip
             bodies.append(body)
         if calls:
-            payload: list[Blob] = [*functions, *setups, *bodies]
+            payload: list[Blob] = [*(blob for blob, _ in functions), *setups, *bodies]
             self._submits += 1
             submit = Submit(calls, names, len(setups), self._take_forgets(), self._submits)
             actions.append(Send(BROKER, submit, payload))

@@ -90,6 +90,8 @@ def _grant_handful(
             granted.append(task)
             some = True
         queue.popleft()
+    if not queue and client.others:
+        client.refill()
     if some:
         broker.touch(worker)
         _rotate(broker, client)
@@ -110,6 +112,9 @@ def _head(client: ClientRecord) -> Task | None:
         if task.worker is None and task.outcome is None:
             return task
         queue.popleft()
+    if client.others:
+        client.refill()
+        return _head(client)
     return None
 
 
@@ -129,6 +134,8 @@ def _take(broker: Broker) -> Task | None:
     task = _peek(broker)
     if task is not None:
         task.client.queue.popleft()
+        if task.client.others:
+            task.client.refill()
         _rotate(broker, task.client)
     return task
 

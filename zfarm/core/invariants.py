@@ -20,7 +20,9 @@ def check_books(broker: Broker) -> None:
             assert broker.clients.get(task.client.session) is task.client, "a lease outlived its client"
     tasks = refs = 0
     for session, client in broker.clients.items():
-        queued = {id(task) for task in client.queue}
+        queued = {id(task) for queue in (client.queue, *client.others.values()) for task in queue}
+        assert client.queue or not client.others, "tasks of low priority are out of reach"
+        assert all(rank < client.rank for rank in client.others), "a low priority comes first"
         leased = 0
         for number, task in client.tasks.items():
             assert task.number == number and task.client is client and len(task.deaths) <= task.max_attempts

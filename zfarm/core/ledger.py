@@ -131,13 +131,19 @@ class Ledger:
         if call.timeout_us:
             task.timeout_us = call.timeout_us
         client.tasks[number] = task
-        client.queue.append(task)
+        if call.priority == client.rank:
+            task.priority = client.rank
+            client.queue.append(task)
+        else:
+            task.priority = call.priority
+            client.enqueue(task)
         client.bytes += len(body)
         self.tasks += 1
         if self.journal:
             accepted = Accepted(
-                client.session, number, function.name, call.items, call.max_attempts, call.timeout_us
-            )
+                client.session, number, function.name, call.items, call.max_attempts, call.timeout_us,
+                call.priority,
+            )  # fmt: skip
             self.records.append((accepted, (function.blob, setup, body)))
             client.booked.append(number)
 
@@ -172,6 +178,7 @@ class Ledger:
         self.tasks -= len(client.tasks)
         client.tasks.clear()
         client.queue.clear()
+        client.others.clear()
         self.ready.pop(client.session, None)
         self.touched.pop(id(client), None)
         del self.clients[client.session]
@@ -213,7 +220,10 @@ class Ledger:
     def requeue(self, task: Task) -> None:
         """Put a task to the front of its client's queue."""
         client = task.client
-        client.queue.appendleft(task)
+        if task.priority == client.rank:
+            client.queue.appendleft(task)
+        else:
+            client.enqueue(task, front=True)
         self.make_ready(client)
 
     def make_ready(self, client: ClientRecord) -> None:

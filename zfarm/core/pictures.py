@@ -4,7 +4,7 @@ changes none."""
 from __future__ import annotations
 
 from collections import Counter
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from zfarm.core.books import ClientRecord
@@ -157,7 +157,7 @@ def _queue(broker: Broker, principal: str = LOCAL) -> dict[str, int]:
             continue
         names = Counter(
             task.function.name
-            for task in islice(client.queue, QUEUE_SAMPLE)
+            for task in islice(chain(client.queue, *client.others.values()), QUEUE_SAMPLE)
             if task.worker is None and task.outcome is None
         )
         looked_at = names.total() or 1

@@ -87,13 +87,16 @@ def _submit(message: m.Submit, blobs: int) -> None:
     _number("number", message.number)
     _numbers("tasks", [call.task for call in calls], TASK_NUMBER_MAX)
     # the other columns of a batch are nearly constant: their few distinct values are what is checked
-    kinds = set(map(attrgetter("function", "setup", "items", "max_attempts", "timeout_us"), calls))
-    for function, setup, items, max_attempts, timeout_us in kinds:
+    kinds = set(
+        map(attrgetter("function", "setup", "items", "max_attempts", "timeout_us", "priority"), calls)
+    )
+    for function, setup, items, max_attempts, timeout_us, priority in kinds:
         _number("function", function, functions - 1)
         _number("setup", setup, setups - 1)
         _number("items", items, COUNT_MAX)
         _number("max_attempts", max_attempts, COUNT_MAX, 1)
         _number("timeout_us", timeout_us)
+        _number("priority", priority, COUNT_MAX, -COUNT_MAX)
 
 
 def _grants(message: m.Grants, blobs: int) -> None:
