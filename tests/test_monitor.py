@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from zfarm import monitor as monitors
-from zfarm.broker import BrokerShell
+from zfarm.brokershell import BrokerShell
 from zfarm.core.view import View
 from zfarm.edge.loop import Loop
 from zfarm.edge.places import new_place, runtime_directory

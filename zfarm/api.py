@@ -317,6 +317,11 @@ class Executor(concurrent.futures.Executor):
         """How many calls run at once, at least 1. Dask and others read it."""
         return self._link.slots
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "an Executor stays where it is: within a call, zfarm.current_farm() is the farm that it runs on"
+        )
+
     def __repr__(self) -> str:
         link = self._link
         state = f"{link.slots} slots, {link.open} open"

@@ -52,7 +52,7 @@ class _Farm:
     """Broker and worker around one loop."""
 
     def __init__(self, config: dict[str, Any], nursery: Nursery) -> None:
-        from zfarm.broker import BrokerShell, new_epoch, own_versions, tune_collector
+        from zfarm.brokershell import BrokerShell, new_epoch, own_versions, tune_collector
         from zfarm.edge.loop import Loop
         from zfarm.edge.sockets import new_context
         from zfarm.worker import WorkerShell

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
-from zfarm import __version__, errors, exits
+from zfarm import __version__, exits
 from zfarm.core.client import Client
 from zfarm.edge.loop import Loop
 from zfarm.edge.outcomes import decode_batch, decode_outcome
@@ -410,8 +410,7 @@ class Link:
         self.reached.set()
 
     def _rejected(self, action: Rejected) -> None:
-        kind = getattr(errors, action.code, FarmBroken)
-        self.fail(kind(action.text))
+        self.fail(FarmError.named(action.code, action.text))
 
     def _tell(self, action: Tell) -> None:
         log.log(logging.getLevelNamesMapping()[action.level.upper()], "%s", action.text)

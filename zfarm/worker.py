@@ -163,7 +163,7 @@ class _Process:
     """A worker of its own: one connection to the broker, over which it dials out and is never dialled."""
 
     def __init__(self, access: Access, nursery: Nursery, slots: int, name: str) -> None:
-        from zfarm.broker import own_versions
+        from zfarm.brokershell import own_versions
         from zfarm.edge import wire
         from zfarm.edge.loop import Loop
         from zfarm.edge.ports import DealerPort

@@ -10,7 +10,7 @@ from typing import Any, Self
 import zmq
 
 from zfarm import __version__
-from zfarm.broker import own_versions
+from zfarm.brokershell import own_versions
 from zfarm.edge import wire
 from zfarm.edge.security import Access, load_connection
 from zfarm.edge.sockets import close_context, connect, new_context, new_socket

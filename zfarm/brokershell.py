@@ -1,0 +1,289 @@
+"""A broker machine behind its sockets, in a process of its own or beside a worker.
+
+What happens to tasks is decided in the core; keys and journals are made by zfarm.broker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING, Any
+
+from zfarm.core.broker import Broker
+from zfarm.edge import wire
+from zfarm.edge.notes import NotesPort
+from zfarm.edge.ports import RouterPort
+from zfarm.edge.security import ADMIN, CLIENT, LOCAL, MONITOR, WORKER, KeyPair
+from zfarm.errors import JournalError
+from zfarm.messages import (
+    PROTOCOL,
+    Action,
+    Append,
+    Bye,
+    Drop,
+    Look,
+    Payload,
+    Peer,
+    Publish,
+    Refused,
+    Send,
+    Tell,
+    Tunnel,
+    TunnelClosed,
+    Versions,
+)
+from zfarm.settings import settings
+
+if TYPE_CHECKING:
+    from zfarm.edge.journal import Journal
+    from zfarm.edge.loop import Loop
+    from zfarm.edge.sockets import Context
+
+__all__ = ["TOPIC", "BrokerShell", "new_epoch", "own_versions", "tune_collector"]
+
+log = logging.getLogger("zfarm.broker")
+
+RECEIVE_MAX = 200
+"""Messages read in one turn: enough to batch, and few enough for the turn to stay short."""
+TOPIC = b"farm"
+"""What notes about the farm are published under."""
+SWEEP_S = 10.0
+JOURNAL_CHECK_S = 1.0
+
+
+def own_versions() -> Versions:
+    """What this process runs."""
+    from zfarm import __version__
+
+    return Versions(protocol=PROTOCOL, zfarm=__version__, python=".".join(map(str, sys.version_info[:3])))
+
+
+def new_epoch() -> int:
+    """A number that grows with each start of a broker: seconds since 1970, in 31 bits."""
+    return int(time.time()) & 0x7FFF_FFFF
+
+
+def tune_collector() -> None:
+    """Keep the garbage collector from walking the books: tasks are not tracked, and nothing here makes
+    cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
+
+
+class BrokerShell:
+    """Drives a broker machine over a ROUTER socket (control) and an XPUB socket (notes)."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        context: Context,
+        address: str,
+        notes_address: str,
+        epoch: int,
+        keys: KeyPair | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        """Listen on ``address`` and ``notes_address``, with ``keys`` unless both are local.
+
+        With a ``journal`` the farm goes on where the journal ends.
+
+        Raises:
+            ConfigurationError: an address cannot be used.
+        """
+        now = time.monotonic()
+        self.machine = Broker(epoch, own_versions(), now, journal=journal is not None)
+        self._journal = journal
+        self._stalled: list[Action] = []  # what waits for the journal to take what comes before it
+        if journal is not None:
+            self.machine.restore(journal.replay(), now)
+        self.malformed = 0
+        self.denied: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        """How many handshakes were refused, and how many came too often; the owner of the door knows."""
+        self.local: dict[Peer, Callable[[Any, Payload], None]] = {}
+        """Peers in this very process, and how to hand them a message."""
+        self._loop = loop
+        self.router = RouterPort(context, address, keys, self._lost)
+        try:
+            self.notes = NotesPort(context, notes_address, (TOPIC,), keys, self._watched)
+        except BaseException:
+            self.router.close()
+            raise
+        self._decoders: dict[str, wire.Decoder[Any]] = {
+            CLIENT: wire.from_client,
+            WORKER: wire.from_worker,
+            ADMIN: wire.from_client,
+            MONITOR: wire.from_monitor,
+        }
+        self._perform: dict[type, Callable[[Any], None]] = {
+            Send: self._send,
+            Publish: self._publish,
+            Tell: self._tell,
+            Drop: self._drop,
+            Append: self._append,
+        }
+        if journal is not None:
+            loop.add_timer(self._watch_journal, JOURNAL_CHECK_S)
+        loop.add_machine(self.machine, self.perform)
+        loop.add_source(self.router.socket, self._receive)
+        loop.add_source(self.notes.socket, self.notes.read_subscriptions)
+        loop.add_flusher(self.router.flush)
+        loop.add_timer(self._sweep, SWEEP_S)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self.router.close()
+        self.notes.close()
+
+    def expel(self, known: Container[str]) -> int:
+        """Let only the ``known`` principals speak and watch; how many connections were ended."""
+        return self.router.expel(known) + self.notes.expel(known)
+
+    def _sweep(self) -> None:
+        self.router.sweep()
+        self.notes.sweep()
+
+    def _lost(self, peer: bytes) -> None:
+        self.machine.gone(peer, self._loop.now)
+
+    def _watched(self, watched: bool) -> None:
+        self.machine.watch(watched, self._loop.now)
+
+    def _receive(self) -> None:
+        """Read what the control socket has and give it to the machine."""
+        for peer, role, principal, frames in self.router.receive(RECEIVE_MAX):
+            try:
+                # local sockets have no keys: only this user can reach them, and may be client or worker alike
+                decoder = self._decoders.get(role, wire.from_anyone)
+                message, payload = decoder.decode(frames)
+                self._take(peer, message, payload, principal.rpartition(":")[0] or principal)
+            except wire.Malformed as error:
+                self._malformed(peer, role, principal, frames, error)
+
+    def _take(self, peer: Peer, message: Any, payload: Payload, principal: str) -> None:
+        kind = type(message)
+        if kind is Look:
+            self._count_refusals()
+        if kind is Tunnel:
+            self.tunnelled(peer, message.channel, payload, principal)
+        elif kind is TunnelClosed:
+            self.tunnel_closed(peer, message.channel)
+        else:
+            self.machine.receive(peer, message, payload, self._loop.now, principal)
+
+    def tunnelled(self, worker: Peer, channel: int, frames: Payload, principal: str = LOCAL) -> None:
+        """Frames of a client that lives in child ``channel`` of ``worker``, whose ``principal`` it shares."""
+        message, payload = wire.from_client.decode(frames)
+        self.machine.receive((worker, channel), message, payload, self._loop.now, principal)
+
+    def tunnel_closed(self, worker: Peer, channel: int) -> None:
+        """The client in child ``channel`` of ``worker`` is gone, and what it asked for with it."""
+        self.machine.receive((worker, channel), Bye(), (), self._loop.now)
+
+    def perform(self, actions: list[Action]) -> None:
+        """Do what the machine wants; nothing overtakes what the journal has not taken yet."""
+        if self._stalled:
+            self._stalled.extend(actions)
+            return
+        perform = self._perform
+        for number, action in enumerate(actions):
+            try:
+                perform[type(action)](action)
+            except JournalError as error:
+                if error.fatal:
+                    raise
+                log.error("nothing is said until the journal takes it: %s", error)
+                self._stalled = actions[number:]
+                self._watch_journal()
+                return
+
+    def _append(self, action: Append) -> None:
+        assert self._journal is not None, "a machine without a journal records nothing"
+        self._journal.append(action.records)
+
+    def _watch_journal(self) -> None:
+        """Refuse new tasks while the disk of the journal is (nearly) full; go on when it is not any more."""
+        assert self._journal is not None
+        stalled, self._stalled = self._stalled, []
+        if stalled:
+            self.machine.refusing = "the broker cannot write its journal at the moment"
+            if self._free_bytes() > 0:
+                self.perform(stalled)
+            else:
+                self._stalled = stalled
+        if not self._stalled:
+            self._check_floor()
+
+    def _free_bytes(self) -> int:
+        assert self._journal is not None
+        disk = os.statvfs(self._journal.path.parent)
+        return disk.f_bavail * disk.f_frsize
+
+    def _check_floor(self) -> None:
+        free, floor = self._free_bytes(), settings.journal_floor_bytes
+        refusing = ""
+        if free < floor:
+            refusing = (
+                f"the disk of the broker's journal has {free >> 20} MiB left, less than {floor >> 20} MiB "
+                "(ZFARM_JOURNAL_FLOOR_BYTES): free some"
+            )
+        if bool(refusing) != bool(self.machine.refusing):
+            log.warning("%s", refusing or "new tasks are taken again: the journal has room")
+        self.machine.refusing = refusing
+
+    def _send(self, action: Send) -> None:
+        peer = action.peer
+        deliver = self.local.get(peer)
+        if deliver is not None:
+            deliver(action.message, action.payload)
+        elif type(peer) is tuple:
+            worker, channel = peer
+            self._send(Send(worker, Tunnel(channel=channel), wire.encode(action.message, action.payload)))
+        else:
+            self.router.send(peer, wire.encode(action.message, action.payload))
+
+    def _publish(self, action: Publish) -> None:
+        self.notes.publish(TOPIC, [wire.encode_note(action.note)])
+
+    def _tell(self, action: Tell) -> None:
+        log.log(logging.getLevelNamesMapping()[action.level.upper()], "%s", action.text)
+
+    def _drop(self, action: Drop) -> None:
+        if type(action.peer) is bytes:
+            self.router.forget(action.peer)
+
+    def _malformed(
+        self, peer: bytes, role: str, principal: str, frames: Payload, error: wire.Malformed
+    ) -> None:
+        """Answer what a peer cannot say: because it is no message, or because its key does not allow it."""
+        self.malformed += 1
+        code, text = "ProtocolError", f"malformed message: {error}"
+        with contextlib.suppress(wire.Malformed):
+            message, _ = wire.from_anyone.decode(frames)
+            if type(message) is not Tunnel:  # of that it is the content that is malformed
+                code = "AccessDenied"
+                text = f"the key of a {role} does not allow {type(message).__name__}"
+        if self.router.fault(peer):
+            log.warning("disconnected %s: %s, and %d before", principal, text, settings.faults_max - 1)
+            return
+        log.warning("refused a message of %s: %s", principal, text)
+        self.router.send(peer, wire.encode(Refused(code=code, text=text)))
+
+    def _count_refusals(self) -> None:
+        """Let the next picture tell what was refused at the sockets, too."""
+        denied, throttled = self.denied()
+        self.machine.refusals |= {
+            "malformed": self.malformed,
+            "senders": self.router.refused,
+            "kicked": self.router.kicked,
+            "crowded": self.router.crowded,
+            "overflows": self.router.dropped,
+            "subscriptions": self.notes.refused,
+            "handshakes": denied,
+            "throttled": throttled,
+        }
