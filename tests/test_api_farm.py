@@ -160,7 +160,8 @@ def test_slots_and_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"address": 4}, TypeError, "max_workers=4"),
+        ({"address": 4, "max_workers": 2}, TypeError, "address"),
+        ({"address": 0}, ValueError, "max_workers must be greater than 0"),
         ({"address": 4.5}, TypeError, "address"),
         ({"max_workers": 0}, ValueError, "max_workers must be greater than 0"),
         ({"max_workers": "2"}, TypeError, "integer"),

@@ -58,7 +58,7 @@ class Executor(concurrent.futures.Executor):
 
     def __init__(
         self,
-        address: str | os.PathLike[str] | None = None,
+        address: str | os.PathLike[str] | int | None = None,
         max_workers: int | None = None,
         *,
         initializer: Callable[..., object] | None = None,
@@ -73,7 +73,7 @@ class Executor(concurrent.futures.Executor):
         whatever way. ``max_workers`` is how many calls an embedded farm runs at once (default:
         ZFARM_MAX_WORKERS, else the usable cores); a farm that is there already has the slots that it has.
         ``initializer(*initargs)`` runs once in each child before its first call. A child is replaced after
-        ``max_tasks_per_child`` calls.
+        ``max_tasks_per_child`` calls. A number in the first place is ``max_workers``, as in other executors.
 
         Raises:
             ValueError: max_workers or max_tasks_per_child is not greater than 0.
@@ -83,9 +83,11 @@ class Executor(concurrent.futures.Executor):
             ConfigurationError: the address or its keys cannot be used.
             FarmBroken: an embedded farm cannot be started.
         """
+        if isinstance(address, int) and max_workers is None:
+            address, max_workers = None, address
         _check_arguments(address, max_workers, initializer, max_tasks_per_child)
         world = _World(initializer, initargs, max_tasks_per_child or 0)
-        where = os.fspath(address or os.environ.get("ZFARM_ADDRESS", ""))
+        where = os.fspath(address or os.environ.get("ZFARM_ADDRESS", ""))  # type: ignore[arg-type]
         if where or os.environ.get("ZFARM_CONNECTION_FILE"):
             self._serve(*_open_remote(where, world))
             self._reach(self._link)
@@ -439,8 +441,6 @@ def _guest_parts(inside: Inside) -> _Parts:
 def _check_arguments(
     address: object, max_workers: object, initializer: object, max_tasks_per_child: object
 ) -> None:
-    if isinstance(address, int):
-        raise TypeError(f"the first argument is the address of a farm; write Executor(max_workers={address})")
     if address is not None and not isinstance(address, str | os.PathLike):
         raise TypeError(f"address must be a string or a path, not {type(address).__name__}")
     if max_workers is not None and operator.index(max_workers) <= 0:  # type: ignore[arg-type]
