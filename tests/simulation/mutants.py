@@ -82,10 +82,9 @@ MUTANTS = [
     Mutant(
         "a reported lease comes back",
         "adopt",
-        "held.lease != task.lease and (ours or task.lease)",
+        "held.lease != task.lease and (ours or not self._from_before(task, held.lease))",
         "False",
     ),
-    Mutant("each Join begins anew", "_on_join", "worker.peer == peer", "False"),
     Mutant("leavers are blamed", "_on_leave", "self.give_back(task)", "pass"),
     Mutant("workers lost too soon", "_sweep", "> limits.worker_lost_after_s", "> limits.beat_interval_s"),
     Mutant("a late Return counts", "_on_return", "message.seen < worker.joined_number", "False"),
@@ -107,7 +106,7 @@ MUTANTS = [
     Mutant("Thanks dropped", "_on_thanks", "self._owed.pop(lease, None)", "pass"),
     Mutant("Forget forgotten", "_on_ended", "forgets.append(outcome.task)", "pass"),
     Mutant("Forget lost with the link", "_on_welcome", "*chain(*self._unconfirmed.values()), ", ""),
-    Mutant("no asking after Welcome", "_on_welcome", "self._asks.extend(", "list("),
+    Mutant("no asking after Welcome", "_on_welcome", "self._asks.append(number)", "pass"),
     Mutant("Unknown ignored", "_on_unknown", "self._unsent.append(asked)", "pass"),
     Mutant("an outcome resolves twice", "_resolve", "del self._tasks[asked.number]", "pass"),
     # cancel and goodbye
