@@ -90,8 +90,11 @@ def test_a_stopped_worker_loses_its_leases_and_is_welcome_again(farm: TcpFarm, t
     assert marked(runs)[1] == 2
 
 
-def test_a_broker_that_is_killed_and_started_again_loses_nothing(farm: TcpFarm, tmp_path: Path) -> None:
-    broker = farm.start_broker()
+@pytest.mark.parametrize("journal", [(), ("--journal", "none")], ids=["journal", "no journal"])
+def test_a_broker_that_is_killed_and_started_again_loses_nothing(
+    farm: TcpFarm, tmp_path: Path, journal: tuple[str, ...]
+) -> None:
+    broker = farm.start_broker(*journal)
     port = farm.port
     farm.start_worker(2)
     farm.wait_slots(2)
@@ -102,7 +105,7 @@ def test_a_broker_that_is_killed_and_started_again_loses_nothing(farm: TcpFarm, 
         queued = [client.submit(mark, str(runs), n) for n in range(100, 300)]
         os.kill(broker.pid, signal.SIGKILL)
         broker.wait()
-        farm.start_broker(port=port)
+        farm.start_broker(*journal, port=port)
         more = [client.submit(mark, str(runs), n) for n in range(300, 310)]
         go.touch()
 
