@@ -221,7 +221,7 @@ class Executor(concurrent.futures.Executor):
         unless ``buffersize`` bounds how many items are taken ahead of the results that were read. Items
         travel in batches whose size follows the measured run time; a ``chunksize`` above 1 fixes it. Each
         item has its own outcome: an exception comes at its place and ends the iterator, which cancels the
-        rest, as dropping it does.
+        rest, as dropping it does once it was begun.
 
         Raises:
             NotPortable: the function cannot be pickled. What cannot be pickled of the items comes at its
