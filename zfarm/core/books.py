@@ -213,10 +213,10 @@ class WorkerRecord:
         "heard_at",
         "host",
         "joined_at",
-        "joined_number",
         "leases",
         "peer",
         "pid",
+        "repeated",
         "revokes",
         "room",
         "session",
@@ -241,7 +241,7 @@ class WorkerRecord:
         self.crowded = False  # it gave calls back: no call is granted ahead of a free slot until it reports
         self.draining = False
         self.grants_number = 0  # of the last Grants or joining
-        self.joined_number = 0
+        self.repeated: dict[int, int] = {}  # leases granted again, and the number of the Grants that did it
         self.done = 0
         self.failed = 0
         self.deaths = 0

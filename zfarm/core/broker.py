@@ -179,13 +179,13 @@ class Broker(Reception):
         self._bind(worker, peer, now)
         self.touch(worker)
         worker.grants_number += 1
-        worker.joined_number = worker.grants_number
+        worker.repeated = {}
         worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
-        self._send(peer, self._welcome(worker.joined_number))
+        self._send(peer, self._welcome(worker.grants_number))
         held = {h.lease for h in message.held}
         for lease, task in worker.leases.items():
             if lease not in held:  # lost on the way to it: the same lease once more, never another
-                worker.granted.append(task)
+                self._repeat(worker, task)
             if task.cancelling:
                 worker.revokes.append(lease)
         for h in message.held:
@@ -198,15 +198,20 @@ class Broker(Reception):
             worker.vitals = message.vitals
         held = set(message.held)
         if message.seen == worker.grants_number:
+            worker.repeated.clear()
             for lease, task in worker.leases.items():
                 if lease not in held:
-                    worker.granted.append(task)
-                    self.touch(worker)
+                    self._repeat(worker, task)
         unwanted = sorted(held.difference(worker.leases, self.orphans.leases()))
         if unwanted:
             worker.stops.extend(unwanted)
             worker.thanks.extend(unwanted)
             self.touch(worker)
+
+    def _repeat(self, worker: WorkerRecord, task: Task) -> None:
+        worker.repeated[task.lease] = worker.grants_number + 1  # until the number of its Grants is known
+        worker.granted.append(task)
+        self.touch(worker)
 
     def _on_reports(self, worker: WorkerRecord, message: Reports, payload: Payload, now: float) -> None:
         self.touch(worker)
@@ -240,11 +245,11 @@ class Broker(Reception):
         self.settle(task, Outcome(task.number, report.kind, report.run_us, deaths), blob)
 
     def _on_return(self, worker: WorkerRecord, message: Return, payload: Payload, now: float) -> None:
-        if message.seen < worker.joined_number:
-            return  # said before it heard of its last joining, which may have granted them again
         for lease in reversed(message.leases):  # they go to the front of the queue, the first one last
             task = worker.leases.get(lease)
-            if task is not None:
+            if (
+                task is not None and worker.repeated.get(lease, 0) <= message.seen
+            ):  # else it comes there again
                 worker.crowded |= not task.cancelling
                 self.give_back(task)
 

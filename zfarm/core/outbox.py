@@ -86,6 +86,9 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
         if task.timeout_us:
             leases[-1] = structs.replace(leases[-1], timeout_us=task.timeout_us)
     worker.grants_number += 1
+    if worker.repeated:
+        again = [task.lease for task in tasks if task.lease in worker.repeated]
+        worker.repeated.update(dict.fromkeys(again, worker.grants_number))
     grants = Grants(
         number=worker.grants_number,
         leases=leases,
