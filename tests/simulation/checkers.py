@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 class Known:
     """What the broker's end of the network has seen of one session."""
 
-    __slots__ = ("heard_at", "joined", "peer", "said_goodbye")
+    __slots__ = ("heard_at", "numbers", "peer", "said_goodbye")
 
     def __init__(self, peer: Any, heard_at: float) -> None:
         self.peer = peer
         self.heard_at = heard_at
         self.said_goodbye = False
-        self.joined = 0
-        """The number of its last joining: what it says with an older one is about leases of then."""
+        self.numbers: dict[int, int] = {}
+        """The number of the last Grants that each lease was in."""
 
 
 class Books:
@@ -175,9 +175,10 @@ class Books:
                 if report.lease >> 32 != self.farm.broker.epoch:
                     self.farm.story.probe("a lease from before the broker's restart is reported")
                 self._lease_ends(session, report.lease, started=True)
-        elif isinstance(message, m.Return) and message.seen >= self.known[session].joined:
+        elif isinstance(message, m.Return):
             for lease in message.leases:
-                self._lease_ends(session, lease, started=False)
+                if message.seen >= self.known[session].numbers.get(lease, 0):  # else granted again since
+                    self._lease_ends(session, lease, started=False)
         elif isinstance(message, m.Bye | m.Leave):
             self.known[session].said_goodbye = True
 
@@ -266,11 +267,10 @@ class Books:
             self.quiet_kinds.add(type(message).__name__)
         if self.farm.disk is not None and peer in self.by_peer:
             self.farm.disk.check_said(self.by_peer[peer], message)
-        if isinstance(message, m.Welcome) and peer in self.by_peer:
-            self.known[self.by_peer[peer]].joined = message.grants
-        elif isinstance(message, m.Grants):
+        if isinstance(message, m.Grants):
             session = self.by_peer[peer]
             for lease in message.leases:
+                self.known[session].numbers[lease.lease] = message.number
                 task = self.numbers[message.owners[lease.owner], lease.task]
                 self._grants(session, task, lease.lease)
         elif isinstance(message, m.Unknown | m.Refused):

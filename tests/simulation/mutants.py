@@ -87,7 +87,7 @@ MUTANTS = [
     ),
     Mutant("leavers are blamed", "_on_leave", "self.give_back(task)", "pass"),
     Mutant("workers lost too soon", "_sweep", "> limits.worker_lost_after_s", "> limits.beat_interval_s"),
-    Mutant("a late Return counts", "_on_return", "message.seen < worker.joined_number", "False"),
+    Mutant("a late Return counts", "_on_return", "worker.repeated.get(lease, 0) <= message.seen", "True"),
     # the journal
     Mutant("shown before it is recorded", "advance", "actions.insert(0, Append(", "actions.append(Append("),
     Mutant(
