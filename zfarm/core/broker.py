@@ -292,9 +292,16 @@ class Broker(Reception):
                 client.held = False
                 if client.queue:
                     self.make_ready(client)
-        for worker in list(self.workers.values()):
+        for worker in self.workers.values():
             if worker.thanks:
                 self.touch(worker)
+        if now - self._sweep_at < limits.worker_lost_after_s / 2:
+            self._lose_silent(now)  # else we were away ourselves: first hear what they have said meanwhile
+        self.orphans.sweep(now)
+
+    def _lose_silent(self, now: float) -> None:
+        limits = self.limits
+        for worker in list(self.workers.values()):
             silent = now - worker.heard_at
             if silent > limits.worker_lost_after_s:
                 why = f"worker {worker.short_name} was lost: silent for {silent:.1f} s"
@@ -311,7 +318,6 @@ class Broker(Reception):
             elif silent > limits.client_lost_after_s and not client.away:
                 client.away = True
                 self.tell("warning", f"client {client.host}/{client.pid} is away")
-        self.orphans.sweep(now)
 
     def check(self) -> None:
         """The books do not contradict themselves."""
