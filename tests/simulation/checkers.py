@@ -218,6 +218,8 @@ class Books:
             if worker is None:
                 limit = settings.client_lost_after_s + settings.client_grace_s
                 self._client_lost(session, known)
+            unheard = self.farm.broker.waits_from(known.peer)
+            assert not unheard, f"{session} was given up while the broker had not read what it said"
             silent = clock - known.heard_at
             assert known.said_goodbye or silent >= limit, (
                 f"{session} was given up after {silent} s of silence"

@@ -45,6 +45,8 @@ class Mix:
     # processes
     clock_skew: float = 0.0
     turn_s: float = 50e-6
+    turn_messages: int = 200
+    """How many entries of its inbox a process takes in one turn; the rest waits for the next."""
     late_s: float = 1 * MS
     broker_back_s: float = 2.0
     worker_back_s: float = 4.0
@@ -123,6 +125,7 @@ def mix_of(seed: int) -> Mix:
         mix.cancel_share = rng.choice((0.0, 0.3, 0.3))
     else:
         _spoil(mix, rng)
+        mix.turn_messages = more.choice((3, 200, 200))
     return mix
 
 

@@ -97,6 +97,12 @@ MUTANTS = [
         "pass",
     ),
     Mutant("tasks not recorded", "accept", "if self.journal", "if False"),
+    Mutant(
+        "given up by one who was away",
+        "_sweep",
+        "now - self._sweep_at < limits.worker_lost_after_s / 2",
+        "True",
+    ),
     # attempts
     Mutant("one attempt too many", "attempt_lost", ">= task.max_attempts", "> task.max_attempts"),
     Mutant("batches run again whole", "attempt_lost", "task.items > 1", "False"),

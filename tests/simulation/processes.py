@@ -76,6 +76,10 @@ class Process:
         self.alive = False
         self._inbox.clear()
 
+    def waits_from(self, peer: Any) -> bool:
+        """Something of this peer waits in the inbox."""
+        return any(entry[0] == "message" and entry[1] == peer for entry in self._inbox)
+
     def take(self, entry: tuple[Any, ...], clock: float) -> None:
         """Feed one entry of the inbox to the machine."""
         raise AssertionError(f"{type(self).__name__} takes nothing")
@@ -105,7 +109,8 @@ class Process:
         if self.farm.now < self.stopped_until:
             self._wake_up(self.stopped_until)
             return
-        inbox, self._inbox = self._inbox, []
+        most = self.farm.mix.turn_messages
+        inbox, self._inbox = self._inbox[:most], self._inbox[most:]
         clock = self.clock
         for entry in inbox:
             self.take(entry, clock)
@@ -123,6 +128,8 @@ class Process:
         if self.alive:
             self.machine.check()
             self._sleep()
+            if self._inbox:
+                self._wake_up(self.farm.now + self.farm.rng.random() * self.farm.mix.turn_s)
 
     def _sleep(self) -> None:
         deadline = self.machine.deadline
