@@ -253,13 +253,13 @@ class Children:
             self.farm.after(self.farm.rng.random() * self.mix.fork_s, lambda: child.die(SIGKILL, 0))
 
     def run(self, number: int, run: RunMessage, payload: Payload) -> None:
+        for body in payload[len(payload) - len(run.calls) :]:
+            self.farm.tasks[int(bytes(body))].sent = True
         child = self.all.get(number)
         if child is not None:
             assert not child.taking_back, "calls for a child whose take-back is not answered"
             assert run.calls[0].seq == child.sent_seq + 1, "the calls of a child are counted"
             child.sent_seq = run.calls[-1].seq
-            for body in payload[len(payload) - len(run.calls) :]:
-                self.farm.tasks[int(bytes(body))].sent = True
             child.down.push(self.pause(), partial(child.take, run, payload))
 
     def take_back(self, number: int) -> None:

@@ -70,7 +70,7 @@ MUTANTS = [
         "_on_join",
         """for lease, task in worker.leases.items():
         if lease not in held:  # lost on the way to it: the same lease once more, never another
-            worker.granted.append(task)""",
+            self._repeat(worker, task)""",
         """for lease, task in list(worker.leases.items()):
         if lease not in held:
             self.give_back(task)""",
@@ -86,7 +86,9 @@ MUTANTS = [
         "False",
     ),
     Mutant("leavers are blamed", "_on_leave", "self.give_back(task)", "pass"),
-    Mutant("workers lost too soon", "_sweep", "> limits.worker_lost_after_s", "> limits.beat_interval_s"),
+    Mutant(
+        "workers lost too soon", "_lose_silent", "> limits.worker_lost_after_s", "> limits.beat_interval_s"
+    ),
     Mutant("a late Return counts", "_on_return", "worker.repeated.get(lease, 0) <= message.seen", "True"),
     # the journal
     Mutant("shown before it is recorded", "advance", "actions.insert(0, Append(", "actions.append(Append("),
@@ -125,7 +127,9 @@ MUTANTS = [
     Mutant("what started is not told", "_begin", "self._begans.append(duty.lease)", "pass"),
     Mutant("never TakeBack", "_take_back", "if not kid.taking_back", "if False"),
     Mutant("Bye ignored", "_on_bye", "self._drop_client(client)", "pass"),
-    Mutant("no grace", "_sweep", "limits.client_lost_after_s + (", "limits.client_lost_after_s + 0 * ("),
+    Mutant(
+        "no grace", "_lose_silent", "limits.client_lost_after_s + (", "limits.client_lost_after_s + 0 * ("
+    ),
     # slots and children
     Mutant("double room", "_feed", "self.slots - self._busy()", "2 * self.slots - self._busy()"),
     Mutant("waiting takes a slot", "_room", "waiting = sum", "waiting = 0 and sum"),
