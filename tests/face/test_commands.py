@@ -314,9 +314,14 @@ def test_logs_as_json_lines(farm: TcpFarm):
 def test_an_embedded_farm_is_found_without_a_name(farm: TcpFarm):
     with zfarm.Executor(max_workers=2) as executor:
         executor.submit(pow, 2, 2).result(SOON_S)
-        done = farm.run("status", "--json")
 
-    status = json.loads(done.stdout)
+        def found() -> str:
+            done = farm.run("status", "--json")
+            return "" if done.returncode else done.stdout
+
+        said = wait_until(found, "the farm is described, soon after it began")
+
+    status = json.loads(said)
     assert status["slots"]["total"] == 2
     assert status["tasks"]["values"] == 1
     assert status["clients"][0]["pid"] == os.getpid()
