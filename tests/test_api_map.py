@@ -194,3 +194,17 @@ def test_a_buffer_is_filled_again_as_results_are_read(farm: zfarm.Executor) -> N
         assert next(results) == n
         assert n <= taken <= n + 50
     assert list(results) == list(range(1001, 10_000))
+
+
+def test_what_was_submitted_before_a_map_goes_before_it() -> None:
+    for _ in range(5):  # the order was lost only while the farm was starting
+        with zfarm.Executor(max_workers=1) as farm:
+            first = farm.submit(time.monotonic)
+            rest = farm.map(began, range(3))
+
+            assert first.result(DEADLINE_S) < min(rest)
+
+
+def began(_: int) -> float:
+    """When this call began."""
+    return time.monotonic()

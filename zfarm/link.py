@@ -255,7 +255,7 @@ class Link:
 
     def _run(self) -> None:
         try:
-            self.loop.on_wake(self._take)
+            self.loop.on_wake(self.take)
             self.loop.add_machine(self._machine, self._perform)
             self.road.open(self)
             self.loop.run()
@@ -316,7 +316,7 @@ class Link:
         if token is not None:
             self._machine.cancel(task, token._force)
 
-    def _take(self) -> None:
+    def take(self) -> None:
         """Give the machine what users have submitted."""
         inbox = self.inbox
         if inbox:

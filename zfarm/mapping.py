@@ -205,6 +205,7 @@ class Map:
 
     def feed(self) -> None:
         """Submit what there is room for."""
+        self.link.take()  # what was submitted before this map goes before it
         while self._added:
             added = self._added.popleft()
             added.reverse()

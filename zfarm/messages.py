@@ -406,8 +406,8 @@ class Reports(Message, tag="reports"):
 class Return(Message, tag="return"):
     """Worker -> broker: these leases were not started here and will not be; give them to somebody else.
 
-    ``seen`` is the last Grants (or Welcome) that the worker had seen: of a lease that was granted again since,
-    this says nothing.
+    ``seen`` is the last Grants (or Welcome) that the worker had seen: of a lease that was granted again
+    since, this says nothing.
     """
 
     leases: list[int]
