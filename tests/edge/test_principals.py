@@ -197,6 +197,23 @@ def test_who_is_enrolled_gets_in_at_once_under_its_name(farm: Farm, path: Path) 
     dealer.close()
 
 
+def test_who_dials_as_soon_as_it_is_enrolled_gets_in(
+    farm: Farm, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by a worker that dialled before the broker had looked at the keys: who is refused stays out."""
+    enrol(path, "first", "client")
+    until(lambda: farm.changes, farm.turn)
+    monkeypatch.setattr(farm.loop, "_timers", [])  # nobody looks at the file by itself any more
+    denied = farm.gate.door.denied
+    pair = enrol(path, "alice", "worker")
+    dealer = DealerPort(farm.context, farm.access(pair))
+    dealer.send([b"hello"])
+    until(lambda: farm.heard, farm.turn)
+    assert farm.heard == [(f"worker:alice:{fingerprint(pair.public)}", b"hello")]
+    assert (farm.changes, farm.gate.door.denied, farm.router.refused) == (2, denied, 0)
+    dealer.close()
+
+
 def test_who_is_revoked_is_disconnected_though_silent_and_comes_in_no_more(farm: Farm, path: Path) -> None:
     alice, bob = enrol(path, "alice", "client"), enrol(path, "bob", "client")
     until(lambda: len(farm.gate.keys.principals) == 2, farm.turn)

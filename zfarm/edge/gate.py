@@ -1,7 +1,8 @@
 """Who gets in at a running broker: its keys file as it is now, the doorkeeper, and the canary; no message.
 
-The file is looked at twice a second and taken over as a whole; one that cannot be read changes nothing. The
-canary knocks each minute with a random key and with every role's, in a thread of its own.
+The file is looked at twice a second, and whenever a key comes that is not known: whoever was let in may dial
+at once. It is taken over as a whole; one that cannot be read changes nothing. The canary knocks each minute
+with a random key and with every role's, in a thread of its own.
 """
 
 from __future__ import annotations
@@ -47,10 +48,14 @@ class Gate:
         self.path = path
         with lock_of(path):
             self.keys = ServerKeys.load_or_create(path)
+        self._told = self.keys
+        self._reading = threading.Lock()  # the loop and the door both read
+        self._follow_soon: Callable[[], None] = lambda: None
         self._stamp = self._look()
         self._canary: threading.Thread | None = None
         self._closed = False
-        self.door = Doorkeeper(context, table_of(self.keys.roles, self.keys.principals))
+        table = table_of(self.keys.roles, self.keys.principals)
+        self.door = Doorkeeper(context, table, on_unknown=self._read)
         try:
             self.door.start()
             self.door.self_test(self.keys)
@@ -63,6 +68,7 @@ class Gate:
 
         The loop's ``run`` raises Unsafe when the doorkeeper has stopped or a canary got in.
         """
+        self._follow_soon = lambda: loop.call_soon(lambda: self._follow(on_keys))
         loop.add_timer(lambda: self._follow(on_keys), LOOK_S)
         loop.add_timer(self._check_alive, ALIVE_S)
         loop.add_timer(lambda: self._send_canary(loop), settings.canary_interval_s)
@@ -84,21 +90,29 @@ class Gate:
         return (status.st_ino, status.st_ctime_ns, status.st_size)
 
     def _follow(self, on_keys: Callable[[ServerKeys], None]) -> None:
-        stamp = self._look()
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            keys = ServerKeys.load(self.path)
-        except ConfigurationError as error:
-            log.error("the keys stay as they were: %s", error)
-            return
-        if keys.server != self.keys.server:
-            log.error("the keys stay as they were: %s has another broker's keys", self.path)
-            return
-        self.keys = keys
-        self.door.replace(table_of(keys.roles, keys.principals))
-        on_keys(keys)
+        self._read()
+        if self.keys is not self._told:
+            self._told = self.keys
+            on_keys(self._told)
+
+    def _read(self) -> None:
+        """Let the door answer from the file as it is now, if it has changed."""
+        with self._reading:
+            stamp = self._look()
+            if stamp == self._stamp:
+                return
+            self._stamp = stamp
+            try:
+                keys = ServerKeys.load(self.path)
+            except ConfigurationError as error:
+                log.error("the keys stay as they were: %s", error)
+                return
+            if keys.server != self.keys.server:
+                log.error("the keys stay as they were: %s has another broker's keys", self.path)
+                return
+            self.keys = keys
+            self.door.replace(table_of(keys.roles, keys.principals))
+            self._follow_soon()  # before the door lets a new key in, so before the loop hears of it
 
     # ------------------------------------------------------------ the door itself
 

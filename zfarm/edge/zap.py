@@ -12,7 +12,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 import zmq
@@ -54,9 +54,14 @@ def table_of(
 class Doorkeeper:
     """The handler, in a thread of its own. Start it before a socket is bound, stop it when all are closed."""
 
-    def __init__(self, context: Context, table: Table) -> None:
-        """Prepare to answer for all sockets of ``context`` from ``table``; at most one per context."""
+    def __init__(self, context: Context, table: Table, on_unknown: Callable[[], None] = lambda: None) -> None:
+        """Prepare to answer for all sockets of ``context`` from ``table``; at most one per context.
+
+        ``on_unknown`` is called in the handler's thread before a key is refused that is not in the table, and
+        may ``replace`` the table: a peer whose key is refused never comes again by itself.
+        """
         self._context = context
+        self._on_unknown = on_unknown
         self._table: Table = dict(table)
         self._control_address = f"inproc://doorkeeper-{secrets.token_hex(8)}"
         self._control: Socket = context.socket(zmq.PAIR)
@@ -177,6 +182,8 @@ class Doorkeeper:
         if version != b"1.0" or mechanism != b"CURVE":
             _log.warning("refused %r of version %r: only CURVE 1.0 is allowed", mechanism, version)
             return b"400", b"CURVE only", b""
+        if key not in self._table and key not in self._tested:
+            self._on_unknown()
         role, name = self._table.get(key, ("", ""))
         if not role or role not in DOMAINS.get(domain, ()):
             if key not in self._expected:
