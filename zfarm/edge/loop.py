@@ -344,22 +344,18 @@ class Loop:
                 entry.on_writable()
 
     def _advance(self, now: float) -> None:
-        """Let machines act until each has said in a row that it wants nothing."""
+        """Let machines act until none of them wants anything."""
         machines = self._machines
-        count = idle = 0
-        while idle < len(machines) and count < _ROUNDS_MAX * len(machines):
-            machine, perform = machines[count % len(machines)]
-            count += 1
-            if machine.deadline > now:  # it noted nothing: whoever receives sets its deadline to the past
-                idle += 1
-                continue
-            actions = machine.advance(now)
-            if actions:
-                idle = 0
-                perform(actions)
-            else:
-                idle += 1
-        self._busy = idle < len(machines)
+        for _ in range(_ROUNDS_MAX):
+            self._busy = False
+            for machine, perform in machines:
+                if machine.deadline <= now:  # whoever receives sets its deadline to the past
+                    actions = machine.advance(now)
+                    if actions:
+                        self._busy = True
+                        perform(actions)
+            if not self._busy:
+                return
 
     def _run_soon(self) -> None:
         soon = self._soon

@@ -62,6 +62,8 @@ _NO_CURVE: Final = "what listens at {} does not speak as a broker does: is that 
 _NO_JUDGE: Final = "the broker at {} cannot check keys at the moment (status {})"
 
 _DONTWAIT: Final = int(zmq.DONTWAIT)
+_EVENTS: Final = zmq.EVENTS
+_POLLIN: Final = int(zmq.POLLIN)
 _MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 
 
@@ -105,7 +107,7 @@ def send_frames(socket: Socket, frames: Sequence[Frame]) -> None:
 
 
 def _readable(socket: Socket) -> bool:
-    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    return bool(int(socket.getsockopt(_EVENTS)) & _POLLIN)
 
 
 def _size(frames: Sequence[Frame]) -> int:
