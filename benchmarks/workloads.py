@@ -175,14 +175,14 @@ def memory(name: str, workers: int, scale: float) -> Figures:
     }
 
 
-def idle(name: str, workers: int, scale: float) -> Figures:
+def idle(name: str, workers: int, _scale: float) -> Figures:
     """CPU that a farm with warm, idle workers takes, the client included, in percent of one core."""
     with running(name, workers):
         _wait_settled()
-        before = _cpu_s()
+        before = _exact_cpu_s()
         began = time.perf_counter()
-        time.sleep(IDLE_S * min(1.0, 2 * scale))
-        used = _cpu_s() - before
+        time.sleep(IDLE_S)  # never scaled: in a second a single beat is much
+        used = _exact_cpu_s() - before
         took = time.perf_counter() - began
         processes = len(_family())
     return {"percent": 100 * used / took, "processes": processes}
@@ -201,6 +201,17 @@ def _bytes() -> tuple[int, int]:
 
 def _cpu_s() -> float:
     return sum(sum(process.cpu_times()[:2]) for process in _family())
+
+
+def _exact_cpu_s() -> float:
+    """As _cpu_s, counted in nanoseconds where the system does so and not in clock ticks of 10 ms."""
+    total = 0.0
+    for process in _family():
+        threads = list(Path(f"/proc/{process.pid}/task").glob("*/schedstat"))
+        if not threads:
+            return _cpu_s()
+        total += sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+    return total
 
 
 def _cpu_of_the_dead_s() -> float:
