@@ -96,10 +96,13 @@ class Settings:
     """Bytes of one client's calls and kept outcomes in a broker: two of the largest payloads."""
     client_links_max: int = 4096
     """Connections that one key may have at once: a shared key serves all programs of a farm."""
-    knocks_per_s: float = 2000.0
-    """Handshakes of one key that are let in per second, in the long run: each costs a connection."""
-    knocks_burst: int = 50_000
-    """Handshakes of one key that are let in at once: all programs of a farm come back together."""
+    knocks_per_s: float = 200.0
+    """Handshakes of one key that are answered per second in the long run: each costs 3 ms of a core."""
+    knocks_burst: int = 2000
+    """Handshakes of one key that are answered at once: all programs of a farm come back together."""
+    knock_wait_max_s: float = 3.0
+    """How long a handshake of a key that comes too often may wait for its answer; one that would wait longer
+    is put off. Less than the five seconds that a handshake may take."""
     faults_max: int = 10
     """Messages of one connection that are malformed, or not allowed to its key, before it is ended."""
     subscriptions_max: int = 16

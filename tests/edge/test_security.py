@@ -355,8 +355,8 @@ def test_a_table_that_raises_answers_500_and_lets_the_next_in(
 
     caplog.set_level(logging.ERROR)
     doorkeeper = Doorkeeper(context, {})
-    assert doorkeeper._answer([b"1.0", b"7", b"zfarm", b"a", b"", b"CURVE", b"k"])[2] == b"400"
+    assert doorkeeper._answer([b"1.0", b"7", b"zfarm", b"a", b"", b"CURVE", b"k"])[1][2] == b"400"
     doorkeeper._table = Broken()
-    assert doorkeeper._answer([b"1.0", b"7", b"zfarm", b"a", b"", b"CURVE", b"k"])[2] == b"500"
+    assert doorkeeper._answer([b"1.0", b"7", b"zfarm", b"a", b"", b"CURVE", b"k"])[1][2] == b"500"
     assert "could not be judged" in caplog.text
     doorkeeper.stop()

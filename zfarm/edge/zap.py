@@ -1,6 +1,7 @@
 """Who may connect: the handler that the library asks about every CURVE key; it knows no message.
 
-It answers from a table that is replaced as a whole. Whatever goes wrong in it is answered with 500, which
+It answers from a table that is replaced as a whole. A key that comes too often is answered later, so that who
+knocks too much only makes its own connections wait. Whatever goes wrong in it is answered with 500, which
 lets nobody in; and as every server socket enforces its domain, nobody gets in while it does not run, either.
 """
 
@@ -8,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import heapq
 import logging
 import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from math import inf
 from typing import Final
 
 import zmq
@@ -72,8 +75,9 @@ class Doorkeeper:
         self._expected: frozenset[bytes] = frozenset()  # keys whose refusal is a test
         self._tested: frozenset[bytes] = frozenset()  # keys that take part in a test now
         self._buckets: dict[bytes, _Bucket] = {}  # of keys that are known
+        self._late: list[tuple[float, int, list[bytes]]] = []  # a heap: when, a number, an answer
         self.throttled = 0
-        """Handshakes left without an answer since their key came too often."""
+        """Handshakes answered late, or put off altogether, since their key came too often."""
         self.accepted = 0
         self.denied = 0
 
@@ -131,7 +135,7 @@ class Doorkeeper:
         self._control.close(linger=0)
 
     def _run(self) -> None:
-        door: Socket = self._context.socket(zmq.REP)
+        door: Socket = self._context.socket(zmq.ROUTER)  # it may answer later, and in another order
         control: Socket = self._context.socket(zmq.PAIR)
         try:
             door.bind(ENDPOINT)
@@ -141,12 +145,20 @@ class Doorkeeper:
             poller.register(door, zmq.POLLIN)
             poller.register(control, zmq.POLLIN)
             while True:
-                ready = dict(poller.poll(int(BEAT_S * 1000)))
-                self._last_beat = time.monotonic()
+                ready = dict(poller.poll(self._patience_ms()))
+                self._last_beat = now = time.monotonic()
                 if control in ready:
                     return
                 if door in ready:
-                    door.send_multipart(self._answer(door.recv_multipart()))
+                    peer, empty, *request = door.recv_multipart()
+                    wait_s, answer = self._answer(request)
+                    if wait_s:
+                        self.throttled += 1
+                        heapq.heappush(self._late, (now + wait_s, self.throttled, [peer, empty, *answer]))
+                    else:
+                        door.send_multipart([peer, empty, *answer])
+                while self._late and self._late[0][0] <= now:
+                    door.send_multipart(heapq.heappop(self._late)[-1])
         except zmq.ZMQError:
             _log.exception("the handler that checks keys ends: nobody can connect any more")
         finally:
@@ -154,23 +166,36 @@ class Doorkeeper:
             control.close(linger=0)
             self._bound.set()
 
-    def _answer(self, request: list[bytes]) -> list[bytes]:
+    def _patience_ms(self) -> int:
+        if not self._late:
+            return int(BEAT_S * 1000)
+        left_s = self._late[0][0] - time.monotonic()
+        return int(1000 * min(max(left_s, 0.0), BEAT_S)) + 1
+
+    def _answer(self, request: list[bytes]) -> tuple[float, list[bytes]]:
+        """In how many seconds to say what to that request."""
         number = request[1] if len(request) > 1 else b""
+        wait_s = 0.0
         try:
             status, text, user = self._judge(request)
+            if status == b"200":
+                wait_s = self._wait_s(request[-1])
         except Exception:  # whatever it is: nobody gets in by it
             _log.exception("a connection could not be judged, so it was refused")
             status, text, user = b"500", b"internal error", b""
+        if wait_s == inf:
+            self.throttled += 1
+            return 0.0, [b"1.0", number, b"300", b"too often", b"", b""]
         if status == b"200":
             self.accepted += 1
-        elif status != b"300":
+        else:
             self.denied += 1
-        return [b"1.0", number, status, text, user, b""]
+        return wait_s, [b"1.0", number, status, text, user, b""]
 
-    def _may_knock(self, key: bytes) -> bool:
-        """Whether this key has not come too often; the keys of a test that runs always may."""
+    def _wait_s(self, key: bytes) -> float:
+        """How long this key's turn is away, inf if too long; that of a key of a running test is now."""
         if key in self._tested:
-            return True
+            return 0.0
         now = time.monotonic()
         bucket = self._buckets.get(key)
         if bucket is None:
@@ -190,9 +215,6 @@ class Doorkeeper:
                 where = address.decode("ascii", "replace")
                 _log.warning("refused key %s from %s at %s", _print(key), where, domain.decode())
             return b"400", b"unknown key", b""
-        if not self._may_knock(key):
-            self.throttled += 1
-            return b"300", b"too often", b""  # the library tries again by itself
         return b"200", b"OK", f"{role}:{name}:{_print(key)}".encode("ascii")
 
 
@@ -205,14 +227,15 @@ class _Bucket:
         self.left = float(settings.knocks_burst)
         self.at = now
 
-    def take(self, now: float) -> bool:
-        """Take one, if there is one."""
+    def take(self, now: float) -> float:
+        """Take one; in how many seconds it will be there, inf if that is too long and none was taken."""
         self.left = min(settings.knocks_burst, self.left + (now - self.at) * settings.knocks_per_s)
         self.at = now
-        if self.left < 1:
-            return False
+        wait_s = (1 - self.left) / settings.knocks_per_s
+        if wait_s > settings.knock_wait_max_s:
+            return inf
         self.left -= 1
-        return True
+        return max(wait_s, 0.0)
 
 
 def _print(key: bytes) -> str:
