@@ -182,9 +182,12 @@ class Executor(concurrent.futures.Executor):
         its arguments; then its child is killed, even if the call holds the interpreter, and the future raises
         TaskTimeout. None: no limit. With a timeout each item of a ``map`` travels alone and has its own.
         ``max_attempts`` is how many children or workers may die under a call before it raises TaskLost;
-        ``retries`` is one less. Calls of higher ``priority`` go before others of this client that wait.
-        ``name`` is what dashboards and messages call these calls. With ``force_cancel`` every cancel stops
-        calls that run, too: that of asyncio, of a dropped ``map``, of ``shutdown(cancel_futures=True)``.
+        ``retries`` is one less. ``retries=0`` is at most once: the call never begins a second time, whatever
+        dies and is started again, and TaskLost has ``maybe_ran`` when nobody can know whether it has. Each
+        item of a ``map`` travels alone then, too. Calls of higher ``priority`` go before others of this
+        client that wait. ``name`` is what dashboards and messages call these calls. With ``force_cancel``
+        every cancel stops calls that run, too: that of asyncio, of a dropped ``map``, of
+        ``shutdown(cancel_futures=True)``.
 
         What is not said stays as it is here. The view lives as long as this executor; its ``shutdown`` waits
         only for what was submitted through it.

@@ -178,13 +178,15 @@ class Death:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.text} on {self.host}"
+        return f"{self.text} on {self.host}" if self.host else self.text
 
 
 class TaskLost(TaskError, BrokenExecutor):
     """Children or workers died under the task, ``max_attempts`` times.
 
-    ``deaths`` tells each attempt; ``maybe_ran`` is True when the call may have had effects.
+    ``deaths`` tells each attempt; ``maybe_ran`` is True when the call may have had effects. With
+    ``retries=0`` it is also raised when the broker was started again and nobody knows any more whether the
+    call had begun.
     """
 
     def __init__(self, text: str, deaths: tuple[Death, ...] = (), maybe_ran: bool = True) -> None:

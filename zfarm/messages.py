@@ -62,6 +62,7 @@ class Call(Message):
     max_attempts: int = 3
     timeout_us: int = 0  # from its start in the child, unpickling included; 0: none
     priority: int = 0  # among the tasks of its client: higher ones first
+    begun: bool = False  # at most once, and an earlier broker may have let it begin: not to be granted again
 
 
 class Lease(Message):
@@ -233,6 +234,7 @@ class Welcome(Message, tag="welcome"):
     slots: int = 0
     grants: int = 0  # to a worker: Grants are counted on from here
     journal: bool = False  # what is accepted survives the broker
+    books: int = 0  # to a client: names its books; what is unknown in books of this name has never begun
 
 
 class Stranger(Message, tag="stranger"):
@@ -580,6 +582,7 @@ class Enrolled(Message, tag="enrolled"):
     pid: int = 0
     name: str = ""
     job: str = ""
+    books: int = 0  # as in Welcome
 
 
 class Accepted(Message, tag="accepted"):
@@ -603,6 +606,15 @@ class Struck(Message, tag="struck"):
     lease: int = 0
 
 
+class Begun(Message, tag="begun"):
+    """Record: this task, which may begin once only, was given to a worker with this lease. 0: it came back
+    without having begun; below 0: an earlier broker may have done so, with a lease that is not known."""
+
+    client: str
+    task: int
+    lease: int
+
+
 class Settled(Message, tag="settled"):
     """Record: this task has ended. Payload: its blob."""
 
@@ -623,7 +635,7 @@ class Dropped(Message, tag="dropped"):
     client: str
 
 
-Record: TypeAlias = Enrolled | Accepted | Struck | Settled | Forgotten | Dropped
+Record: TypeAlias = Enrolled | Accepted | Begun | Struck | Settled | Forgotten | Dropped
 
 
 # ---------------------------------------------------------------- actions: what machines want done

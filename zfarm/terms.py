@@ -29,7 +29,7 @@ class Terms:
     @property
     def alone(self) -> bool:
         """Each item of a map travels alone: what holds for a call must hold for each of them."""
-        return bool(self.timeout_us)
+        return bool(self.timeout_us) or self.max_attempts == 1
 
     def but(self, **given: Any) -> Terms:
         """These terms with what is ``given`` in place of what was.

@@ -40,8 +40,12 @@ HELLO = Hello("c", VERSIONS, "host-c", 11, "")
 JOIN = Join("w", VERSIONS, 2, "host-w", 22)
 
 
-def welcome(workers: int, slots: int, grants: int = 0) -> Welcome:
-    return Welcome(EPOCH, VERSIONS, workers, slots, grants)
+BOOKS = EPOCH << 32 | 1
+"""What such a broker calls the books of its first client."""
+
+
+def welcome(workers: int, slots: int, grants: int = 0, books: int = 0) -> Welcome:
+    return Welcome(EPOCH, VERSIONS, workers, slots, grants, False, books)
 
 
 def submit(*tasks: int, items: int = 0, attempts: int = 3) -> tuple[Submit, list[Blob]]:

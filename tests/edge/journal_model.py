@@ -9,6 +9,7 @@ from typing import Any
 from zfarm.messages import (
     VALUE,
     Accepted,
+    Begun,
     Dropped,
     Enrolled,
     Fate,
@@ -28,6 +29,7 @@ class ModelTask:
     accepted: Accepted
     payload: Payload
     deaths: list[Struck] = field(default_factory=list)
+    begun: Begun | None = None
     settled: tuple[Settled, Payload] | None = None
 
 
@@ -63,13 +65,15 @@ class Model:
             else:
                 self._ended(client, record, payload)
 
-    def _ended(self, client: ModelClient, record: Struck | Settled, payload: Payload) -> None:
-        number = record.task if isinstance(record, Struck) else record.outcome.task
+    def _ended(self, client: ModelClient, record: Begun | Struck | Settled, payload: Payload) -> None:
+        number = record.outcome.task if isinstance(record, Settled) else record.task
         task = client.tasks.get(number)
         if task is None or task.settled is not None:
             return
         if isinstance(record, Struck):
             task.deaths.append(record)
+        elif isinstance(record, Begun):
+            task.begun = record if record.lease else None
         else:
             task.settled = (record, payload)
 
@@ -82,6 +86,8 @@ class Model:
                 ended = task.settled is not None
                 records.append((task.accepted, (b"", b"", b"") if ended else task.payload))
                 records += [(struck, ()) for struck in task.deaths]
+                if task.begun is not None and not ended:
+                    records.append((task.begun, ()))
                 if task.settled is not None:
                     records.append(task.settled)
             found[name] = [as_bytes(pair) for pair in records]
@@ -118,6 +124,10 @@ def accepted(
 
 def struck(task: int, client: str = "c") -> tuple[Record, Payload]:
     return Struck(client, task, FATE), ()
+
+
+def begun(task: int, client: str = "c", lease: int = 5 << 32 | 1) -> tuple[Record, Payload]:
+    return Begun(client, task, lease), ()
 
 
 def settled(task: int, client: str = "c", blob: bytes = b"r") -> tuple[Record, Payload]:

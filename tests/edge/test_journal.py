@@ -15,6 +15,7 @@ import pytest
 from tests.edge.journal_model import (
     Model,
     accepted,
+    begun,
     dropped,
     enrolled,
     forgotten,
@@ -91,6 +92,8 @@ def test_a_replay_applied_to_a_new_journal_gives_the_same_replay(path, tmp_path)
         settled(1, "nobody"),
         struck(2),  # it has ended
         struck(77),
+        begun(2),  # it has ended
+        begun(77),
         accepted(2, function=b"other"),
         accepted(4, body=b"other"),
     ],
@@ -112,6 +115,7 @@ def test_one_turn_may_hold_a_whole_life(path):
         struck(1),
         settled(1),
         accepted(2),
+        begun(2),
         forgotten(1),
         accepted(1, body=b"2nd"),
     ]
@@ -467,3 +471,14 @@ def test_a_damaged_blob_is_found(path, damage):
     assert caught.value.path == str(path)
     assert name in caught.value.where
     assert caught.value.kept
+
+
+def test_a_journal_from_before_tasks_that_begin_once_is_brought_up_to_date(path):
+    model = filled(path)
+    rewrite_about(path, version=1)
+
+    turn = [accepted(8), begun(8)]
+    model.apply(turn)
+    with Journal(path) as journal:
+        journal.append(turn)
+    assert replayed(path) == model.expected()

@@ -15,6 +15,7 @@ from tests.edge.journal_model import (
     Model,
     Pairs,
     accepted,
+    begun,
     dropped,
     enrolled,
     forgotten,
@@ -36,6 +37,7 @@ records = st.one_of(
     *[st.builds(accepted, tasks, clients, blobs, blobs)] * 4,
     *[st.builds(settled, tasks, clients, blobs)] * 3,
     st.builds(struck, tasks, clients),
+    st.builds(begun, tasks, clients, st.sampled_from([0, -1, 7 << 32 | 1])),
     st.builds(
         lambda client, numbers: forgotten(*numbers, client=client), clients, st.lists(tasks, max_size=5)
     ),

@@ -57,6 +57,7 @@ class Books:
         self.busy = 0
         """Children that run a call and do not wait for nested ones."""
         self._idle_since: float | None = None
+        self._broker_born = 0.0
         self.quiet_kinds: set[str] | None = None
 
     # ------------------------------------------------------------ clients
@@ -80,7 +81,8 @@ class Books:
         self.changed()
         kind = outcome.kind
         assert len(outcome.deaths) <= task.max_attempts
-        own = kind == m.BROKEN or len(outcome.deaths) - (kind == m.TIMEOUT) <= task.blames
+        doubted = self._doubted(what, task, outcome)
+        own = doubted or kind == m.BROKEN or len(outcome.deaths) - (kind == m.TIMEOUT) <= task.blames
         assert own, f"{what} is blamed for deaths that were not its own: {outcome}"
         if kind in (m.VALUE, m.ERROR, m.MIXED):
             assert (kind, bytes(blob)) == task.outcome_of_run(), (
@@ -105,6 +107,17 @@ class Books:
         if task.cancel_asked_at is not None:
             self.farm.story.probe("cancelled" if kind == m.CANCELLED else "cancel came too late")
 
+    def _doubted(self, what: str, task: Task, outcome: m.Outcome) -> bool:
+        """It was given up because nobody knows whether it had begun: is there a reason for doubt?"""
+        text = outcome.deaths[0].text if outcome.deaths else ""
+        if outcome.kind != m.LOST or not text.startswith("the broker was started anew"):
+            return False
+        reason = task.unsure or task.submitted_at < self._broker_born
+        assert task.once, f"{what} was given up, and may run again: {outcome}"
+        assert reason, f"{what} was given up for no reason: {outcome}"
+        self.farm.story.probe(f"lost with the broker, {'had' if task.runs else 'had not'} begun")
+        return True
+
     def _cancelled(self, what: str, task: Task) -> None:
         """Cancelled means: it never started, or where it did nobody can know any more."""
         task.cancelled_at = self.farm.now
@@ -112,6 +125,7 @@ class Books:
             self.living.pop(task.token, None)
             self.farm.story.probe("stopped" if task.runs else "cancelled with force, and had not started")
             return
+        assert not (task.once and task.runs), f"{what} was cancelled, and had started"
         for run in task.runs:
             excused = run.interrupted or not run.worker.alive or run.worker.lost or task.unsure
             assert excused, f"{what} was cancelled, and had started at {run.started_at:.6f}"
@@ -246,7 +260,13 @@ class Books:
             if owner == session:
                 self.living.pop(task.token, None)
                 task.unsure = True
+                self._doubt(task)
                 self._excuse(task)
+
+    def _doubt(self, task: Task) -> None:
+        """Of a task that may begin once only nobody knows any more whether it has: it may end as lost."""
+        if task.once and not task.runs:
+            self.farm.story.probe("at most once, in doubt, not started")
 
     def broker_died(self) -> None:
         """It remembers nothing; what runs may run again before the broker hears of it."""
@@ -256,7 +276,12 @@ class Books:
         for task in self.farm.tasks.values():
             if task.outcome is None:  # a journal may keep also what nobody waits for any more
                 task.unsure = True
+                self._doubt(task)
                 self._excuse(task)
+
+    def broker_born(self) -> None:
+        """It has started, for the first time or anew."""
+        self._broker_born = self.farm.now
 
     def restored(self, sessions: Iterable[str], clock: float) -> None:
         """A broker with a journal knows these clients from before, and waits for them as for others."""
@@ -330,6 +355,7 @@ class Books:
         what = f"task {task.token} ({task.name})"
         farm.story.tell(farm.now, worker.name, "child runs", (child.number, task.token))
         voided = worker.lost or task.unsure or task.grace_s is not None
+        assert not (task.once and task.runs), f"{what} runs again, and may run once only: {task.runs}"
         assert len(task.runs) < task.runs_allowed, f"{what} runs again, and nothing had died: {task.runs}"
         assert task.cancelled_at is None or voided, f"{what} starts, and was cancelled"
         running = [other for other in child.owner.all.values() if other.running is not None]

@@ -1,7 +1,7 @@
 """The journal's file of a simulated broker: what was appended in one turn is there, or nothing of it.
 
-It also judges: nothing may be shown to a client that is not on the disk, nothing settled twice, and nothing
-that is on the disk may be unknown to the broker.
+It also judges: nothing may be shown to a client that is not on the disk, nothing settled twice, nothing that
+is on the disk may be unknown to the broker, and nothing that may begin once only may be granted before.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ class Disk:
         self.open: set[tuple[str, int]] = set()
         self.settled: set[tuple[str, int]] = set()
         self.forgotten: set[tuple[str, int]] = set()
+        self.begun: dict[tuple[str, int], int] = {}
+        """Of those that may begin once only: the lease; 0: none."""
 
     def append(self, pairs: list[tuple[Any, Any]]) -> None:
         """Write and sync the records of one turn."""
@@ -31,6 +33,10 @@ class Disk:
             key = record.client, record.task
             assert key not in self.open | self.settled, f"{key} is accepted twice"
             self.open.add(key)
+            if record.max_attempts == 1:
+                self.begun[key] = 0
+        elif isinstance(record, m.Begun):
+            self.begun[record.client, record.task] = record.lease
         elif isinstance(record, m.Settled):
             key = record.client, record.outcome.task
             assert key in self.open, f"{key} is settled, and was not open"
@@ -46,11 +52,17 @@ class Disk:
             self.settled = {key for key in self.settled if key[0] != record.client}
 
     def check_said(self, session: str, message: m.Message) -> None:
-        """The broker says this to that client now."""
+        """The broker says this to that client or worker now."""
         if isinstance(message, m.Ended):
             for outcome in message.outcomes:
                 key = session, outcome.task  # it may be shown and forgotten in one turn
                 assert key in self.settled | self.forgotten, f"shown, and not on the disk: {outcome}"
+        elif isinstance(message, m.Grants):
+            for lease in message.leases:
+                key = message.owners[lease.owner], lease.task
+                assert self.begun.get(key, lease.lease) == lease.lease, (
+                    f"granted, and not on the disk: {lease}"
+                )
         elif isinstance(message, m.Booked):
             for task in message.tasks:
                 assert (session, task) in self.open | self.settled, f"booked, and not on the disk: {task}"

@@ -76,6 +76,8 @@ class Mix:
     timeout_share: float = 0.0
     force_share: float = 0.0
     leave_share: float = 0.0
+    once_share: float = 0.0
+    """Tasks that may begin once only, beside those that happen to have one attempt."""
     deadly_share: float = 0.0
     fail_share: float = 0.0
 
@@ -126,6 +128,8 @@ def mix_of(seed: int) -> Mix:
     else:
         _spoil(mix, rng)
         mix.turn_messages = more.choice((3, 200, 200))
+        if more.random() < 0.1:
+            _lost_starts(mix, more)
     return mix
 
 
@@ -209,6 +213,16 @@ def _lost_thanks(mix: Mix) -> None:
     mix.deadly_share = 0.4
     mix.rates["break"] = mix.rates["overflow"] = 2.0
     mix.waves = ("short", "middling")
+
+
+def _lost_starts(mix: Mix, rng: Random) -> None:
+    """The broker dies, and workers with it, while calls run that may begin once only."""
+    mix.journal = rng.random() < 0.7
+    mix.once_share = 0.7
+    mix.rates["kill broker"] = 0.4
+    mix.rates["kill worker"] = 0.8
+    mix.worker_back_s = 1.0
+    mix.waves, mix.waves_max, mix.wave_gap_s = ("middling", "long", "bimodal"), 4, 1.0
 
 
 # ---------------------------------------------------------------- the faults

@@ -68,7 +68,7 @@ MUTANTS = [
     Mutant(
         "a lease that is missing is replaced",
         "_on_join",
-        """for lease, task in worker.leases.items():
+        """for lease, task in list(worker.leases.items()):
         if lease not in held:  # lost on the way to it: the same lease once more, never another
             self._repeat(worker, task)""",
         """for lease, task in list(worker.leases.items()):
@@ -81,9 +81,9 @@ MUTANTS = [
     Mutant("Return lost", "_take_home", "self._returns.append(duty.lease)", "pass"),
     Mutant(
         "a reported lease comes back",
-        "adopt",
-        "held.lease != task.lease and (ours or not self._from_before(task, held.lease))",
-        "False",
+        "_may_live",
+        "not ours and self._from_before(task, lease)",
+        "True",
     ),
     Mutant("leavers are blamed", "_on_leave", "self.give_back(task)", "pass"),
     Mutant(
@@ -105,6 +105,25 @@ MUTANTS = [
         "now - self._sweep_at < limits.worker_lost_after_s / 2",
         "True",
     ),
+    # at most once
+    Mutant("starts not recorded", "_spend", "if self.journal", "if False"),
+    Mutant("granted again after the restart", "unpark", "if task.spent", "if False"),
+    Mutant(
+        "the first start is forgotten",
+        "apply",
+        "self.park(task, now + self.limits.restart_hold_s)",
+        "task.spent = 0",
+    ),
+    Mutant("submitted again without a word", "_may_have_begun", "self._welcome.books != asked.books", "False"),
+    Mutant("in doubt for one restart only", "_send_submit", "asked.books or books", "books"),
+    Mutant("in doubt, and granted", "_on_submit", "if call.begun", "if False"),
+    Mutant(
+        "cancelled though it may have begun",
+        "_on_cancel",
+        "task.spent and not message.force",
+        "False",
+    ),
+    Mutant("returned, and in doubt for ever", "give_back", "self._spend(task, 0)", "pass"),
     # attempts
     Mutant("one attempt too many", "attempt_lost", ">= task.max_attempts", "> task.max_attempts"),
     Mutant("batches run again whole", "attempt_lost", "task.items > 1", "False"),

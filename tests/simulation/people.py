@@ -87,6 +87,11 @@ class Task:
         return len(self.parts) if len(self.parts) > 1 else 0
 
     @property
+    def once(self) -> bool:
+        """It may start once only, whatever happens."""
+        return self.max_attempts == 1
+
+    @property
     def body(self) -> bytes:
         return b"%d" % self.token
 
@@ -178,6 +183,8 @@ class Person:
         mix, rng = farm.mix, farm.rng
         setup = setup or rng.choice(self.setups)
         attempts = rng.choice((1, 2, 3, 3, 3))
+        if mix.once_share and rng.random() < mix.once_share:
+            attempts = 1
         function = b"function " + name.encode()
         task = new_task(farm, self.client.name, name, function, setup, parts, attempts, on_end)
         if mix.timeout_share and rng.random() < mix.timeout_share:

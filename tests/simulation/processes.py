@@ -150,6 +150,7 @@ class BrokerProcess(Process):
         self.epoch = epoch
         self.watched = False
         self.machine = Broker(epoch, VERSIONS, self.clock, farm.mix.settings, farm.disk is not None)
+        farm.books.broker_born()
         if farm.disk is not None:
             self.machine.restore(farm.disk.pairs, self.clock)
             self.machine.check()

@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 RARE = [
     "a lease from before the broker's restart is reported",
     "a report twice, or of a lease that was given up",
+    "at most once, in doubt, not started",
     "broken realm",
     "calls taken back",
     "cancel came too late",
@@ -32,6 +33,7 @@ RARE = [
     "client left",
     "grant repeated",
     "joins again",
+    "lost with the broker, had begun",
     "lost, a batch",
     "lost, all attempts",
     "ran again",

@@ -13,8 +13,10 @@ import msgspec
 
 from zfarm.messages import Blob, Fate, Outcome, Peer, Vitals
 
-__all__ = ["ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
+__all__ = ["ANY_LEASE", "ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
 
+ANY_LEASE = -1
+"""In place of the lease that a task had begun with: an earlier broker's, which nobody here knows."""
 FUNCTIONS_KEPT = 256
 """Functions remembered after their last task, for their measured run times."""
 FUNCTION_BYTES_KEPT = 16 * 1024
@@ -120,6 +122,13 @@ class Task(msgspec.Struct, gc=False, eq=False):
     timeout_us: int = 0
     priority: int = 0
     grace_us: int = 0  # it is being stopped, and has that long to end by itself
+    spent: int = 0  # of one that may begin once only: the lease that it may have begun with
+    until: float = 0.0  # parked: it has no lease, and gets none until then
+
+    @property
+    def once(self) -> bool:
+        """It may begin once only: what may have begun is never granted again."""
+        return self.max_attempts == 1
 
 
 class ClientRecord:
@@ -129,6 +138,7 @@ class ClientRecord:
         "away",
         "began",
         "booked",
+        "books",
         "bytes",
         "ended",
         "ended_count",
@@ -155,6 +165,7 @@ class ClientRecord:
         self, session: str, peer: Peer, host: str, pid: int, name: str, job: str, now: float
     ) -> None:
         self.session = session
+        self.books = 0
         self.peer = peer
         self.host = host
         self.pid = pid
@@ -190,6 +201,13 @@ class ClientRecord:
             queue.appendleft(task)
         else:
             queue.append(task)
+
+    def sort_out(self) -> None:
+        """Take the tasks that are parked out of the queue."""
+        self.queue = deque(task for task in self.queue if not task.until)
+        kept = {rank: deque(t for t in queue if not t.until) for rank, queue in self.others.items()}
+        self.others = {rank: queue for rank, queue in kept.items() if queue}
+        self.refill()
 
     def refill(self) -> None:
         """The queue has come to its end: go on with the next lower priority, if there is one."""

@@ -120,6 +120,8 @@ class Broker(Reception):
             self.apply(record, payload, now)
         self.journal = journal
         for client in self.clients.values():
+            if self.parked:
+                client.sort_out()
             client.held = bool(client.queue)
             client.ended = []  # it will ask
         self.touched.clear()
@@ -137,6 +139,8 @@ class Broker(Reception):
         if beat:
             self._sweep(now)
             self._sweep_at = now + self.limits.beat_interval_s / 2
+        if self.parked:
+            self.unpark(now)
         if self.ready and self.workers:
             dispatch.dispatch(self, now)
         for peer in self._strangers:
@@ -158,6 +162,8 @@ class Broker(Reception):
             actions.insert(0, Append(self.records))
             self.records = []
         self.deadline = min(self._sweep_at, self._note_at)
+        if self.parked:
+            self.deadline = min(self.deadline, self.parked[0][0])
         return actions
 
     # ------------------------------------------------------------ workers
@@ -183,10 +189,10 @@ class Broker(Reception):
         worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
         self._send(peer, self._welcome(worker.grants_number))
         held = {h.lease for h in message.held}
-        for lease, task in worker.leases.items():
+        for lease, task in list(worker.leases.items()):
             if lease not in held:  # lost on the way to it: the same lease once more, never another
                 self._repeat(worker, task)
-            if task.cancelling:
+            if task.cancelling and task.worker is worker:
                 worker.revokes.append(lease)
         for h in message.held:
             if h.lease not in worker.leases:
@@ -199,7 +205,7 @@ class Broker(Reception):
         held = set(message.held)
         if message.seen == worker.grants_number:
             worker.repeated.clear()
-            for lease, task in worker.leases.items():
+            for lease, task in list(worker.leases.items()):
                 if lease not in held:
                     self._repeat(worker, task)
         unwanted = sorted(held.difference(worker.leases, self.orphans.leases()))
@@ -209,6 +215,10 @@ class Broker(Reception):
             self.touch(worker)
 
     def _repeat(self, worker: WorkerRecord, task: Task) -> None:
+        if task.began and task.once:  # it was there: somebody has stopped it
+            fate = Fate(host=worker.host, worker=worker.short_name, text="it was stopped there")
+            self.attempt_lost(task, fate)
+            return
         worker.repeated[task.lease] = worker.grants_number + 1  # until the number of its Grants is known
         worker.granted.append(task)
         self.touch(worker)

@@ -89,6 +89,7 @@ class Asked(msgspec.Struct, gc=False, eq=False):
     priority: int = 0
     sent: int = 0  # the number of its Submit; EARLIER: one from before the last Welcome; 0: none yet
     cancelling: bool = False
+    books: int = 0  # the books of the broker that it was first sent to, as its Welcome named them
 
 
 class Client:
@@ -321,7 +322,7 @@ class Client:
             asked = self._tasks.get(number)
             if asked is None or not asked.sent or asked.sent > message.seen:
                 continue  # a late answer: meanwhile it was submitted (again)
-            if asked.cancelling:
+            if asked.cancelling and not self._may_have_begun(asked):
                 self._resolve(asked, Outcome(task=number, kind=CANCELLED), b"")
             elif not asked.function:  # of a job that was taken over: nobody here knows the call
                 fate = Fate(host="", worker="", text="the broker has lost the job that it belonged to")
@@ -329,6 +330,15 @@ class Client:
             else:
                 asked.sent = 0
                 self._unsent.append(asked)
+                if asked.cancelling:
+                    self._cancels.append(number)
+
+    def _may_have_begun(self, asked: Asked) -> bool:
+        """A call that may begin once only was given to books that are no more: nobody knows what became of
+        it, unless a worker comes back with it."""
+        if asked.max_attempts != 1 or not asked.books:
+            return False
+        return self._welcome is None or self._welcome.books != asked.books
 
     def _on_echo(self, message: Echo, payload: Payload, now: float) -> None:
         self.slots = message.slots
@@ -395,6 +405,7 @@ class Client:
         room = self._limits.batch_bytes_max
         last_function = last_setup = last_name = None
         function = setup = 0
+        books = self._welcome.books if self._welcome is not None else 0
         while unsent and len(calls) < calls_max:
             asked = unsent[0]
             body = asked.body
@@ -422,6 +433,10 @@ class Client:
                     asked.priority,
                 )
             )  # fmt: skip
+            if asked.max_attempts == 1:
+                if self._may_have_begun(asked):
+                    calls[-1] = msgspec.structs.replace(calls[-1], begun=True)
+                asked.books = asked.books or books
             bodies.append(body)
         if calls:
             payload: list[Blob] = [*(blob for blob, _ in functions), *setups, *bodies]

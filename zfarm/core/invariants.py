@@ -19,6 +19,7 @@ def check_books(broker: Broker) -> None:
             assert task.lease == lease and task.worker is worker and task.outcome is None
             assert broker.clients.get(task.client.session) is task.client, "a lease outlived its client"
     tasks = refs = 0
+    parked = {(until, id(task)) for until, _, task in broker.parked}
     for session, client in broker.clients.items():
         queued = {id(task) for queue in (client.queue, *client.others.values()) for task in queue}
         assert client.queue or not client.others, "tasks of low priority are out of reach"
@@ -31,7 +32,11 @@ def check_books(broker: Broker) -> None:
                 leased += 1
                 assert task.outcome is None and task.worker.leases.get(task.lease) is task
                 assert broker.workers.get(task.worker.session) is task.worker, "a lease outlived its worker"
+            elif task.until and task.outcome is None:
+                assert id(task) not in queued, "what is parked is not to be granted"
+                assert (task.until, id(task)) in parked, "what is parked must come back"
             elif task.outcome is None:
+                assert not task.spent, "what may have begun is never granted again"
                 assert id(task) in queued, "a task that nobody holds must be in the queue"
                 assert client.held or session in broker.ready, "a client with queued tasks must be ready"
         assert leased == client.leased

@@ -6,7 +6,9 @@ The broker's machine (zfarm.core.broker) is the ledger of one farm that listens 
 
 from __future__ import annotations
 
-from zfarm.core.books import ClientRecord, Function, Functions, Task, WorkerRecord
+from heapq import heappop, heappush
+
+from zfarm.core.books import ANY_LEASE, ClientRecord, Function, Functions, Task, WorkerRecord
 from zfarm.messages import (
     BROKEN,
     CANCELLED,
@@ -17,6 +19,7 @@ from zfarm.messages import (
     VALUE,
     Accepted,
     Action,
+    Begun,
     Blob,
     Call,
     Dropped,
@@ -61,6 +64,11 @@ class Ledger:
         """What was refused and how often, by the name of the limit or rule; the shell adds its own."""
         self.touched: dict[int, ClientRecord | WorkerRecord] = {}  # this turn has something for them
         self.actions: list[Action] = []
+        self.parked: list[tuple[float, int, Task]] = []
+        """What has no lease and gets none for a while, the first to end its wait on top; stale entries are
+        passed over."""
+        self._parkings = 0
+        self._enrolled = 0
         self._next_lease = 1
 
     def slots(self) -> int:
@@ -83,7 +91,8 @@ class Ledger:
     def apply(self, record: Record, payload: Payload, now: float) -> None:
         """Do again what a record of the journal says; what it says about something unknown is ignored."""
         if isinstance(record, Enrolled):
-            self.enroll(record.client, None, record.host, record.pid, record.name, record.job, now)
+            known = self.enroll(record.client, None, record.host, record.pid, record.name, record.job, now)
+            known.books = record.books
             return
         client = self.clients.get(record.client)
         if client is None:
@@ -97,13 +106,18 @@ class Ledger:
         elif isinstance(record, Dropped):
             self.drop(client)
         else:
-            number = record.task if isinstance(record, Struck) else record.outcome.task
+            number = record.outcome.task if isinstance(record, Settled) else record.task
             task = client.tasks.get(number)
             if task is None or task.outcome is not None:
                 return
             if isinstance(record, Struck):
                 task.deaths = (*task.deaths, record.fate)
                 task.lease = -record.lease
+            elif isinstance(record, Begun):
+                task.spent = record.lease
+                task.until = 0.0
+                if record.lease:
+                    self.park(task, now + self.limits.restart_hold_s)
             else:
                 self.settle(task, record.outcome, payload[0])
 
@@ -112,8 +126,10 @@ class Ledger:
     ) -> ClientRecord:
         """Open the books of a client."""
         client = self.clients[session] = ClientRecord(session, peer, host, pid, name, job, now)
+        self._enrolled += 1
+        client.books = self.epoch << 32 | self._enrolled
         if self.journal:
-            self.records.append((Enrolled(session, host, pid, name, job), ()))
+            self.records.append((Enrolled(session, host, pid, name, job, client.books), ()))
         return client
 
     def accept(
@@ -123,19 +139,21 @@ class Ledger:
         function: Function,
         setup: bytes,
         body: Blob,
-    ) -> None:
-        """Enter a task."""
+        queued: bool = True,
+    ) -> Task:
+        """Enter a task, and queue it."""
         function.refs += 1
         number = call.task
         task = Task(client, number, function, setup, body, call.items, call.max_attempts)
         if call.timeout_us:
             task.timeout_us = call.timeout_us
         client.tasks[number] = task
-        if call.priority == client.rank:
-            task.priority = client.rank
+        task.priority = call.priority
+        if not queued:
+            pass
+        elif call.priority == client.rank:
             client.queue.append(task)
         else:
-            task.priority = call.priority
             client.enqueue(task)
         client.bytes += len(body)
         self.tasks += 1
@@ -146,6 +164,7 @@ class Ledger:
             )  # fmt: skip
             self.records.append((accepted, (function.blob, setup, body)))
             client.booked.append(number)
+        return task
 
     def forget(self, client: ClientRecord, numbers: list[int]) -> None:
         """Strike tasks whose outcome has arrived."""
@@ -194,6 +213,9 @@ class Ledger:
             self._next_lease += 1
         task.lease = lease
         task.worker = worker
+        task.until = 0.0
+        if task.max_attempts == 1 and task.spent != lease:
+            self._spend(task, lease)
         task.granted_at = now
         task.expected_us = task.function.expected_us(task.items)
         worker.leases[lease] = task
@@ -234,6 +256,8 @@ class Ledger:
     def give_back(self, task: Task) -> None:
         """A lease ended without having started: nobody is blamed, the task waits again or is cancelled."""
         self.unlease(task)
+        if task.spent:
+            self._spend(task, 0)
         if task.cancelling:
             self.settle(task, Outcome(task=task.number, kind=CANCELLED, deaths=task.deaths), b"")
         else:
@@ -243,7 +267,9 @@ class Ledger:
         """A lease ended with a death: the task runs again while it has attempts left."""
         self.unlease(task)
         task.deaths = (*task.deaths, fate)
-        if task.cancelling:
+        if task.cancelling and (
+            task.grace_us or not task.once
+        ):  # else "cancelled" would say that it never ran
             self.settle(task, Outcome(task=task.number, kind=CANCELLED, deaths=task.deaths), b"")
         elif task.items > 1 or len(task.deaths) >= task.max_attempts:
             self.settle(task, Outcome(task=task.number, kind=LOST, deaths=task.deaths), b"")
@@ -253,6 +279,44 @@ class Ledger:
                 self.records.append((Struck(task.client.session, task.number, fate, -task.lease), ()))
             self.tell("warning", f"{task.function.name} runs again: {fate.text} on {fate.host}")
             self.requeue(task)
+
+    # ------------------------------------------------------------ what begins once only, and what has to wait
+
+    def _spend(self, task: Task, lease: int) -> None:
+        """Note with which lease a task that may begin once only may have begun; 0: it has not."""
+        task.spent = lease
+        if self.journal:
+            self.records.append((Begun(task.client.session, task.number, lease), ()))
+
+    def doubt(self, task: Task, now: float) -> None:
+        """A new task, not queued, may have begun under an earlier broker: wait for whoever has it."""
+        self._spend(task, ANY_LEASE)
+        self.park(task, now + self.limits.restart_hold_s)
+
+    def park(self, task: Task, until: float) -> None:
+        """Grant this task to nobody until then; whoever calls this takes it out of the queue."""
+        task.until = until
+        self._parkings += 1
+        heappush(self.parked, (until, self._parkings, task))
+
+    def unpark(self, now: float) -> None:
+        """The wait of some tasks is over: they go into the queue, unless they may have begun already."""
+        parked = self.parked
+        while parked and parked[0][0] <= now:
+            until, _, task = heappop(parked)
+            client = task.client
+            alive = self.clients.get(client.session) is client and client.tasks.get(task.number) is task
+            if not alive or task.until != until or task.worker is not None or task.outcome is not None:
+                continue
+            task.until = 0.0
+            if task.spent:
+                text = "the broker was started anew, and no worker came back with it"
+                fate = Fate(host="", worker="", text=text)
+                self.tell("warning", f"{task.function.name} may have begun, and is lost: {text}")
+                self.settle(task, Outcome(task.number, LOST, deaths=(fate,)), b"")
+            else:
+                client.enqueue(task)
+                self.make_ready(client)
 
     def settle(self, task: Task, outcome: Outcome, blob: Blob) -> None:
         """Give a task its one outcome, and show it to its client."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfarm.core.books import ClientRecord, Task, WorkerRecord
+from zfarm.core.books import ANY_LEASE, ClientRecord, Task, WorkerRecord
 from zfarm.messages import Blob, Held, Report
 
 if TYPE_CHECKING:
@@ -57,13 +57,24 @@ class Orphans:
         if task is None and not ours:
             until = now + broker.limits.client_grace_s
             self._kept[(held.owner, held.task)] = Orphan(worker, held.lease, held.started, until)
-        elif task is None or task.outcome is not None or task.worker is not None:
+        elif task is None or not self._may_live(task, held.lease, ours):
             self._stop(worker, held.lease)
-        elif held.lease != task.lease and (ours or not self._from_before(task, held.lease)):
-            self._stop(worker, held.lease)  # it was reported before, and the thanks were lost
         else:
             broker.lease(task, worker, held.lease, now)
             task.began = held.started
+            if task.cancelling:
+                worker.revokes.append(held.lease)
+                broker.touch(worker)
+
+    def _may_live(self, task: Task, lease: int, ours: bool) -> bool:
+        """Whether the task waits, and this lease is the one with which it may go on."""
+        if task.outcome is not None or task.worker is not None:
+            return False
+        if task.spent:  # one that was stopped in this very life of the broker may be stopped only now
+            return task.spent in (lease, ANY_LEASE) and not ours
+        if lease == task.lease:
+            return True
+        return not ours and self._from_before(task, lease)  # else reported before, and the thanks were lost
 
     def _from_before(self, task: Task, lease: int) -> bool:
         """Whether a lease of an earlier broker may be alive: none was granted here, it did not end there."""

@@ -85,7 +85,7 @@ class Reception(Ledger):
         if client is None:
             client = self.enroll(key, None, message.host, message.pid, message.name, message.job, now)
         self._bind(client, peer, now)
-        self._send(peer, self._welcome())
+        self._send(peer, self._welcome(books=client.books))
         if client.away:
             client.away = False
             self.tell("info", f"client {client.host}/{client.pid} is back")
@@ -135,12 +135,14 @@ class Reception(Ledger):
                     self.show(known)
                 elif self.journal:
                     client.booked.append(call.task)
-            elif full := self._full(client):
+            elif not call.begun and (full := self._full(client)):
                 refused.append(call.task)
                 text = full
             else:
                 function, setup = functions[call.function], setups[call.setup]
-                self.accept(client, call, function, setup, payload[i])
+                task = self.accept(client, call, function, setup, payload[i], not call.begun)
+                if call.begun:
+                    self.doubt(task, now)
         if client.booked:
             self.touch(client)
         if self.orphans:
@@ -177,6 +179,8 @@ class Reception(Ledger):
                 client.unknown.append(number)
             elif task.outcome is not None:
                 continue  # it was shown when it ended, and is shown again when asked
+            elif task.worker is None and task.spent and not message.force:
+                task.cancelling = True  # it may have begun: the worker that comes back with it will say
             elif task.worker is None:
                 self.settle(task, Outcome(task=number, kind=CANCELLED, deaths=task.deaths), b"")
             elif message.force and not message.grace_us:
@@ -235,8 +239,9 @@ class Reception(Ledger):
         self._send(peer, Refused(code=code, text=text))
         self.tell("warning", f"refused a peer: {text}")
 
-    def _welcome(self, grants: int = 0) -> Welcome:
-        return Welcome(self.epoch, self.versions, len(self.workers), self.slots(), grants, self.journal)
+    def _welcome(self, grants: int = 0, books: int = 0) -> Welcome:
+        slots = self.slots()
+        return Welcome(self.epoch, self.versions, len(self.workers), slots, grants, self.journal, books)
 
     def _bind(self, record: ClientRecord | WorkerRecord, peer: Peer, now: float) -> None:
         """From now on this record speaks through ``peer``; what still comes from its old link is a

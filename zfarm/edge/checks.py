@@ -266,8 +266,8 @@ def _look(message: m.Look, blobs: int) -> None:
 def _welcome(message: m.Welcome, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _versions(message.versions)
-    counts = message.epoch, message.workers, message.slots, message.grants
-    _numbers("epoch, workers, slots and grants", counts)
+    counts = message.epoch, message.workers, message.slots, message.grants, message.books
+    _numbers("epoch, workers, slots, grants and books", counts)
 
 
 def _refused(message: m.Refused, blobs: int) -> None:

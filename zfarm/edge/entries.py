@@ -3,8 +3,8 @@ begins and ends no transaction.
 
 A turn changes nothing in memory but itself: what was true before stays in State, and State takes the turn's
 view over once it is committed. So a turn that fails is simply dropped. Statements run over many rows at
-once, in the order accepted, struck, settled, forgotten; a record that would come too late in this order
-first makes the others go ahead.
+once, in the order accepted, changed (begun, struck), settled, forgotten; a record that would come too late in
+this order first makes the others go ahead.
 """
 
 from __future__ import annotations
@@ -31,13 +31,28 @@ from zfarm.edge.sealed import (
     sealed,
 )
 from zfarm.edge.spill import Spill
-from zfarm.messages import Accepted, Blob, Dropped, Enrolled, Forgotten, Payload, Record, Settled, Struck
+from zfarm.messages import (
+    Accepted,
+    Begun,
+    Blob,
+    Dropped,
+    Enrolled,
+    Forgotten,
+    Payload,
+    Record,
+    Settled,
+    Struck,
+)
 
 __all__ = ["READ_TASK", "State", "Turn", "key_list"]
 
 READ_TASK: Final = msgspec.msgpack.Decoder(TaskRow)
 CLIENTS_MAX: Final = 1 << (63 - TASK_BITS)
-STRUCK, SETTLED, FORGOTTEN = 1, 2, 3  # how far a task has come within a turn; not mentioned: accepted at most
+CHANGED, SETTLED, FORGOTTEN = (
+    1,
+    2,
+    3,
+)  # how far a task has come within a turn; not mentioned: accepted at most
 
 key_list = msgspec.json.encode
 """Keys as one parameter: `IN (SELECT value FROM json_each(?))` costs a third of one statement per key."""
@@ -85,7 +100,7 @@ class Turn:
         self._gone: list[int] = []
         self._stages: dict[int, int] = {}
         self._accepted: dict[int, tuple[int, bytes, Blob]] = {}
-        self._struck: dict[int, list[bytes]] = {}
+        self._changed: dict[int, list[Begun | Struck]] = {}
         self._settled: dict[int, tuple[bytes, Blob]] = {}
         self._forgotten: list[int] = []
 
@@ -98,8 +113,8 @@ class Turn:
                 self._on_settled(record, payload)
             elif isinstance(record, Forgotten):
                 self._on_forgotten(record)
-            elif isinstance(record, Struck):
-                self._on_struck(record)
+            elif isinstance(record, Begun | Struck):
+                self._on_changed(record)
             elif isinstance(record, Enrolled):
                 self._on_enrolled(record)
             else:
@@ -171,12 +186,12 @@ class Turn:
         self._accepted[key] = (key, sealed(row, key), body)
         self.weight += len(body)
 
-    def _on_struck(self, record: Struck) -> None:
+    def _on_changed(self, record: Begun | Struck) -> None:
         key = self._key(record.client, record.task)
-        if self._stages.get(key, 0) > STRUCK:
+        if self._stages.get(key, 0) > CHANGED:
             self._flush()
-        self._stages[key] = STRUCK
-        self._struck.setdefault(key, []).append(encode(record))
+        self._stages[key] = CHANGED
+        self._changed.setdefault(key, []).append(record)
 
     def _on_settled(self, record: Settled, payload: Payload) -> None:
         key = self._key(record.client, record.outcome.task)
@@ -237,8 +252,8 @@ class Turn:
     def _flush(self) -> None:
         if self._accepted:
             self._insert_accepted()
-        if self._struck:
-            self._update_struck()
+        if self._changed:
+            self._update_changed()
         if self._settled:
             self._update_settled()
         if self._forgotten:
@@ -264,14 +279,18 @@ class Turn:
                 found.append((key, row, task))
         return found
 
-    def _update_struck(self) -> None:
+    def _update_changed(self) -> None:
         rows = []
-        for key, old, task in self._read(self._struck):
-            task.deaths = [*task.deaths, *self._struck[key]]
+        for key, old, task in self._read(self._changed):
+            for record in self._changed[key]:
+                if isinstance(record, Begun):
+                    task.begun = record.lease
+                else:
+                    task.deaths = [*task.deaths, encode(record)]
             rows.append((self._replaced(old, task, key), key))
         self._db.executemany("UPDATE tasks SET row = ? WHERE id = ?", rows)
         self.weight += 512 * len(rows)
-        self._struck.clear()
+        self._changed.clear()
 
     def _update_settled(self) -> None:
         rows: list[tuple[bytes, Blob, int]] = []

@@ -38,7 +38,7 @@ from zfarm.edge.sealed import (
 from zfarm.edge.spill import Spill
 from zfarm.edge.vault import Vault, no_room, state_is_known
 from zfarm.errors import FarmError, JournalCorrupt
-from zfarm.messages import Accepted, Enrolled, Payload, Record, Settled, Struck
+from zfarm.messages import Accepted, Begun, Enrolled, Payload, Record, Settled, Struck
 from zfarm.settings import Settings, settings
 
 __all__ = ["TASK_NUMBER_MAX", "Journal", "JournalStats"]
@@ -214,8 +214,9 @@ class Journal:
         """The living state as records that can be applied one after the other.
 
         First Enrolled for each client; then, client by client in order of task numbers, Accepted, a Struck
-        for each death, and Settled if the task has ended: then function, setup and body of its Accepted are
-        empty. Do not append before the last one has come.
+        for each death, Begun if it may have begun and must not do so again, and Settled if the task has
+        ended: then function, setup and body of its Accepted are empty. Do not append before the last one has
+        come.
 
         Raises:
             JournalCorrupt: something is not what was written; nothing before it is wrong.
@@ -238,10 +239,12 @@ class Journal:
         blob = self._body("tasks", key, task, body)
         bodies = self._state.bodies
         call: Payload = (bodies.get(task.function, b""), bodies.get(task.setup, b""), blob)
-        if not task.outcome and not task.deaths:
+        if not (task.outcome or task.deaths or task.begun):
             return [(accepted, call)]
         pairs: list[tuple[Record, Payload]] = [(accepted, (b"", b"", b"") if task.outcome else call)]
         pairs += [(READ_STRUCK.decode(struck), ()) for struck in task.deaths]
+        if task.begun and not task.outcome:
+            pairs.append((Begun(accepted.client, accepted.task, task.begun), ()))
         if task.outcome:
             pairs.append((READ_SETTLED.decode(task.outcome), (blob,)))
         return pairs

@@ -37,7 +37,8 @@ __all__ = [
     "sealed",
 ]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""2: rows of tasks tell whether a task that may begin once only has begun."""
 MAGIC: Final = "zfarm journal"
 
 TASK_BITS: Final = 40
@@ -59,7 +60,7 @@ SCHEMA: Final = {
 """Integer keys alone: a unique index over random keys would cost two thirds of the speed. The body comes
 last, so that a scan of the rows passes over it."""
 
-MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {}
+MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {1: ()}
 """Version to the statements that lead from it to the next; all that are needed run in one transaction."""
 
 TOTAL_MASK: Final = 0xFFFF_FFFF_FFFF
@@ -129,6 +130,7 @@ class TaskRow(Row):
     file: int = 0
     outcome: bytes = b""
     deaths: list[bytes] = []
+    begun: int = 0  # the lease of its Begun; 0: none
 
 
 encode = msgspec.msgpack.Encoder().encode
