@@ -114,7 +114,9 @@ MUTANTS = [
         "self.park(task, now + self.limits.restart_hold_s)",
         "task.spent = 0",
     ),
-    Mutant("submitted again without a word", "_may_have_begun", "self._welcome.books != asked.books", "False"),
+    Mutant(
+        "submitted again without a word", "_may_have_begun", "self._welcome.books != asked.books", "False"
+    ),
     Mutant("in doubt for one restart only", "_send_submit", "asked.books or books", "books"),
     Mutant("in doubt, and granted", "_on_submit", "if call.begun", "if False"),
     Mutant(
