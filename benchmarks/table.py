@@ -55,6 +55,7 @@ ROWS = [
     Row("w7", "helper_bytes", "W7 helpers' bytes per queued call", more=False, aim=("", 600), ratio=False),
     Row("w7", "submits_per_s", "W7 submits/s while nothing runs"),
     Row("w7", "drains_per_s", "W7 calls/s out of a full queue"),
+    Row("w8", "accepted_per_s", "W8 accepted for good, calls/s", ratio=False),
     Row(
         "idle",
         "percent",
@@ -66,7 +67,13 @@ ROWS = [
     ),
 ]
 
-TITLES = {"zfarm": "zfarm", "ppe": "ProcessPoolExecutor", "pool": "mp.Pool"}
+TITLES = {
+    "tcp": "zfarm, TCP",
+    "durable": "zfarm, TCP, journal",
+    "zfarm": "zfarm",
+    "ppe": "ProcessPoolExecutor",
+    "pool": "mp.Pool",
+}
 
 
 def table(results: Results, peers: list[str]) -> Table:

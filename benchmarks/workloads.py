@@ -175,6 +175,22 @@ def memory(name: str, workers: int, scale: float) -> Figures:
     }
 
 
+def accepting(name: str, workers: int, scale: float) -> Figures:
+    """W8: submit no-ops until all are safe, while they run; nothing for a peer that makes nothing safe."""
+    count = int(scaled(name, 60_000) * scale)
+    with running(name, workers) as peer:
+        if not peer.durable:
+            return {}
+        began = time.perf_counter()
+        handles = [peer.submit(tasks.noop) for _ in range(count)]
+        for handle in handles:
+            while not handle.accepted:
+                time.sleep(0.0005)
+        accepted = time.perf_counter()
+        peer.gather(handles)
+    return {"accepted_per_s": count / (accepted - began)}
+
+
 def idle(name: str, workers: int, _scale: float) -> Figures:
     """CPU that a farm with warm, idle workers takes, the client included, in percent of one core."""
     with running(name, workers):
@@ -238,6 +254,7 @@ WORKLOADS: dict[str, Callable[[str, int, float], Figures]] = {
     "w5": sleeping,
     "w6": cold,
     "w7": memory,
+    "w8": accepting,
     "idle": idle,
 }
 

@@ -11,6 +11,8 @@ __all__ = ["PEERS", "Peer", "available", "load"]
 
 PEERS = {
     "zfarm": "zfarm",
+    "tcp": "zfarm",
+    "durable": "zfarm",
     "ppe": "concurrent.futures",
     "pool": "multiprocessing",
     "loky": "loky",
@@ -27,6 +29,8 @@ class Peer(Protocol):
     """As it is called in tables."""
     lambdas: bool
     """Whether it takes functions that cannot be imported."""
+    durable: bool
+    """Whether ``handle.accepted`` tells that a call will not be lost whatever dies."""
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Any:
         """Ask for one call; a handle for ``gather``."""

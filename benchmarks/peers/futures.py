@@ -25,6 +25,7 @@ class FuturesPeer:
 
     title = ""
     lambdas = False
+    durable = False
     executor: concurrent.futures.Executor
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Any:
