@@ -97,7 +97,7 @@ class Executor(concurrent.futures.Executor):
 
     def _serve(self, link: Link, portable: Portable, setups: Setups) -> None:
         self._link = link
-        self._encode_function = portable.encode_function
+        self._encode_function: Callable[[Callable[..., Any]], bytes] = portable.encode_function
         self._encode_arguments = portable.encode_arguments
         self._portable = portable
         self._setups = setups
@@ -171,6 +171,7 @@ class Executor(concurrent.futures.Executor):
         *,
         timeout: float | None = _SAME,
         retries: int | None = _SAME,
+        retry_on: type[Exception] | tuple[type[Exception], ...] | None = _SAME,
         max_attempts: int | None = _SAME,
         priority: int = _SAME,
         name: str | None = _SAME,
@@ -180,14 +181,21 @@ class Executor(concurrent.futures.Executor):
 
         ``timeout`` is how many seconds a call may run, from its start in a child and with the unpickling of
         its arguments; then its child is killed, even if the call holds the interpreter, and the future raises
-        TaskTimeout. None: no limit. With a timeout each item of a ``map`` travels alone and has its own.
-        ``max_attempts`` is how many children or workers may die under a call before it raises TaskLost;
-        ``retries`` is one less. ``retries=0`` is at most once: the call never begins a second time, whatever
-        dies and is started again, and TaskLost has ``maybe_ran`` when nobody can know whether it has. Each
-        item of a ``map`` travels alone then, too. Calls of higher ``priority`` go before others of this
-        client that wait. ``name`` is what dashboards and messages call these calls. With ``force_cancel``
-        every cancel stops calls that run, too: that of asyncio, of a dropped ``map``, of
-        ``shutdown(cancel_futures=True)``.
+        TaskTimeout. None: no limit.
+
+        ``retries`` is how often a call may be run again, whatever the reason (default: 2); ``max_attempts``
+        is one more, the runs in all. Without ``retry_on`` the only reason is that a child or worker died
+        under it; when that was once too often it raises TaskLost, and an exception is an outcome like any
+        other. ``retry_on`` names exceptions (a class or a tuple, subclasses included, as in ``except``) after
+        which it is run again, too, ``settings.retry_backoff_s`` seconds later and each time twice as long;
+        the last exception is the outcome, with a note. ``retries=0`` is at most once: the call never begins
+        a second time, whatever dies and is started again, and TaskLost has ``maybe_ran`` when nobody can know
+        whether it has. With ``timeout``, ``retry_on`` or ``retries=0`` each item of a ``map`` travels alone
+        and has its own time and runs.
+
+        Calls of higher ``priority`` go before others of this client that wait. ``name`` is what dashboards
+        and messages call these calls. With ``force_cancel`` every cancel stops calls that run, too: that of
+        asyncio, of a dropped ``map``, of ``shutdown(cancel_futures=True)``.
 
         What is not said stays as it is here. The view lives as long as this executor; its ``shutdown`` waits
         only for what was submitted through it.
@@ -201,6 +209,7 @@ class Executor(concurrent.futures.Executor):
         given = {
             "timeout": timeout,
             "retries": retries,
+            "retry_on": retry_on,
             "max_attempts": max_attempts,
             "priority": priority,
             "name": name,

@@ -7,7 +7,7 @@ from collections import Counter
 from zfarm.errors import Death, FarmBusy, FarmError, TaskLost, TaskTimeout
 from zfarm.messages import LOST, TIMEOUT, Fate, Outcome
 
-__all__ = ["ending"]
+__all__ = ["ending", "tries"]
 
 
 def ending(name: str, outcome: Outcome) -> FarmError:
@@ -21,6 +21,15 @@ def ending(name: str, outcome: Outcome) -> FarmError:
     ways = ", ".join(f"{way} ({count} times)" if count > 1 else way for way, count in counted.items())
     times = "once" if len(deaths) == 1 else f"{len(deaths)} times"
     return TaskLost(f"{name}: what ran it died {times}: {ways or 'no word how'}", deaths)
+
+
+def tries(outcome: Outcome) -> str:
+    """A note for the error of a call that was run again after others."""
+    runs = outcome.tries + len(outcome.deaths) + 1
+    again = "once" if outcome.tries == 1 else f"{outcome.tries} times"
+    return (
+        f"zfarm: this is how run {runs} of the call ended; it was retried {again} for what its retry_on names"
+    )
 
 
 def _death(fate: Fate) -> Death:

@@ -22,8 +22,8 @@ from typing import Any, ClassVar, Final
 from zfarm import __version__, exits
 from zfarm.core.client import Client
 from zfarm.edge.loop import Loop
-from zfarm.edge.outcomes import decode_batch, decode_outcome
-from zfarm.endings import ending
+from zfarm.edge.outcomes import add_note, decode_batch, decode_outcome
+from zfarm.endings import ending, tries
 from zfarm.errors import (
     ConfigurationError,
     FarmBroken,
@@ -375,6 +375,8 @@ class Link:
             token._fail(ending(token._name, outcome))
         else:
             value, error = decode_outcome(kind, blob)
+            if error is not None and outcome.tries:
+                add_note(error, tries(outcome))
             if outcome.task in self._forced and isinstance(error, KeyboardInterrupt):
                 token._stop()
             else:

@@ -22,8 +22,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from zfarm.core.pace import BATCHES_PER_SLOT, Pace
-from zfarm.edge.outcomes import decode_batch
-from zfarm.endings import ending
+from zfarm.edge.outcomes import add_note, decode_batch
+from zfarm.endings import ending, tries
 from zfarm.errors import NotPortable, TooLarge
 from zfarm.messages import (
     CANCELLED,
@@ -304,7 +304,7 @@ class Map:
         else:
             self.pace.measured(len(batch.items), outcome.run_us, batch.size + len(blob))
             if self._batches() is not None:  # somebody may want the results
-                self._take(batch, kind, blob)
+                self._take(batch, outcome, blob)
             self._settle(batch)
         if not self._forgotten:
             self.feed()
@@ -314,8 +314,11 @@ class Map:
         batch.error = error
         self._settle(batch)
 
-    def _take(self, batch: Batch, kind: int, blob: Any) -> None:
-        values, errors = decode_batch(kind, blob, len(batch.items))
+    def _take(self, batch: Batch, outcome: Outcome, blob: Any) -> None:
+        values, errors = decode_batch(outcome.kind, blob, len(batch.items))
+        if outcome.tries:
+            for error in errors.values():
+                add_note(error, tries(outcome))
         results = values if type(values) is list else list(values)
         for n, error in errors.items():
             results[n] = Failure(error)

@@ -33,6 +33,9 @@ LOST: Final = 4  # no payload; ``deaths`` tells why
 BROKEN: Final = 5  # payload: the pickled exception of the initializer
 REFUSED: Final = 6  # no payload; the farm did not take it, and ``deaths`` holds the reason
 TIMEOUT: Final = 7  # no payload; it ran for longer than it may, and the last of ``deaths`` is its end
+AGAIN: Final = (
+    8  # of reports alone, payload as of ERROR (a batch: MIXED); the call wants to be run again for it
+)
 
 
 @dataclass_transform(frozen_default=True)  # tells type checkers what subclasses inherit
@@ -59,7 +62,7 @@ class Call(Message):
     function: int
     setup: int
     items: int = 0  # 0: one call; n: a batch of n items of a map
-    max_attempts: int = 3
+    max_attempts: int = 3  # deaths under it and errors for which it is run again, together
     timeout_us: int = 0  # from its start in the child, unpickling included; 0: none
     priority: int = 0  # among the tasks of its client: higher ones first
     begun: bool = False  # at most once, and an earlier broker may have let it begin: not to be granted again
@@ -114,6 +117,7 @@ class Outcome(Message):
     kind: int
     run_us: int = 0
     deaths: tuple[Fate, ...] = ()
+    tries: int = 0  # errors for which it was run again
 
 
 class Vitals(Message):
@@ -606,6 +610,15 @@ class Struck(Message, tag="struck"):
     lease: int = 0
 
 
+class Retried(Message, tag="retried"):
+    """Record: with this lease the task ended in an error for which it is run again, after this delay."""
+
+    client: str
+    task: int
+    lease: int
+    delay_us: int
+
+
 class Begun(Message, tag="begun"):
     """Record: this task, which may begin once only, was given to a worker with this lease. 0: it came back
     without having begun; below 0: an earlier broker may have done so, with a lease that is not known."""
@@ -635,7 +648,7 @@ class Dropped(Message, tag="dropped"):
     client: str
 
 
-Record: TypeAlias = Enrolled | Accepted | Begun | Struck | Settled | Forgotten | Dropped
+Record: TypeAlias = Enrolled | Accepted | Begun | Retried | Struck | Settled | Forgotten | Dropped
 
 
 # ---------------------------------------------------------------- actions: what machines want done

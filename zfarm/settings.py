@@ -57,6 +57,12 @@ class Settings:
     max_attempts: int = 3
     """How many children or workers may die under one task."""
 
+    retry_backoff_s: float = 0.1
+    """How long a call waits before it is run again after an error that its ``retry_on`` names: between half
+    of this and this at first, twice as long each further time."""
+    retry_backoff_max_s: float = 60.0
+    """It waits no longer than this."""
+
     # children
     children_idle_max: int = 4
     """Idle children kept beyond the slots, for realms that come back."""

@@ -22,6 +22,8 @@ class Terms:
 
     timeout_us: int = 0
     max_attempts: int = settings.max_attempts
+    counted: bool = False  # max_attempts was said, and is not only what it is without a word
+    retry_on: tuple[type[Exception], ...] = ()
     priority: int = 0
     name: str = ""
     force_cancel: bool = False
@@ -29,7 +31,7 @@ class Terms:
     @property
     def alone(self) -> bool:
         """Each item of a map travels alone: what holds for a call must hold for each of them."""
-        return bool(self.timeout_us) or self.max_attempts == 1
+        return bool(self.timeout_us or self.retry_on) or self.max_attempts == 1
 
     def but(self, **given: Any) -> Terms:
         """These terms with what is ``given`` in place of what was.
@@ -42,6 +44,12 @@ class Terms:
         chosen = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in given.items():
             chosen.update(_READ[name](value))
+        if chosen["retry_on"] and not chosen["counted"]:
+            raise ValueError("retry_on needs retries: how often a call may be run again, such as retries=3")
+        if chosen["retry_on"] and chosen["max_attempts"] == 1:
+            raise ValueError(
+                "retry_on and retries=0 contradict each other: give retries=1 or more, or no retry_on"
+            )
         return Terms(**chosen)
 
 
@@ -73,14 +81,29 @@ def _whole(name: str, value: Any, least: int, most: int) -> int:
 
 def _attempts(value: Any) -> dict[str, Any]:
     if value is None:
-        return {"max_attempts": settings.max_attempts}
-    return {"max_attempts": _whole("max_attempts", value, 1, ATTEMPTS_MAX)}
+        return {"max_attempts": settings.max_attempts, "counted": False}
+    return {"max_attempts": _whole("max_attempts", value, 1, ATTEMPTS_MAX), "counted": True}
 
 
 def _retries(value: Any) -> dict[str, Any]:
     if value is None:
-        return {"max_attempts": settings.max_attempts}
-    return {"max_attempts": _whole("retries", value, 0, ATTEMPTS_MAX - 1) + 1}
+        return {"max_attempts": settings.max_attempts, "counted": False}
+    return {"max_attempts": _whole("retries", value, 0, ATTEMPTS_MAX - 1) + 1, "counted": True}
+
+
+def _retry_on(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {"retry_on": ()}
+    kinds = value if isinstance(value, tuple) else (value,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise TypeError(
+                f"retry_on must be an exception class, or a tuple of them such as (OSError, EOFError); "
+                f"{kind!r} is none that may be retried"
+            )
+    if not kinds:
+        raise ValueError("retry_on names no exception; None retries none")
+    return {"retry_on": tuple(dict.fromkeys(kinds))}
 
 
 def _priority(value: Any) -> dict[str, Any]:
@@ -107,6 +130,7 @@ _READ: Final = {
     "timeout": _timeout,
     "retries": _retries,
     "max_attempts": _attempts,
+    "retry_on": _retry_on,
     "priority": _priority,
     "name": _name,
     "force_cancel": _force_cancel,

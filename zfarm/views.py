@@ -6,6 +6,7 @@ from __future__ import annotations
 import concurrent.futures
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from zfarm.api import Executor
@@ -79,6 +80,8 @@ class View(Guest):
         super().__init__(parent._link, parent._portable, parent._setups)
         self._parent = parent  # a farm ends when nobody holds its executor any more
         self._terms = terms
+        if terms.retry_on:
+            self._encode_function = partial(parent._portable.encode_function, retry_on=terms.retry_on)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """See Executor.submit; the call runs on the terms of this view."""

@@ -10,6 +10,7 @@ import msgspec
 
 from zfarm.core.broker import Broker
 from zfarm.messages import (
+    AGAIN,
     CANCELLED,
     LOST,
     VALUE,
@@ -93,8 +94,20 @@ def facts(broker: Broker) -> dict[Any, Any]:
     return {
         session: (
             client.job,
+            client.books,
             {
-                n: (t.function.blob, t.setup, t.items, t.max_attempts, t.deaths, t.outcome, t.blob, t.body)
+                n: (
+                    t.function.blob,
+                    t.setup,
+                    t.items,
+                    t.max_attempts,
+                    t.deaths,
+                    t.tries,
+                    t.outcome,
+                    t.blob,
+                    t.body,
+                    t.spent if t.outcome is None else 0,
+                )
                 for n, t in client.tasks.items()
             },
         )
@@ -136,7 +149,7 @@ def test_any_history_replays_to_the_same_books() -> None:
         rig = Rig()
         number = 0
         for _ in range(60):
-            what = rng.randrange(6)
+            what = rng.randrange(7)
             open_leases = list(rig.broker.workers["worker"].leases)
             known = list(rig.broker.clients["client"].tasks)
             if what <= 1:
@@ -148,6 +161,9 @@ def test_any_history_replays_to_the_same_books() -> None:
             elif what == 3 and open_leases:
                 fate = Fate("host", "w", 9, 0, "killed")
                 rig.say("w", Reports([Report(rng.choice(open_leases), LOST, 0, fate)]), [b""])
+            elif what == 6 and open_leases:
+                rig.say("w", Reports([Report(rng.choice(open_leases), AGAIN, 5)]), [b"error"])
+                rig.now += rng.random()
             elif what == 4 and known:
                 rig.say("c", Cancel([rng.choice(known)]))
             elif known:

@@ -17,6 +17,7 @@ from zfarm.messages import (
     Outcome,
     Payload,
     Record,
+    Retried,
     Settled,
     Struck,
 )
@@ -28,7 +29,7 @@ Pairs = Sequence[tuple[Record, Payload]]
 class ModelTask:
     accepted: Accepted
     payload: Payload
-    deaths: list[Struck] = field(default_factory=list)
+    attempts: list[Retried | Struck] = field(default_factory=list)
     begun: Begun | None = None
     settled: tuple[Settled, Payload] | None = None
 
@@ -65,13 +66,15 @@ class Model:
             else:
                 self._ended(client, record, payload)
 
-    def _ended(self, client: ModelClient, record: Begun | Struck | Settled, payload: Payload) -> None:
+    def _ended(
+        self, client: ModelClient, record: Begun | Retried | Struck | Settled, payload: Payload
+    ) -> None:
         number = record.outcome.task if isinstance(record, Settled) else record.task
         task = client.tasks.get(number)
         if task is None or task.settled is not None:
             return
-        if isinstance(record, Struck):
-            task.deaths.append(record)
+        if isinstance(record, Retried | Struck):
+            task.attempts.append(record)
         elif isinstance(record, Begun):
             task.begun = record if record.lease else None
         else:
@@ -85,7 +88,7 @@ class Model:
             for _number, task in sorted(client.tasks.items()):
                 ended = task.settled is not None
                 records.append((task.accepted, (b"", b"", b"") if ended else task.payload))
-                records += [(struck, ()) for struck in task.deaths]
+                records += [(attempt, ()) for attempt in task.attempts]
                 if task.begun is not None and not ended:
                     records.append((task.begun, ()))
                 if task.settled is not None:
@@ -124,6 +127,10 @@ def accepted(
 
 def struck(task: int, client: str = "c") -> tuple[Record, Payload]:
     return Struck(client, task, FATE), ()
+
+
+def retried(task: int, client: str = "c", delay_us: int = 100) -> tuple[Record, Payload]:
+    return Retried(client, task, 5 << 32 | 2, delay_us), ()
 
 
 def begun(task: int, client: str = "c", lease: int = 5 << 32 | 1) -> tuple[Record, Payload]:

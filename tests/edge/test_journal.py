@@ -20,6 +20,7 @@ from tests.edge.journal_model import (
     enrolled,
     forgotten,
     per_client,
+    retried,
     settled,
     struck,
 )
@@ -94,6 +95,8 @@ def test_a_replay_applied_to_a_new_journal_gives_the_same_replay(path, tmp_path)
         struck(77),
         begun(2),  # it has ended
         begun(77),
+        retried(2),  # it has ended
+        retried(77),
         accepted(2, function=b"other"),
         accepted(4, body=b"other"),
     ],
@@ -116,6 +119,8 @@ def test_one_turn_may_hold_a_whole_life(path):
         settled(1),
         accepted(2),
         begun(2),
+        retried(2),
+        struck(2),
         forgotten(1),
         accepted(1, body=b"2nd"),
     ]

@@ -20,6 +20,7 @@ from tests.edge.journal_model import (
     enrolled,
     forgotten,
     per_client,
+    retried,
     settled,
     struck,
 )
@@ -37,6 +38,7 @@ records = st.one_of(
     *[st.builds(accepted, tasks, clients, blobs, blobs)] * 4,
     *[st.builds(settled, tasks, clients, blobs)] * 3,
     st.builds(struck, tasks, clients),
+    st.builds(retried, tasks, clients, st.integers(1, 1000)),
     st.builds(begun, tasks, clients, st.sampled_from([0, -1, 7 << 32 | 1])),
     st.builds(
         lambda client, numbers: forgotten(*numbers, client=client), clients, st.lists(tasks, max_size=5)

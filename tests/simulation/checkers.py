@@ -50,6 +50,9 @@ class Books:
         """Leases granted to a worker's life and neither reported nor returned to any broker."""
         self.unstarted: dict[str, set[int]] = {}
         """Tokens granted to a worker's life that have neither started there nor been returned."""
+        self.again: dict[int, Task] = {}
+        """Leases that the broker has heard to have ended in an error to be run again for, and has not thanked
+        for."""
         self.pending: set[int] = set()
         """Tokens submitted and neither resolved nor abandoned."""
         self.waiting = 0
@@ -80,15 +83,27 @@ class Books:
         self.pending.discard(task.token)
         self.changed()
         kind = outcome.kind
-        assert len(outcome.deaths) <= task.max_attempts
+        attempts = len(outcome.deaths) + outcome.tries
+        assert attempts <= task.max_attempts
+        assert outcome.tries <= sum(run.raised for run in task.runs), (
+            f"{what} did not raise so often: {outcome}"
+        )
         doubted = self._doubted(what, task, outcome)
         own = doubted or kind == m.BROKEN or len(outcome.deaths) - (kind == m.TIMEOUT) <= task.blames
         assert own, f"{what} is blamed for deaths that were not its own: {outcome}"
-        if kind in (m.VALUE, m.ERROR, m.MIXED):
+        if kind == m.ERROR and bytes(blob) == task.raised_blob:
+            assert any(run.raised for run in task.runs), f"{what} has not raised"
+            spent = attempts + 1 >= task.max_attempts or task.cancel_asked_at is not None
+            assert spent, f"{what} has attempts left: {outcome}"
+            self.farm.story.probe("raised, all attempts")
+        elif kind in (m.VALUE, m.ERROR, m.MIXED):
             assert (kind, bytes(blob)) == task.outcome_of_run(), (
                 f"{what} got a wrong value: {outcome} {blob!r}"
             )
-            assert any(run.finished for run in task.runs), f"{what} has a value and never ran"
+            done = any(run.finished and not run.raised for run in task.runs)
+            assert done, f"{what} has a value and never came to its end"
+            if outcome.tries:
+                self.farm.story.probe("a value after an error")
         elif kind == m.BROKEN:
             self.farm.story.probe("broken realm")
             assert b"/99" in task.setup, f"{what} is in a sound realm"
@@ -98,7 +113,7 @@ class Books:
             self.farm.story.probe("timed out")
         elif kind == m.LOST:
             most = 1 if task.items > 1 else task.max_attempts
-            assert len(outcome.deaths) == most, f"{what} was given up after {outcome.deaths}"
+            assert attempts == most, f"{what} was given up after {outcome.deaths}"
             self.farm.story.probe("lost, a batch" if task.items else "lost, all attempts")
         else:
             assert kind == m.CANCELLED
@@ -127,7 +142,7 @@ class Books:
             return
         assert not (task.once and task.runs), f"{what} was cancelled, and had started"
         for run in task.runs:
-            excused = run.interrupted or not run.worker.alive or run.worker.lost or task.unsure
+            excused = run.raised or run.interrupted or not run.worker.alive or run.worker.lost or task.unsure
             assert excused, f"{what} was cancelled, and had started at {run.started_at:.6f}"
 
     def cancel_asked(self, task: Task) -> None:
@@ -188,6 +203,8 @@ class Books:
             for report in message.reports:
                 if report.lease >> 32 != self.farm.broker.epoch:
                     self.farm.story.probe("a lease from before the broker's restart is reported")
+                if report.kind == m.AGAIN:
+                    self._raises(session, report.lease)
                 self._lease_ends(session, report.lease, started=True)
         elif isinstance(message, m.Return):
             for lease in message.leases:
@@ -201,6 +218,17 @@ class Books:
         for other in [*self.by_peer]:
             if other == peer or (isinstance(other, tuple) and other[0] == peer):
                 del self.by_peer[other]
+
+    def raised(self, task: Task) -> None:
+        """A run of it has ended in an error for which it wants to be run again."""
+        self._excuse(task)
+
+    def _raises(self, session: str, lease: int) -> None:
+        """The broker hears that this lease ended so."""
+        task, holder = self.granted.get(lease, (None, ""))
+        if task is not None and holder == session and self.living.get(task.token) == lease:
+            task.raised_at = self.farm.now
+            self.again[lease] = task
 
     def _lease_ends(self, session: str, lease: int, started: bool) -> None:
         task, holder = self.granted.get(lease, (None, ""))
@@ -260,6 +288,7 @@ class Books:
             if owner == session:
                 self.living.pop(task.token, None)
                 task.unsure = True
+                task.raised_at = None
                 self._doubt(task)
                 self._excuse(task)
 
@@ -273,9 +302,11 @@ class Books:
         self.known.clear()
         self.by_peer.clear()
         self.living.clear()
+        self.again.clear()
         for task in self.farm.tasks.values():
             if task.outcome is None:  # a journal may keep also what nobody waits for any more
                 task.unsure = True
+                task.raised_at = None
                 self._doubt(task)
                 self._excuse(task)
 
@@ -300,10 +331,20 @@ class Books:
                 self.known[session].numbers[lease.lease] = message.number
                 task = self.numbers[message.owners[lease.owner], lease.task]
                 self._grants(session, task, lease.lease)
+        elif isinstance(message, m.Thanks):
+            for thanked in message.leases:
+                self._thanked(thanked)
         elif isinstance(message, m.Unknown | m.Refused):
             self.farm.story.probe(type(message).__name__)
         elif isinstance(message, m.Revoke):
             self.farm.story.probe("revoke by force" if message.force else "revoke")
+
+    def _thanked(self, lease: int) -> None:
+        """From now on only the broker knows how that lease ended."""
+        task, disk = self.again.pop(lease, None), self.farm.disk
+        if task is not None and disk is not None:
+            owner = next(key for key, found in self.numbers.items() if found is task)
+            assert lease in disk.raised or owner not in disk.open, f"thanked for {lease}, and not on the disk"
 
     def _grants(self, session: str, task: Task, lease: int) -> None:
         living = self.living.get(task.token)
@@ -360,6 +401,10 @@ class Books:
         assert task.cancelled_at is None or voided, f"{what} starts, and was cancelled"
         running = [other for other in child.owner.all.values() if other.running is not None]
         assert sum(not other.has_waited for other in running) < worker.slots, f"{worker.name} is overbooked"
+        if task.raised_at is not None:
+            least = task.raised_at + 0.48 * farm.mix.settings.retry_backoff_s
+            assert farm.now >= least or worker.lost, f"{what} did not wait: it had raised at {task.raised_at}"
+            task.raised_at = None
         self._prompt(what, task)
         self.waiting -= task.waits
         self.busy += 1
@@ -397,6 +442,6 @@ class Books:
 
     def _prompt(self, what: str, task: Task) -> None:
         """Judge promptness: on an idle farm a call starts at once."""
-        if self.farm.mix.calm and task.prompt:
+        if self.farm.mix.calm and task.prompt and not task.runs:
             took = self.farm.now - task.submitted_at
             assert took < self.farm.mix.start_bound_s, f"{what} took {took} s to start on an idle farm"

@@ -15,7 +15,7 @@ import msgspec
 
 from tests.simulation.lane import Lane
 from tests.simulation.people import Item, Run, Task, new_task
-from zfarm.messages import BROKEN, ChildCall, Done, Message, Payload, Setup, Tunnel, TunnelClosed
+from zfarm.messages import AGAIN, BROKEN, ChildCall, Done, Message, Payload, Setup, Tunnel, TunnelClosed
 from zfarm.messages import Run as RunMessage
 
 if TYPE_CHECKING:
@@ -176,6 +176,10 @@ class Child:
             run, self.running = self.running, None
             assert run is not None
             run.finished = True
+            if task.flaky and self.farm.rng.random() < task.flaky:
+                run.raised = True
+                self.farm.books.raised(task)
+                kind, blob = AGAIN, task.raised_blob
             run.ended_at = self.farm.now
             self.farm.books.busy -= 1
             self.farm.books.changed()

@@ -21,6 +21,8 @@ class Disk:
         self.forgotten: set[tuple[str, int]] = set()
         self.begun: dict[tuple[str, int], int] = {}
         """Of those that may begin once only: the lease; 0: none."""
+        self.raised: set[int] = set()
+        """Leases that ended in an error for which their task is run again."""
 
     def append(self, pairs: list[tuple[Any, Any]]) -> None:
         """Write and sync the records of one turn."""
@@ -37,6 +39,9 @@ class Disk:
                 self.begun[key] = 0
         elif isinstance(record, m.Begun):
             self.begun[record.client, record.task] = record.lease
+        elif isinstance(record, m.Retried):
+            assert (record.client, record.task) in self.open, f"run again, and not open: {record}"
+            self.raised.add(record.lease)
         elif isinstance(record, m.Settled):
             key = record.client, record.outcome.task
             assert key in self.open, f"{key} is settled, and was not open"

@@ -78,6 +78,7 @@ class Mix:
     leave_share: float = 0.0
     once_share: float = 0.0
     """Tasks that may begin once only, beside those that happen to have one attempt."""
+    flaky_share: float = 0.0
     deadly_share: float = 0.0
     fail_share: float = 0.0
 
@@ -130,6 +131,9 @@ def mix_of(seed: int) -> Mix:
         mix.turn_messages = more.choice((3, 200, 200))
         if more.random() < 0.1:
             _lost_starts(mix, more)
+    mix.flaky_share = more.choice((0.0, 0.0, 0.1, 0.4))
+    if mix.flaky_share:
+        mix.settings = dataclasses.replace(mix.settings, retry_backoff_s=more.choice((0.1, 0.5, 2.0)))
     return mix
 
 

@@ -126,6 +126,12 @@ MUTANTS = [
         "False",
     ),
     Mutant("returned, and in doubt for ever", "give_back", "self._spend(task, 0)", "pass"),
+    # errors for which a call is run again
+    Mutant("no backoff", "attempt_failed", "now + delay_us / 1e6", "now"),
+    Mutant("errors not recorded", "attempt_failed", "if self.journal", "if False"),
+    Mutant("one run too many", "attempt_failed", "task.attempts + 1 >=", "task.attempts + 1 >"),
+    Mutant("run again for ever", "attempt_failed", "task.tries += 1", "pass"),
+    Mutant("never run again", "attempt_failed", "self.park(task, now + delay_us / 1e6)", "pass"),
     # attempts
     Mutant("one attempt too many", "attempt_lost", ">= task.max_attempts", "> task.max_attempts"),
     Mutant("batches run again whole", "attempt_lost", "task.items > 1", "False"),

@@ -46,6 +46,8 @@ class Run:
     ended_at: float = 0.0
     interrupted: bool = False
     """Its child died meanwhile."""
+    raised: bool = False
+    """It ended in an error for which the task wants to be run again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +63,8 @@ class Task:
     max_attempts: int
     submitted_at: float
     on_end: Callable[[Task], None] | None = None
+    flaky: float = 0.0
+    """How likely it raises what it wants to be run again for, each time that it comes to its end."""
     timeout_s: float = 0.0
     grace_s: float | None = None
     """It is cancelled with force, if at all."""
@@ -79,6 +83,8 @@ class Task:
     """The broker died or gave the client up while this was open: nobody knows what runs."""
     runs: list[Run] = field(default_factory=list)
     runs_allowed: int = 1
+    raised_at: float | None = None
+    """When the broker heard that it has raised and is to be run again."""
     blames: int = 0
     """Deaths of children while this very call ran, and losses of workers that held it."""
 
@@ -103,6 +109,11 @@ class Task:
     def waits(self) -> bool:
         """It has been submitted, and it has neither started nor ended."""
         return not self.runs and self.outcome is None and not self.abandoned
+
+    @property
+    def raised_blob(self) -> bytes:
+        """What comes home when it has raised, and may not be run again."""
+        return b"r%d" % self.token
 
     def outcome_of_run(self) -> tuple[int, bytes]:
         """What a run of it that comes to its end gives: kind and blob."""
@@ -189,6 +200,8 @@ class Person:
         task = new_task(farm, self.client.name, name, function, setup, parts, attempts, on_end)
         if mix.timeout_share and rng.random() < mix.timeout_share:
             task.timeout_s = rng.choice((0.0005, 0.02, 1.0))
+        if mix.flaky_share and attempts > 1 and not task.items and rng.random() < mix.flaky_share:
+            task.flaky = rng.choice((0.5, 0.9))
         self.tasks.append(task)
         self.client.hand("submit", task)
         if rng.random() < mix.cancel_share:

@@ -117,6 +117,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     began: bool = False
     cancelling: bool = False
     deaths: tuple[Fate, ...] = ()
+    tries: int = 0  # errors for which it is run again
     outcome: Outcome | None = None
     blob: Blob = b""
     timeout_us: int = 0
@@ -124,6 +125,12 @@ class Task(msgspec.Struct, gc=False, eq=False):
     grace_us: int = 0  # it is being stopped, and has that long to end by itself
     spent: int = 0  # of one that may begin once only: the lease that it may have begun with
     until: float = 0.0  # parked: it has no lease, and gets none until then
+    stray: bool = False  # its lease was taken over: its place in the queue may still be there
+
+    @property
+    def attempts(self) -> int:
+        """How many of its attempts are used up."""
+        return len(self.deaths) + self.tries
 
     @property
     def once(self) -> bool:

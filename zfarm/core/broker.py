@@ -22,6 +22,7 @@ from zfarm.core.orphans import Orphans
 from zfarm.core.outbox import client_messages, worker_messages
 from zfarm.core.reception import Handler, Reception
 from zfarm.messages import (
+    AGAIN,
     CANCELLED,
     LOST,
     VALUE,
@@ -53,7 +54,6 @@ from zfarm.messages import (
 from zfarm.settings import Settings, settings
 
 __all__ = ["Broker"]
-
 
 class Broker(Reception):
     """Keeps the books of one farm: takes tasks from clients and grants leases on them to workers."""
@@ -233,13 +233,13 @@ class Broker(Reception):
             task = leases.get(report.lease)
             if task is not None:
                 thanks.append(report.lease)
-                self.report(worker, task, report, blob)
+                self.report(worker, task, report, blob, now)
                 if len(blob) > large:
                     worker.thank_now = True
             elif not self.orphans.keep(worker, report, blob):
                 thanks.append(report.lease)
 
-    def report(self, worker: WorkerRecord, task: Task, report: Report, blob: Blob) -> None:
+    def report(self, worker: WorkerRecord, task: Task, report: Report, blob: Blob, now: float) -> None:
         """Book how a lease of this worker has ended."""
         if report.kind == LOST:
             worker.deaths += 1
@@ -251,8 +251,11 @@ class Broker(Reception):
             worker.failed += 1
         if report.kind != CANCELLED:
             task.function.measured(report.run_us, task.items)
+        if report.kind == AGAIN:
+            self.attempt_failed(task, report.run_us, blob, now)
+            return
         deaths = task.deaths if report.fate is None else (*task.deaths, report.fate)
-        self.settle(task, Outcome(task.number, report.kind, report.run_us, deaths), blob)
+        self.settle(task, Outcome(task.number, report.kind, report.run_us, deaths, task.tries), blob)
 
     def _on_return(self, worker: WorkerRecord, message: Return, payload: Payload, now: float) -> None:
         for lease in reversed(message.leases):  # they go to the front of the queue, the first one last

@@ -26,7 +26,7 @@ def check_books(broker: Broker) -> None:
         assert all(rank < client.rank for rank in client.others), "a low priority comes first"
         leased = 0
         for number, task in client.tasks.items():
-            assert task.number == number and task.client is client and len(task.deaths) <= task.max_attempts
+            assert task.number == number and task.client is client and task.attempts <= task.max_attempts
             refs += task.outcome is None
             if task.worker is not None:
                 leased += 1

@@ -31,6 +31,7 @@ from zfarm.messages import (
     Peer,
     Publish,
     Record,
+    Retried,
     Settled,
     Struck,
     Tell,
@@ -39,6 +40,9 @@ from zfarm.messages import (
 from zfarm.settings import Settings
 
 __all__ = ["Ledger"]
+
+GOLDEN = 0x9E37_79B9_7F4A_7C15
+"""Multiplied by it, numbers that follow each other lie far apart."""
 
 
 class Ledger:
@@ -113,6 +117,10 @@ class Ledger:
             if isinstance(record, Struck):
                 task.deaths = (*task.deaths, record.fate)
                 task.lease = -record.lease
+            elif isinstance(record, Retried):
+                task.tries += 1
+                task.lease = -record.lease
+                self.park(task, now + record.delay_us / 1e6)
             elif isinstance(record, Begun):
                 task.spent = record.lease
                 task.until = 0.0
@@ -271,14 +279,38 @@ class Ledger:
             task.grace_us or not task.once
         ):  # else "cancelled" would say that it never ran
             self.settle(task, Outcome(task=task.number, kind=CANCELLED, deaths=task.deaths), b"")
-        elif task.items > 1 or len(task.deaths) >= task.max_attempts:
-            self.settle(task, Outcome(task=task.number, kind=LOST, deaths=task.deaths), b"")
+        elif task.items > 1 or task.attempts >= task.max_attempts:
+            outcome = Outcome(task=task.number, kind=LOST, deaths=task.deaths, tries=task.tries)
+            self.settle(task, outcome, b"")
         else:
             self.retried += 1
             if self.journal:
                 self.records.append((Struck(task.client.session, task.number, fate, -task.lease), ()))
             self.tell("warning", f"{task.function.name} runs again: {fate.text} on {fate.host}")
             self.requeue(task)
+
+    def attempt_failed(self, task: Task, run_us: int, blob: Blob, now: float) -> None:
+        """A lease ended in an error for which the call wants to be run again: it is, later, while it has
+        attempts left; else the error is its outcome."""
+        if task.cancelling or task.attempts + 1 >= task.max_attempts:
+            kind = MIXED if task.items else ERROR
+            self.settle(task, Outcome(task.number, kind, run_us, task.deaths, task.tries), blob)
+            return
+        lease = task.lease
+        self.unlease(task)
+        task.tries += 1
+        self.retried += 1
+        delay_us = self._backoff_us(lease, task.tries)
+        if self.journal:
+            self.records.append((Retried(task.client.session, task.number, lease, delay_us), ()))
+        self.park(task, now + delay_us / 1e6)
+
+    def _backoff_us(self, lease: int, tries: int) -> int:
+        """How long to wait after so many errors; what failed together is scattered by its leases."""
+        limits = self.limits
+        longest = min(limits.retry_backoff_max_s, limits.retry_backoff_s * 2.0 ** min(tries - 1, 60))
+        jitter = (lease * GOLDEN >> 32 & 0xFFFF) / 0x1_0000
+        return int(longest * (1.0 + jitter) / 2 * 1e6)
 
     # ------------------------------------------------------------ what begins once only, and what has to wait
 
@@ -294,8 +326,11 @@ class Ledger:
         self.park(task, now + self.limits.restart_hold_s)
 
     def park(self, task: Task, until: float) -> None:
-        """Grant this task to nobody until then; whoever calls this takes it out of the queue."""
+        """Grant this task to nobody until then. A replay takes it out of the queue later, once for all."""
         task.until = until
+        if task.stray:
+            task.client.sort_out()
+            task.stray = False
         self._parkings += 1
         heappush(self.parked, (until, self._parkings, task))
 

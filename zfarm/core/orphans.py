@@ -60,6 +60,7 @@ class Orphans:
         elif task is None or not self._may_live(task, held.lease, ours):
             self._stop(worker, held.lease)
         else:
+            task.stray = True
             broker.lease(task, worker, held.lease, now)
             task.began = held.started
             if task.cancelling:
@@ -92,12 +93,13 @@ class Orphans:
             if task is None or task.outcome is not None or task.worker is not None:
                 self._stop(orphan.worker, orphan.lease)
                 continue
+            task.stray = True
             broker.lease(task, orphan.worker, orphan.lease, now)
             task.began = orphan.started
             if orphan.report is not None:
                 orphan.worker.thanks.append(orphan.lease)
                 broker.touch(orphan.worker)
-                broker.report(orphan.worker, task, orphan.report, orphan.blob)
+                broker.report(orphan.worker, task, orphan.report, orphan.blob, now)
 
     def keep(self, worker: WorkerRecord, report: Report, blob: Blob) -> bool:
         """Keep a report until its client comes back; False if it is about no lease kept here."""

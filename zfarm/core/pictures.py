@@ -139,7 +139,7 @@ def _running(broker: Broker, now: float, tasks_max: int, principal: str = LOCAL)
                     worker=worker.short_name,
                     age_s=now - task.granted_at,
                     items=task.items,
-                    attempts=len(task.deaths) + 1,
+                    attempts=task.attempts + 1,
                 )
             )
             if len(running) >= tasks_max:

@@ -20,9 +20,10 @@ import cloudpickle.cloudpickle as cloud
 from zfarm.edge import homes, shipments, watch
 from zfarm.edge.culprits import not_portable
 from zfarm.edge.origins import by_reference, place_in_home
+from zfarm.errors import NotPortable
 from zfarm.messages import Blob
 
-__all__ = ["Function", "Portable", "open_blob", "open_table", "opened"]
+__all__ = ["Function", "Portable", "Retrying", "open_blob", "open_table", "opened"]
 
 _PROTOCOL: Final = homes.PROTOCOL
 _MEMO_MAX: Final = 1024
@@ -35,24 +36,28 @@ class Portable:
     """Pickles the calls of one client. Any thread may use it."""
 
     def __init__(self) -> None:
-        self._memo: dict[int, _Memo] = {}
+        self._memo: dict[object, _Memo] = {}
 
-    def encode_function(self, function: Callable[..., Any]) -> bytes:
-        """The blob of a function: the same object again while nothing that it needs has changed.
+    def encode_function(
+        self, function: Callable[..., Any], retry_on: tuple[type[Exception], ...] = ()
+    ) -> bytes:
+        """The blob of a function: the same object again while nothing that it needs has changed. With the
+        exceptions after which a call of it is to be run again.
 
         Raises:
             NotPortable: it cannot be pickled; the text says where in it.
         """
-        memo = self._memo.get(id(function))
+        key = (id(function), retry_on) if retry_on else id(function)
+        memo = self._memo.get(key)
         if memo is not None and memo.holds(function):
             return memo.blob
         try:
-            blob = _encode(function)
+            blob = _encode(Retrying(function, retry_on) if retry_on else function)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise not_portable([("function", function)], error) from error
-        self._remember(function, blob)
+            raise not_portable([("function", function), ("retry_on", retry_on)], error) from error
+        self._remember(key, function, blob)
         return blob
 
     def encode_arguments(
@@ -98,12 +103,25 @@ class Portable:
             named = [("initializer", function), *((f"initargs[{n}]", arg) for n, arg in enumerate(args))]
             raise not_portable(named, error) from error
 
-    def _remember(self, function: Any, blob: bytes) -> None:
-        memo = _Memo.of(function, blob, self._memo)
+    def _remember(self, key: object, function: Any, blob: bytes) -> None:
+        memo = _Memo.of(key, function, blob, self._memo)
         if memo is not None:
             if len(self._memo) >= _MEMO_MAX:
                 self._memo.clear()
-            self._memo[id(function)] = memo
+            self._memo[key] = memo
+
+
+class Retrying:
+    """A function with the exceptions after which a call of it is to be run again; a child takes it apart."""
+
+    __slots__ = ("function", "kinds")
+
+    def __init__(self, function: Callable[..., Any], kinds: tuple[type[Exception], ...]) -> None:
+        self.function = function
+        self.kinds = kinds
+
+    def __reduce__(self) -> Any:
+        return Retrying, (self.function, self.kinds)
 
 
 class _Memo:
@@ -120,12 +138,11 @@ class _Memo:
         self._find: Any = {}.get
 
     @classmethod
-    def of(cls, function: Any, blob: bytes, among: dict[int, _Memo]) -> _Memo | None:
+    def of(cls, key: object, function: Any, blob: bytes, among: dict[object, _Memo]) -> _Memo | None:
         """A memo if the function's blob can be known to be true later."""
         if type(function) not in (types.FunctionType, types.BuiltinFunctionType):
             return None
-        number = id(function)
-        memo = cls(weakref.ref(function, lambda _: among.pop(number, None)), blob)
+        memo = cls(weakref.ref(function, lambda _: among.pop(key, None)), blob)
         if by_reference(function):
             memo._module_name, memo._name = function.__module__, function.__qualname__
             if "." in memo._name:
@@ -217,7 +234,7 @@ _PICKLE_FIRST: Final = 0x80
 class Function:
     """A function in a child, with the definitions that it came with."""
 
-    __slots__ = ("_data", "_generation", "_steady", "_table", "short")
+    __slots__ = ("_data", "_generation", "_steady", "_table", "retry_on", "short")
 
     def __init__(self, blob: bytes) -> None:
         self._table: homes.Table | None = None  # not opened yet: that is for the call that it is needed by
@@ -225,6 +242,7 @@ class Function:
         self._generation = -1
         self._steady: Any = None  # the callable, if one call cannot leave anything in it for the next
         self.short = False  # it has run, and took less than a millisecond
+        self.retry_on: tuple[type[BaseException], ...] = ()
 
     def ready(self) -> Callable[..., Any]:
         """The callable as it was when it was pickled. Raises whatever unpickling raises."""
@@ -233,13 +251,26 @@ class Function:
             if self._table is None:
                 self._table, self._data = open_table(self._data)
             ours.apply(self._table)
-            made = pickle.loads(self._data)
+            made = self._made()
             self._steady = made if _is_steady(made) else None
             self._generation = ours.generation
-            return made  # type: ignore[no-any-return]
+            return made
         if self._steady is not None:
             return self._steady  # type: ignore[no-any-return]
-        return pickle.loads(self._data)  # type: ignore[no-any-return]
+        return self._made()
+
+    def _made(self) -> Callable[..., Any]:
+        made = pickle.loads(self._data)
+        if type(made) is Retrying:
+            self.retry_on = made.kinds
+            return made.function
+        return made  # type: ignore[no-any-return]
+
+    def retries(self, error: BaseException) -> bool:
+        """Whether the call shall be run again for this, as an ``except`` clause would decide. What cannot be
+        pickled is not."""
+        kinds = type(error).__mro__
+        return NotPortable not in kinds and not set(self.retry_on).isdisjoint(kinds)
 
 
 def _is_steady(made: Any) -> bool:

@@ -132,7 +132,7 @@ def _reports(message: m.Reports, blobs: int) -> None:
     _blobs(message, blobs, len(reports))
     _numbers("leases", [report.lease for report in reports])
     for kind in {report.kind for report in reports}:
-        if not 0 <= kind <= m.TIMEOUT or kind == m.REFUSED:
+        if not 0 <= kind <= m.AGAIN or kind == m.REFUSED:
             raise Malformed(f"kinds: a worker reports kind {kind}")
     _numbers("run times", [report.run_us for report in reports])
     for report in reports:
@@ -149,6 +149,7 @@ def _ended(message: m.Ended, blobs: int) -> None:
     _numbers("tasks", [outcome.task for outcome in outcomes])
     _numbers("kinds", [outcome.kind for outcome in outcomes], m.TIMEOUT)
     _numbers("run times", [outcome.run_us for outcome in outcomes])
+    _numbers("tries", [outcome.tries for outcome in outcomes], COUNT_MAX)
     for outcome in outcomes:
         for fate in outcome.deaths:
             _fate(fate)
@@ -171,7 +172,7 @@ def _dones(message: m.Dones, blobs: int) -> None:
     _numbers("seqs", [done.seq for done in dones])
     _numbers("run times", [done.run_us for done in dones])
     for kind in {done.kind for done in dones}:
-        if kind not in (m.VALUE, m.ERROR, m.MIXED, m.BROKEN):  # a child cannot say that it died
+        if kind not in (m.VALUE, m.ERROR, m.MIXED, m.BROKEN, m.AGAIN):  # a child cannot say that it died
             raise Malformed(f"a child reports kind {kind}")
 
 

@@ -25,6 +25,7 @@ from zfarm.edge.realm import Realm, unfit
 from zfarm.edge.wire import Malformed
 from zfarm.errors import NotPortable
 from zfarm.messages import (
+    AGAIN,
     BROKEN,
     ERROR,
     VALUE,
@@ -146,7 +147,7 @@ class Child:
         del body
         try:
             if items:
-                kind, blob = _run_batch(target, *args)
+                kind, blob = _run_batch(function, target, *args)
             else:
                 if type(args) is tuple:
                     value = target(*args)
@@ -157,7 +158,8 @@ class Child:
                 del value
         except BaseException as error:  # sys.exit() and KeyboardInterrupt are outcomes of a task
             args = value = target = None
-            return self._failed(error)
+            kind, blob = self._failed(error)
+            return (AGAIN if function.retry_on and function.retries(error) else kind), blob
         if len(blob) > _PAYLOAD_MAX:
             return ERROR, unfit("result", len(blob), _PAYLOAD_MAX)
         return kind, blob
@@ -185,8 +187,11 @@ class Child:
 _PLAIN: Final = frozenset((type(None), bool, int, float, complex))
 
 
-def _run_batch(function: Any, star: bool, items: Any) -> tuple[int, bytes]:
-    """Run a function over items; an item that fails costs the loop one restart."""
+def _run_batch(retrying: Function, function: Any, star: bool, items: Any) -> tuple[int, bytes]:
+    """Run a function over items; an item that fails costs the loop one restart. One that is alone may be run
+    again."""
+    alone = len(items) == 1
+    again = False
     values: list[Any] = []
     errors: dict[int, bytes] = {}
     append = values.append
@@ -202,10 +207,12 @@ def _run_batch(function: Any, star: bool, items: Any) -> tuple[int, bytes]:
             break
         except BaseException as error:
             errors[len(values)] = encode_error(error, skip=1)
+            again = alone and retrying.retries(error)
             forget_frames(error)
             append(None)
     item = rest = items = None
-    return encode_values(values, errors)
+    kind, blob = encode_values(values, errors)
+    return (AGAIN if again else kind), blob
 
 
 def _say(text: str) -> None:

@@ -3,8 +3,8 @@ begins and ends no transaction.
 
 A turn changes nothing in memory but itself: what was true before stays in State, and State takes the turn's
 view over once it is committed. So a turn that fails is simply dropped. Statements run over many rows at
-once, in the order accepted, changed (begun, struck), settled, forgotten; a record that would come too late in
-this order first makes the others go ahead.
+once, in the order accepted, changed (begun, retried, struck), settled, forgotten; a record that would come
+too late in this order first makes the others go ahead.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from zfarm.messages import (
     Forgotten,
     Payload,
     Record,
+    Retried,
     Settled,
     Struck,
 )
@@ -100,7 +101,7 @@ class Turn:
         self._gone: list[int] = []
         self._stages: dict[int, int] = {}
         self._accepted: dict[int, tuple[int, bytes, Blob]] = {}
-        self._changed: dict[int, list[Begun | Struck]] = {}
+        self._changed: dict[int, list[Begun | Retried | Struck]] = {}
         self._settled: dict[int, tuple[bytes, Blob]] = {}
         self._forgotten: list[int] = []
 
@@ -113,7 +114,7 @@ class Turn:
                 self._on_settled(record, payload)
             elif isinstance(record, Forgotten):
                 self._on_forgotten(record)
-            elif isinstance(record, Begun | Struck):
+            elif isinstance(record, Begun | Retried | Struck):
                 self._on_changed(record)
             elif isinstance(record, Enrolled):
                 self._on_enrolled(record)
@@ -186,7 +187,7 @@ class Turn:
         self._accepted[key] = (key, sealed(row, key), body)
         self.weight += len(body)
 
-    def _on_changed(self, record: Begun | Struck) -> None:
+    def _on_changed(self, record: Begun | Retried | Struck) -> None:
         key = self._key(record.client, record.task)
         if self._stages.get(key, 0) > CHANGED:
             self._flush()

@@ -38,7 +38,7 @@ from zfarm.edge.sealed import (
 from zfarm.edge.spill import Spill
 from zfarm.edge.vault import Vault, no_room, state_is_known
 from zfarm.errors import FarmError, JournalCorrupt
-from zfarm.messages import Accepted, Begun, Enrolled, Payload, Record, Settled, Struck
+from zfarm.messages import Accepted, Begun, Enrolled, Payload, Record, Retried, Settled, Struck
 from zfarm.settings import Settings, settings
 
 __all__ = ["TASK_NUMBER_MAX", "Journal", "JournalStats"]
@@ -48,7 +48,7 @@ READ_SHARED: Final = msgspec.msgpack.Decoder(Shared)
 READ_ENROLLED: Final = msgspec.msgpack.Decoder(Enrolled)
 READ_ACCEPTED: Final = msgspec.msgpack.Decoder(Accepted)
 READ_SETTLED: Final = msgspec.msgpack.Decoder(Settled)
-READ_STRUCK: Final = msgspec.msgpack.Decoder(Struck)
+READ_ATTEMPT: Final = msgspec.msgpack.Decoder(Struck | Retried)
 
 EPOCH_MAX: Final = 2**31 - 1
 ROWS_PER_READ: Final = 64
@@ -214,9 +214,9 @@ class Journal:
         """The living state as records that can be applied one after the other.
 
         First Enrolled for each client; then, client by client in order of task numbers, Accepted, a Struck
-        for each death, Begun if it may have begun and must not do so again, and Settled if the task has
-        ended: then function, setup and body of its Accepted are empty. Do not append before the last one has
-        come.
+        or Retried for each attempt that is over, Begun if it may have begun and must not do so again, and
+        Settled if the task has ended: then function, setup and body of its Accepted are empty. Do not append
+        before the last one has come.
 
         Raises:
             JournalCorrupt: something is not what was written; nothing before it is wrong.
@@ -242,7 +242,7 @@ class Journal:
         if not (task.outcome or task.deaths or task.begun):
             return [(accepted, call)]
         pairs: list[tuple[Record, Payload]] = [(accepted, (b"", b"", b"") if task.outcome else call)]
-        pairs += [(READ_STRUCK.decode(struck), ()) for struck in task.deaths]
+        pairs += [(READ_ATTEMPT.decode(attempt), ()) for attempt in task.deaths]
         if task.begun and not task.outcome:
             pairs.append((Begun(accepted.client, accepted.task, task.begun), ()))
         if task.outcome:

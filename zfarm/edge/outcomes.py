@@ -20,7 +20,7 @@ from zfarm.errors import NotPortable, RemoteError, RemoteTraceback
 from zfarm.messages import MIXED, VALUE, Blob
 from zfarm.settings import settings
 
-__all__ = ["decode_batch", "decode_outcome", "encode_error", "encode_value", "encode_values"]
+__all__ = ["add_note", "decode_batch", "decode_outcome", "encode_error", "encode_value", "encode_values"]
 
 _PROTOCOL: Final = homes.PROTOCOL
 _SUMMARY_MAX: Final = 2000
@@ -233,6 +233,14 @@ def decode_batch(kind: int, blob: Blob, items: int) -> tuple[Sequence[Any], dict
         f"a batch of {items} items came home as something else ({type(value).__name__})"
     )
     return [None] * items, dict.fromkeys(range(items), error)
+
+
+def add_note(error: BaseException, text: str) -> None:
+    """Add a line to what is printed of an exception, unless its class does not let anybody do so."""
+    try:
+        BaseException.add_note(error, text)
+    except Exception:  # a class may have notes of its own, which are no list, or forbid attributes
+        return
 
 
 def _decode_error(blob: Blob) -> BaseException:

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Final = 2
-"""2: rows of tasks tell whether a task that may begin once only has begun."""
+"""2: rows of tasks tell whether a task that may begin once only has begun, and how often one was retried."""
 MAGIC: Final = "zfarm journal"
 
 TASK_BITS: Final = 40
@@ -129,7 +129,7 @@ class TaskRow(Row):
     check: int
     file: int = 0
     outcome: bytes = b""
-    deaths: list[bytes] = []
+    deaths: list[bytes] = []  # and errors for which it is run again, in the order in which they came
     begun: int = 0  # the lease of its Begun; 0: none
 
 
