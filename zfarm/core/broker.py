@@ -55,6 +55,7 @@ from zfarm.settings import Settings, settings
 
 __all__ = ["Broker"]
 
+
 class Broker(Reception):
     """Keeps the books of one farm: takes tasks from clients and grants leases on them to workers."""
 
