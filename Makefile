@@ -9,18 +9,22 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST ?=
 
-.PHONY: help demo test lint format pins clean
+.PHONY: help demo test soak lint format pins clean
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
-	@echo "    also: make lint, make format, make pins, make clean"
+	@echo "    also: make soak, make lint, make format, make pins, make clean"
 
 demo: $(VENV)/.run
 	$(BIN)/python examples/census.py
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST)
+
+# A hundred thousand fresh seeds of the simulator: an hour or two.
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.simulation.soak --count 100000
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

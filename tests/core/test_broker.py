@@ -239,7 +239,8 @@ def test_the_leases_of_a_silent_worker_move(rig: BrokerRig) -> None:
     rig.turn(after=4.0)
     rig.say("V", Join("v", VERSIONS, 1, "host-v", 33))
 
-    moved = rig.turn(after=1.5)
+    assert sent(rig.turn(after=1.5), "V") == []  # this sweep is late: who was away may have missed a beat
+    moved = rig.turn(after=0.5)
     assert sent(moved, "V") == [grants(2, {FIRST + 1: 1})]
     assert sent(rig.say("W", Beat(2, [FIRST], 2)), "W") == [Stranger()]
     back = rig.say("W", msgspec.structs.replace(JOIN, held=[Held(FIRST, "c", 1, True)]))

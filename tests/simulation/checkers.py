@@ -88,7 +88,7 @@ class Books:
         assert outcome.tries <= sum(run.raised for run in task.runs), (
             f"{what} did not raise so often: {outcome}"
         )
-        doubted = self._doubted(what, task, outcome)
+        doubted = self._doubted(client, what, task, outcome)
         own = doubted or kind == m.BROKEN or len(outcome.deaths) - (kind == m.TIMEOUT) <= task.blames
         assert own, f"{what} is blamed for deaths that were not its own: {outcome}"
         if kind == m.ERROR and bytes(blob) == task.raised_blob:
@@ -122,12 +122,12 @@ class Books:
         if task.cancel_asked_at is not None:
             self.farm.story.probe("cancelled" if kind == m.CANCELLED else "cancel came too late")
 
-    def _doubted(self, what: str, task: Task, outcome: m.Outcome) -> bool:
+    def _doubted(self, client: ClientProcess, what: str, task: Task, outcome: m.Outcome) -> bool:
         """It was given up because nobody knows whether it had begun: is there a reason for doubt?"""
         text = outcome.deaths[0].text if outcome.deaths else ""
         if outcome.kind != m.LOST or not text.startswith("the broker was started anew"):
             return False
-        reason = task.unsure or task.submitted_at < self._broker_born
+        reason = task.unsure or task.submitted_at < max(self._broker_born, client.new_books_at)
         assert task.once, f"{what} was given up, and may run again: {outcome}"
         assert reason, f"{what} was given up for no reason: {outcome}"
         self.farm.story.probe(f"lost with the broker, {'had' if task.runs else 'had not'} begun")
@@ -159,7 +159,8 @@ class Books:
     def running(self, task: Task) -> None:
         """A client was told that this task runs."""
         task.running_told = True
-        assert task.sent, f"task {task.token} is said to run, and no child has it"
+        ended_unsent = b"/99" in task.setup  # a worker that reports it broken held it to the end, as started
+        assert task.sent or ended_unsent, f"task {task.token} is said to run, and no child has it"
         self.farm.story.probe("running told")
 
     def client_left(self, client: ClientProcess) -> None:
@@ -380,12 +381,12 @@ class Books:
             run.ended_at = self.farm.now
             run.task.blames += not stopped
             self._excuse(run.task)
-        if not child.started_seq and child.sent_seq and not stopped:
-            self._stillborn(child.owner.worker)
+        child.stillborn = not child.started_seq and child.sent_seq > 0 and not stopped
         self.changed()
 
-    def _stillborn(self, worker: WorkerProcess) -> None:
-        """A child died before its first call: after a few such, the calls of its realm are given up."""
+    def stillborn(self, worker: WorkerProcess) -> None:
+        """A worker hears that a child died before its first call: after a few such, all the calls of that
+        realm are given up that it has by now."""
         for lease in self.living.values():
             task, holder = self.granted[lease]
             task.blames += holder == worker.session

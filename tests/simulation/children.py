@@ -41,6 +41,7 @@ class Child:
         self.realm = ""
         self.calls: deque[tuple[ChildCall, Task]] = deque()
         self.started_seq = 0
+        self.stillborn = False  # it died before its first call
         self.sent_seq = 0
         self.void_to = 0
         self.taking_back = False
@@ -297,6 +298,8 @@ class Children:
     def _told(self, child: Child, entry: tuple[Any, ...]) -> None:
         if entry[1] == "child_died":
             self.all.pop(child.number, None)
+            if child.stillborn:
+                self.farm.books.stillborn(self.worker)
         self.worker.hand(*entry)
 
     def die(self) -> None:

@@ -295,6 +295,8 @@ class ClientProcess(Process):
         self.session = session
         self.tunnel = tunnel
         self.left = False
+        self.books = 0  # of the broker it has last heard of
+        self.new_books_at = 0.0  # when it heard that the broker had lost its books
         if tunnel is None:
             self.link = Link(farm, name, partial(self.hand, "message"))
         self.machine = Client(session, VERSIONS, "host-c", 1, name, self.clock, farm.mix.settings)
@@ -343,7 +345,11 @@ class ClientProcess(Process):
             farm.story.probe("safe")
         elif isinstance(action, m.Running):
             farm.books.running(farm.tasks[action.token])
-        elif not isinstance(action, m.Connected):
+        elif isinstance(action, m.Connected):
+            if self.books and self.books != action.welcome.books:
+                self.new_books_at = farm.now
+            self.books = action.welcome.books
+        else:
             raise AssertionError(f"a client should not do {action}")
 
     def _submit(self, task: Task) -> None:

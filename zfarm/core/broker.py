@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import inf
+from typing import Final
 
 from zfarm.core import dispatch, pictures
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
@@ -55,6 +56,9 @@ from zfarm.settings import Settings, settings
 
 __all__ = ["Broker"]
 
+LATE_SWEEPS_MAX: Final = 4
+"""Of so many late sweeps in a row one judges all the same: this broker is not away now and then but slow."""
+
 
 class Broker(Reception):
     """Keeps the books of one farm: takes tasks from clients and grants leases on them to workers."""
@@ -68,6 +72,7 @@ class Broker(Reception):
         self.orphans = Orphans(self)
         self._note_at = inf
         self._sweep_at = now + limits.beat_interval_s
+        self._late_sweeps = 0  # in a row
         self._hold_until = 0.0
         self._from_worker: dict[type, Handler] = {
             Beat: self._on_beat,
@@ -309,7 +314,9 @@ class Broker(Reception):
         for worker in self.workers.values():
             if worker.thanks:
                 self.touch(worker)
-        if now - self._sweep_at < limits.worker_lost_after_s / 2:
+        late = now - self._sweep_at > limits.beat_interval_s / 2
+        self._late_sweeps = self._late_sweeps + 1 if late else 0
+        if self._late_sweeps % LATE_SWEEPS_MAX == 0:
             self._lose_silent(now)  # else we were away ourselves: first hear what they have said meanwhile
         self.orphans.sweep(now)
 

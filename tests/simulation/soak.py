@@ -1,0 +1,97 @@
+"""Runs many seeds on all cores until one fails: python -m tests.simulation.soak --count 100000."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+import time
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import islice
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tests.simulation.run import simulate
+
+CHUNK = 50
+FRESH_FROM = 1_000_000
+"""Seeds below this are those of everyday runs; a soak takes its own, different ones each time."""
+
+
+@dataclass
+class Tally:
+    """What some seeds came to."""
+
+    seeds: int = 0
+    events: int = 0
+    virtual_s: float = 0.0
+    probes: Counter[str] = field(default_factory=Counter)
+    failure: str = ""
+
+    def add(self, other: Tally) -> None:
+        """Count those of ``other``, too."""
+        self.seeds += other.seeds
+        self.events += other.events
+        self.virtual_s += other.virtual_s
+        self.probes += other.probes
+        self.failure = self.failure or other.failure
+
+
+def run_some(first: int, end: int) -> Tally:
+    """Seeds ``first`` to ``end - 1``, or up to the first that fails."""
+    tally = Tally()
+    for seed in range(first, end):
+        result = simulate(seed, keep=200)
+        tally.add(Tally(1, result.events, result.virtual_s, Counter(result.probes)))
+        if result.failure:
+            tally.failure = result.report()
+            break
+    return tally
+
+
+def soak(first: int, count: int, jobs: int, console: Console) -> Tally:
+    """Run ``count`` seeds from ``first`` on in ``jobs`` processes; stops soon after one has failed."""
+    total = Tally()
+    columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    chunks = ((start, min(start + CHUNK, first + count)) for start in range(first, first + count, CHUNK))
+    with Progress(*columns, console=console) as progress, ProcessPoolExecutor(jobs) as pool:
+        bar = progress.add_task("", total=count)
+        running: set[Future[Tally]] = {pool.submit(run_some, *chunk) for chunk in islice(chunks, 2 * jobs)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                total.add(future.result())
+            progress.update(bar, completed=total.seeds)
+            if not total.failure:
+                running |= {pool.submit(run_some, *chunk) for chunk in islice(chunks, len(done))}
+    return total
+
+
+def main() -> int:
+    """The command line; the exit code says whether every seed passed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.soak", description=__doc__)
+    parser.add_argument("--count", type=int, default=100_000, help="how many seeds (100000)")
+    parser.add_argument("--first", type=int, help="the first one (a random one)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (one a core)")
+    asked = parser.parse_args()
+    first = FRESH_FROM + secrets.randbelow(10**9) if asked.first is None else asked.first
+    console = Console(stderr=True)
+    began = time.perf_counter()
+    total = soak(first, asked.count, asked.jobs, console)
+    took = time.perf_counter() - began
+    for kind, number in sorted(total.probes.items()):
+        print(f"{number:10} {kind}")
+    print(
+        f"{total.seeds} seeds from {first} on in {took:.0f} s ({total.seeds / took:.1f} seeds/s, "
+        f"{total.events} events, {total.virtual_s / 3600:.1f} virtual hours)"
+    )
+    print(total.failure or "none failed")
+    return bool(total.failure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
