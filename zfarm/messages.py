@@ -333,6 +333,7 @@ class WorkerPicture(Message):
     last_seen_s: float
     uptime_s: float
     vitals: Vitals
+    aside_s: float = 0.0  # its children keep dying: it is granted nothing for so long; 0: it is not set aside
 
 
 class ClientPicture(Message):

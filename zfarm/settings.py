@@ -56,6 +56,14 @@ class Settings:
     """A map's batch may be at most this many times as large as the last one that was measured."""
     max_attempts: int = 3
     """How many children or workers may die under one task."""
+    unstarted_losses_max: int = 10
+    """How many workers may be lost with a task that was not known to run there, before each further one
+    counts as an attempt: it may kill them faster than they can say that it runs."""
+    worker_deaths_max: int = 5
+    """Different calls in a row under which children of one worker may die before it is set aside. One that
+    dies on another worker too is not counted."""
+    worker_aside_s: float = 60.0
+    """How long a worker that was set aside is granted nothing, if there is another one."""
 
     retry_backoff_s: float = 0.1
     """How long a call waits before it is run again after an error that its ``retry_on`` names: between half

@@ -53,6 +53,12 @@ class Books:
         self.again: dict[int, Task] = {}
         """Leases that the broker has heard to have ended in an error to be run again for, and has not thanked
         for."""
+        self.died_under: dict[str, set[object]] = {}
+        """Calls under which children of a worker's life were reported to have died since one ended well."""
+        self.died_most: dict[str, int] = {}
+        """How many they were at most since the broker last decided."""
+        self.aside: set[str] = set()
+        """Workers' lives that the broker has set aside."""
         self.pending: set[int] = set()
         """Tokens submitted and neither resolved nor abandoned."""
         self.waiting = 0
@@ -204,6 +210,7 @@ class Books:
             for report in message.reports:
                 if report.lease >> 32 != self.farm.broker.epoch:
                     self.farm.story.probe("a lease from before the broker's restart is reported")
+                self._tells_of_deaths(session, report)
                 if report.kind == m.AGAIN:
                     self._raises(session, report.lease)
                 self._lease_ends(session, report.lease, started=True)
@@ -219,6 +226,38 @@ class Books:
         for other in [*self.by_peer]:
             if other == peer or (isinstance(other, tuple) and other[0] == peer):
                 del self.by_peer[other]
+
+    def _tells_of_deaths(self, session: str, report: m.Report) -> None:
+        task, holder = self.granted.get(report.lease, (None, ""))
+        under = self.died_under.setdefault(session, set())
+        if task is None or holder != session:
+            return
+        if report.kind == m.LOST:
+            under.add(task.token)
+        elif report.kind == m.BROKEN and report.fate is not None:
+            under.add(task.client)
+        elif (
+            report.kind in (m.VALUE, m.ERROR, m.MIXED, m.AGAIN)
+            and self.living.get(task.token) == report.lease
+        ):
+            under.clear()
+        self.died_most[session] = max(self.died_most.get(session, 0), len(under))
+
+    def _set_aside(self) -> None:
+        """A worker is set aside after deaths of different calls in a row, and while there is another one."""
+        workers = self.farm.broker.machine.workers
+        now_aside = {session for session, worker in workers.items() if worker.aside_until}
+        for session in now_aside - self.aside:
+            died = self.died_most.get(session, 0)
+            assert died >= self.farm.mix.settings.worker_deaths_max, (
+                f"{session} is set aside after {died} deaths"
+            )
+            assert any(worker.open for worker in workers.values()), f"{session} was the last one"
+            self.farm.story.probe("set aside")
+        if self.aside - now_aside:
+            self.farm.story.probe("back from aside")
+        self.aside = now_aside
+        self.died_most.clear()
 
     def raised(self, task: Task) -> None:
         """A run of it has ended in an error for which it wants to be run again."""
@@ -250,6 +289,7 @@ class Books:
         broker = self.farm.broker.machine
         settings = self.farm.mix.settings
         clock = self.farm.broker.clock
+        self._set_aside()
         for session, known in self.known.items():
             stays = known.said_goodbye and (session in broker.workers or session in broker.clients)
             assert not stays, f"{session} said goodbye, and the broker keeps it"
@@ -278,7 +318,8 @@ class Books:
         for lease, task in self.holds.get(worker.session, {}).items():
             if self.living.get(task.token) == lease:
                 del self.living[task.token]
-            task.blames += not known.said_goodbye
+            ran = any(run.worker is worker for run in task.runs)
+            task.blames += not known.said_goodbye and (ran or task.once)
             self._excuse(task)
 
     def _client_lost(self, session: str, known: Known) -> None:
@@ -304,6 +345,8 @@ class Books:
         self.by_peer.clear()
         self.living.clear()
         self.again.clear()
+        self.aside.clear()
+        self.died_under.clear()
         for task in self.farm.tasks.values():
             if task.outcome is None:  # a journal may keep also what nobody waits for any more
                 task.unsure = True
@@ -354,11 +397,14 @@ class Books:
             self.farm.story.probe("grant repeated")
         elif lease >> 32 != self.farm.broker.epoch:
             self.farm.story.probe("adopted lease granted again")
+        else:
+            assert session not in self.aside, f"{session} is set aside, and is granted lease {lease}"
         assert living is None or living == lease, f"task {task.token} gets lease {lease} while {living} lives"
+        new = lease not in self.granted
         self.granted[lease] = (task, session)
         self.living[task.token] = lease
         self.holds.setdefault(session, {})[lease] = task
-        if not any(run.worker.session == session for run in task.runs):
+        if new or not any(run.worker.session == session for run in task.runs):
             self.unstarted.setdefault(session, set()).add(task.token)
 
     # ------------------------------------------------------------ workers and children

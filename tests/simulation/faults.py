@@ -134,6 +134,9 @@ def mix_of(seed: int) -> Mix:
     mix.flaky_share = more.choice((0.0, 0.0, 0.1, 0.4))
     if mix.flaky_share:
         mix.settings = dataclasses.replace(mix.settings, retry_backoff_s=more.choice((0.1, 0.5, 2.0)))
+    mix.settings = dataclasses.replace(
+        mix.settings, worker_deaths_max=more.choice((2, 3, 5)), worker_aside_s=more.choice((2.0, 10.0))
+    )
     return mix
 
 

@@ -75,7 +75,7 @@ MUTANTS = [
         if lease not in held:
             self.give_back(task)""",
     ),
-    Mutant("no requeue on loss", "attempt_lost", "self.requeue(task)", "pass"),
+    Mutant("no requeue on loss", "attempt_lost", "self.requeue(task, self.slots())", "pass"),
     Mutant("leases of a lost worker leaked", "_drop_worker", "reversed(worker.leases.values())", "()"),
     Mutant("Return ignored", "_on_return", "self.give_back(task)", "pass"),
     Mutant("Return lost", "_take_home", "self._returns.append(duty.lease)", "pass"),
@@ -132,6 +132,12 @@ MUTANTS = [
     Mutant("one run too many", "attempt_failed", "task.attempts + 1 >=", "task.attempts + 1 >"),
     Mutant("run again for ever", "attempt_failed", "task.tries += 1", "pass"),
     Mutant("never run again", "attempt_failed", "self.park(task, now + delay_us / 1e6)", "pass"),
+    # bad workers and bad calls
+    Mutant("what only waited is blamed", "lose_lease", "task.began or", "True or"),
+    Mutant("set aside, and granted", "open", " and not self.aside_until", ""),
+    Mutant("one bad call, a bad worker", "_suspect", "suspects[key] = None", "suspects[key + (now,)] = None"),
+    Mutant("what ends well does not count", "report", "worker.suspects.clear()", "pass"),
+    Mutant("the last one is set aside", "_suspect", "not self._others(worker)", "False"),
     # attempts
     Mutant("one attempt too many", "attempt_lost", ">= task.max_attempts", "> task.max_attempts"),
     Mutant("batches run again whole", "attempt_lost", "task.items > 1", "False"),

@@ -19,6 +19,8 @@ KEPT = {
     "Broker.peers",
     "Broker.functions._known",
     "Broker.counts",
+    "Broker.peers[].suspects",
+    "Broker.workers[].suspects",
     "Worker._kids",
     "Worker._init_deaths",
 }

@@ -117,6 +117,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     began: bool = False
     cancelling: bool = False
     deaths: tuple[Fate, ...] = ()
+    losses: int = 0  # of workers that held it and were not known to run it
     tries: int = 0  # errors for which it is run again
     outcome: Outcome | None = None
     blob: Blob = b""
@@ -227,6 +228,7 @@ class WorkerRecord:
     """One worker: its slots, the leases it holds, and what this turn has for it."""
 
     __slots__ = (
+        "aside_until",
         "crowded",
         "deaths",
         "done",
@@ -247,6 +249,7 @@ class WorkerRecord:
         "session",
         "slots",
         "stops",
+        "suspects",
         "thank_now",
         "thanks",
         "vitals",
@@ -270,12 +273,19 @@ class WorkerRecord:
         self.done = 0
         self.failed = 0
         self.deaths = 0
+        self.suspects: dict[tuple[str, int], None] = {}  # tasks that died here since one ended well
+        self.aside_until = 0.0  # it is granted nothing until then; 0: it is not set aside
         self.vitals = Vitals()
         self.granted: list[Task] = []
         self.revokes: list[int] = []
         self.stops: list[int] = []
         self.thanks: list[int] = []
         self.thank_now = False
+
+    @property
+    def open(self) -> bool:
+        """It may be granted something, as soon as it has a free slot."""
+        return self.peer is not None and self.room > 0 and not self.aside_until
 
     @property
     def has_messages(self) -> bool:

@@ -15,6 +15,7 @@ from math import inf
 from typing import Final
 
 from zfarm.core import dispatch, pictures
+from zfarm.core.aside import Aside
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.greeting import LOCAL, book_key
 from zfarm.core.invariants import check_books
@@ -24,8 +25,10 @@ from zfarm.core.outbox import client_messages, worker_messages
 from zfarm.core.reception import Handler, Reception
 from zfarm.messages import (
     AGAIN,
+    BROKEN,
     CANCELLED,
     LOST,
+    TIMEOUT,
     VALUE,
     Action,
     Append,
@@ -70,6 +73,7 @@ class Broker(Reception):
         self.deadline = NOW
         self.started_at = now
         self.orphans = Orphans(self)
+        self.aside = Aside(self)
         self._note_at = inf
         self._sweep_at = now + limits.beat_interval_s
         self._late_sweeps = 0  # in a row
@@ -251,10 +255,15 @@ class Broker(Reception):
             worker.deaths += 1
             fate = report.fate or Fate(host=worker.host, worker=worker.short_name, text="died")
             self.attempt_lost(task, fate)
+            self.aside.died(worker, task, now)
             return
         worker.done += task.items or 1
         if report.kind != VALUE:
             worker.failed += 1
+        if report.kind == BROKEN and report.fate is not None:
+            self.aside.failed_to_begin(worker, task, now)
+        elif worker.suspects and report.kind not in (BROKEN, CANCELLED, TIMEOUT):
+            worker.suspects.clear()
         if report.kind != CANCELLED:
             task.function.measured(report.run_us, task.items)
         if report.kind == AGAIN:
@@ -319,6 +328,7 @@ class Broker(Reception):
         if self._late_sweeps % LATE_SWEEPS_MAX == 0:
             self._lose_silent(now)  # else we were away ourselves: first hear what they have said meanwhile
         self.orphans.sweep(now)
+        self.aside.sweep(now)
 
     def _lose_silent(self, now: float) -> None:
         limits = self.limits

@@ -25,9 +25,7 @@ HANDFUL_US = 250
 
 def dispatch(broker: Broker, now: float) -> None:
     """Grant what can be granted now."""
-    open_workers = [
-        worker for worker in broker.workers.values() if worker.peer is not None and worker.room > 0
-    ]
+    open_workers = [worker for worker in broker.workers.values() if worker.open]
     if not open_workers:
         return
     _fill_slots(broker, open_workers, now)

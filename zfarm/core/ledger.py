@@ -242,16 +242,21 @@ class Ledger:
         task.client.leased -= 1
 
     def lose_lease(self, task: Task, fate: Fate) -> None:
-        """The worker of this task is lost; should it come back with the lease, it may go on."""
+        """The worker of this task is lost; should it come back with the lease, it may go on. A task that was
+        not known to run there is not blamed, unless that happens to it again and again."""
         lease = task.lease
-        self.attempt_lost(task, fate)
+        if task.began or task.once or task.losses >= self.limits.unstarted_losses_max:
+            self.attempt_lost(task, fate)
+        else:
+            task.losses += 1
+            self.give_back(task)
         task.lease = lease
 
-    def requeue(self, task: Task) -> None:
-        """Put a task to the front of its client's queue."""
+    def requeue(self, task: Task, behind: int = 0) -> None:
+        """Put a task to the front of its client's queue, ``behind`` so many others."""
         client = task.client
         if task.priority == client.rank:
-            client.queue.appendleft(task)
+            client.queue.insert(behind, task)
         else:
             client.enqueue(task, front=True)
         self.make_ready(client)
@@ -287,7 +292,7 @@ class Ledger:
             if self.journal:
                 self.records.append((Struck(task.client.session, task.number, fate, -task.lease), ()))
             self.tell("warning", f"{task.function.name} runs again: {fate.text} on {fate.host}")
-            self.requeue(task)
+            self.requeue(task, self.slots())  # the slot that is free at once is where it died
 
     def attempt_failed(self, task: Task, run_us: int, blob: Blob, now: float) -> None:
         """A lease ended in an error for which the call wants to be run again: it is, later, while it has

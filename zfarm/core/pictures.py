@@ -102,6 +102,7 @@ def _workers(broker: Broker, now: float) -> list[WorkerPicture]:
             last_seen_s=now - worker.heard_at,
             uptime_s=now - worker.joined_at,
             vitals=worker.vitals,
+            aside_s=max(0.0, worker.aside_until - now),
         )
         for session, worker in broker.workers.items()
     ]

@@ -208,15 +208,18 @@ class View:
     @property
     def room(self) -> int:
         """How many tasks all workers together can run at once now."""
-        return sum(worker.room for worker in self.workers if not worker.draining)
+        return sum(worker.room for worker in self.workers if not (worker.draining or worker.aside_s))
 
 
 def worker_state(worker: WorkerPicture, later_s: float = 0.0) -> str:
-    """One word for a worker ``later_s`` after its picture was taken: silent, draining, idle, busy, full."""
+    """One word for a worker ``later_s`` after its picture was taken: silent, draining, aside, idle, busy,
+    full."""
     if worker.last_seen_s + later_s > SILENT_AFTER_S:
         return "silent"
     if worker.draining:
         return "draining"
+    if worker.aside_s > later_s:
+        return "aside"
     if not worker.leases:
         return "idle"
     return "busy" if worker.leases < worker.room else "full"

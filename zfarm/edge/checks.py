@@ -335,7 +335,7 @@ def _tunnel_closed(message: m.TunnelClosed, blobs: int) -> None:
 
 def _workers(workers: Iterable[m.WorkerPicture]) -> None:
     for worker in workers:
-        _real("a worker's age", worker.last_seen_s, worker.uptime_s)
+        _real("a worker's age", worker.last_seen_s, worker.uptime_s, worker.aside_s)
         _vitals(worker.vitals)
 
 

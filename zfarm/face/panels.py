@@ -48,6 +48,7 @@ STATE_STYLES: Final = {
     "busy": "green",
     "full": "bold green",
     "draining": "yellow",
+    "aside": "red",
     "silent": "bold red",
 }
 LEVEL_STYLES: Final = {"warning": "yellow", "error": "bold red"}

@@ -12,7 +12,7 @@ are in seconds, sizes in bytes, percentages 0 to 100; counters count since the b
     refusals   {name of the limit or rule: how often it was met}
     queue      [{call, tasks}]: the functions with the most queued tasks
     workers    [{worker, host, pid, state, slots, room, running, leased, done, failed, deaths, last_seen_s,
-                 uptime_s, vitals: {cpu_percent, load_1m, cpus, memory_bytes, memory_available_bytes,
+                 uptime_s, aside_s, vitals: {cpu_percent, load_1m, cpus, memory_bytes, memory_available_bytes,
                  swap_percent, disk_free_bytes, rss_bytes, processes}}]
     clients    [{client, host, pid, name, queued, leased, ended, away}]
     running    [{task, call, client, worker, age_s, items, attempt}]; items > 0: a part of a map
@@ -103,7 +103,7 @@ def snapshot(picture: Picture, address: str) -> dict[str, Any]:
 def _worker(worker: WorkerPicture) -> dict[str, Any]:
     return {
         **_facts(worker, "worker", "host", "pid", "slots", "room", "done", "failed", "deaths"),
-        **_facts(worker, "last_seen_s", "uptime_s"),
+        **_facts(worker, "last_seen_s", "uptime_s", "aside_s"),
         "state": worker_state(worker),
         "leased": worker.leases,
         "running": min(worker.leases, worker.room),
