@@ -9,12 +9,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST ?=
 
-.PHONY: help demo test soak lint format pins clean
+.PHONY: help demo test soak chaos lint format pins clean
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
-	@echo "    also: make soak, make lint, make format, make pins, make clean"
+	@echo "    also: make soak, make chaos, make lint, make format, make pins, make clean"
 
 demo: $(VENV)/.run
 	$(BIN)/python examples/census.py
@@ -25,6 +25,10 @@ test: lint
 # A hundred thousand fresh seeds of the simulator: an hour or two.
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.simulation.soak --count 100000
+
+# An hour of kill -9, SIGSTOP and a bad network on a real farm.
+chaos: $(VENV)/.dev
+	$(BIN)/python -m tests.integration.chaos --seconds 3600
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

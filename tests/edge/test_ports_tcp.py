@@ -47,7 +47,7 @@ def trouble_of(context: Context, access: Access) -> tuple[FarmError, float]:
     dealer = DealerPort(context, access, on_trouble=troubles.append)
     dealer.send([b"let me in"])
     began = time.monotonic()
-    until(lambda: troubles, dealer.watch_link)
+    until(lambda: troubles, dealer.watch_link, dealer.flush)
     dealer.close()
     return troubles[0], time.monotonic() - began
 

@@ -11,6 +11,9 @@ in the library's buffers, and are relayed from there without a copy.
 
 from __future__ import annotations
 
+import contextlib
+import random
+import time
 from collections import deque
 from collections.abc import Callable, Container, Sequence
 from math import inf
@@ -47,6 +50,10 @@ ROUTING_ID: Final = 5
 """Bytes of a routing id that the library gave: a zero and a number. No peer of ours chooses its own."""
 FLUSH_S: Final = 0.005
 """A peer that can take more makes the socket's descriptor ready; should we miss that, we look after this."""
+REDIAL_S: Final = (0.1, 1.0)
+"""How long to wait, at least and at most, before dialling anew where the library has given up."""
+STUCK_S: Final = (3.0, 8.0)
+"""How long, at least and at most, the library may take to connect again before we dial anew."""
 OVERHEAD: Final = 64 * 1024
 """Bytes that encryption and headers may add to a blob."""
 
@@ -330,7 +337,11 @@ class RouterPort:
 
 
 class DealerPort:
-    """A client's or worker's one connection to the broker. The library connects again by itself."""
+    """A client's or worker's one connection to the broker.
+
+    The library connects again by itself, but not after it has read something that makes no sense, such as a
+    byte that was damaged on the way: then the port dials anew.
+    """
 
     def __init__(
         self,
@@ -342,17 +353,21 @@ class DealerPort:
         """Connect as ``access`` says.
 
         ``on_trouble`` is called, within ``watch_link``, with AccessDenied or BrokerUnreachable when we are
-        not let in; ``on_link`` when the connection has come up or gone down.
+        not let in; ``on_link`` when the connection has come up or gone down. Once it has been up, only a key
+        that is refused is such trouble: all else may pass.
 
         Raises:
             ConfigurationError: the address cannot be used.
         """
         self.address = access.address
+        self._access = access
         self.on_trouble = on_trouble
         self.on_link = on_link
         self.up = False
         self._outbox = _Outbox()
-        self._silent_failures = 0
+        self._failures = 0  # of handshakes, since one went well
+        self._known = False  # it has been up
+        self._redial_at = inf
         self.socket = new_socket(context, zmq.DEALER, access.address, settings.payload_bytes_max + OVERHEAD)
         self.monitor: Socket = self.socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -397,13 +412,26 @@ class DealerPort:
     def flush(self) -> float:
         """Send what waits and can go now; seconds until the next look. For ``Loop.add_flusher``."""
         outbox = self._outbox
+        left_s = inf
+        if self._redial_at != inf:
+            left_s = self._redial_at - time.monotonic()
+            if left_s <= 0:
+                self._redial()
+                left_s = inf
         try:
             while outbox.messages:
                 send_frames(self.socket, outbox.messages[0])
                 outbox.sent()
         except zmq.Again:
-            return FLUSH_S
-        return inf
+            return min(FLUSH_S, left_s)
+        return left_s
+
+    def _redial(self) -> None:
+        """Give up the library's connection, which may not try any more, for a new one."""
+        self._redial_at = inf
+        with contextlib.suppress(zmq.ZMQError):  # it may have given it up itself
+            self.socket.disconnect(self.address)
+        connect(self.socket, self.address, self._access.server, self._access.keys)
 
     @property
     def unsent(self) -> int:
@@ -418,22 +446,31 @@ class DealerPort:
 
     def _note_link(self, what: int, value: int) -> None:
         if what == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._silent_failures = 0
-            self.up = True
+            self._failures = 0
+            self._redial_at = inf
+            self._known = self.up = True
             self.on_link(True)
         elif what == zmq.EVENT_DISCONNECTED:
             if self.up:
                 self.up = False
+                self._redial_at = time.monotonic() + random.uniform(*STUCK_S)  # unless the library is faster
                 self.on_link(False)
-        elif what == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            # a broker that dies during a handshake looks the same, but not twice
-            self._silent_failures += 1
-            if self._silent_failures == 2:
-                self.on_trouble(AccessDenied(_WRONG_SERVER.format(self.address)))
+        elif value == 400 and what == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self.on_trouble(AccessDenied(_UNKNOWN_KEY.format(self.address)))
+        else:
+            self._failed(what, value)
+
+    def _failed(self, what: int, value: int) -> None:
+        """A handshake failed: for good, or the broker died in it, or the network harmed it, but hardly twice."""
+        self._failures += 1
+        if what != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:  # else the library tries again
+            self._redial_at = time.monotonic() + random.uniform(*REDIAL_S)
+        if self._known or self._failures != 2:
+            return
+        if what == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self.on_trouble(AccessDenied(_WRONG_SERVER.format(self.address)))
         elif what == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             self.on_trouble(AccessDenied(_NO_CURVE.format(self.address)))
-        elif value == 400:  # refused by the broker; the library does not try again
-            self.on_trouble(AccessDenied(_UNKNOWN_KEY.format(self.address)))
         else:
             self.on_trouble(BrokerUnreachable(_NO_JUDGE.format(self.address, value)))
 
