@@ -342,12 +342,11 @@ class Ledger:
     def unpark(self, now: float) -> None:
         """The wait of some tasks is over: they go into the queue, unless they may have begun already."""
         parked = self.parked
-        while parked and parked[0][0] <= now:
+        while parked and (parked[0][0] <= now or self._is_stale(parked[0][0], parked[0][2])):
             until, _, task = heappop(parked)
-            client = task.client
-            alive = self.clients.get(client.session) is client and client.tasks.get(task.number) is task
-            if not alive or task.until != until or task.worker is not None or task.outcome is not None:
+            if self._is_stale(until, task):
                 continue
+            client = task.client
             task.until = 0.0
             if task.spent:
                 text = "the broker was started anew, and no worker came back with it"
@@ -357,6 +356,12 @@ class Ledger:
             else:
                 client.enqueue(task)
                 self.make_ready(client)
+
+    def _is_stale(self, until: float, task: Task) -> bool:
+        """Whether this task waits for that no more: it was cancelled or taken over, or its client is gone."""
+        client = task.client
+        alive = self.clients.get(client.session) is client and client.tasks.get(task.number) is task
+        return not alive or task.until != until or task.worker is not None or task.outcome is not None
 
     def settle(self, task: Task, outcome: Outcome, blob: Blob) -> None:
         """Give a task its one outcome, and show it to its client."""

@@ -78,9 +78,9 @@ class Orphans:
         return not ours and self._from_before(task, lease)  # else reported before, and the thanks were lost
 
     def _from_before(self, task: Task, lease: int) -> bool:
-        """Whether a lease of an earlier broker may be alive: none was granted here, it did not end there."""
+        """Whether an earlier broker's lease may be alive: none was granted here, nor ended after it there."""
         ended = -task.lease
-        return ended >= 0 and ended >> 32 != self._broker.epoch and lease != ended
+        return ended >> 32 != self._broker.epoch and 0 <= ended < lease
 
     def claimed(self, client: ClientRecord, numbers: list[int], now: float) -> None:
         """The client has come back with these tasks."""
