@@ -247,6 +247,40 @@ def _wait_settled() -> None:
         before = now
 
 
+def _emit_numbers(count: int) -> Iterator[int]:
+    yield from range(count)
+
+
+def stream(name: str, workers: int, scale: float) -> Figures:
+    """W9: small items from one task to its reader, none lost; and one call after the other meanwhile."""
+    import zfarm
+
+    if name != "zfarm":
+        raise SystemExit(f"{name} has no streams")
+    count = int(1_000_000 * scale)
+    with zfarm.Executor(max_workers=workers) as farm:
+        farm.submit(tasks.noop).result()
+        began = time.perf_counter()
+        numbers = [item.number for item in farm.submit(_emit_numbers, count).stream()]
+        took = time.perf_counter() - began
+        assert numbers == list(range(1, count + 1)), "items were lost"
+        quiet_us = _round_trip_us(farm)
+        future = farm.submit(_emit_numbers, count)
+        future.on_item(lambda item: None)
+        busy_us = _round_trip_us(farm)
+    return {"items_per_s": count / took, "quiet_p50_us": quiet_us, "busy_p50_us": busy_us}
+
+
+def _round_trip_us(farm: Any) -> float:
+    """Median of calls one after the other."""
+    times = []
+    for _ in range(300):
+        began = time.perf_counter()
+        farm.submit(tasks.noop).result()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times) * 1e6
+
+
 WORKLOADS: dict[str, Callable[[str, int, float], Figures]] = {
     "w1": submit,
     "w2": map_,
@@ -255,6 +289,7 @@ WORKLOADS: dict[str, Callable[[str, int, float], Figures]] = {
     "w6": cold,
     "w7": memory,
     "w8": accepting,
+    "w9": stream,
     "idle": idle,
 }
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ProtocolError,
         RemoteError,
         RemoteTraceback,
+        StreamGap,
         TaskError,
         TaskLost,
         TaskTimeout,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     )
     from zfarm.futures import Future
     from zfarm.jobs import Job, attach
+    from zfarm.streams import Item, Progress, Stream, emit, progress
 
 __all__ = [
     "AccessDenied",
@@ -47,14 +49,18 @@ __all__ = [
     "ForkError",
     "Future",
     "InitializerFailed",
+    "Item",
     "Job",
     "JobExists",
     "JobUnknown",
     "LimitExceeded",
     "NotPortable",
+    "Progress",
     "ProtocolError",
     "RemoteError",
     "RemoteTraceback",
+    "Stream",
+    "StreamGap",
     "TaskError",
     "TaskLost",
     "TaskTimeout",
@@ -63,14 +69,21 @@ __all__ = [
     "__version__",
     "attach",
     "current_farm",
+    "emit",
+    "progress",
 ]
 
 _HOMES = {
     "Executor": "zfarm.api",
     "Future": "zfarm.futures",
+    "Item": "zfarm.streams",
     "Job": "zfarm.jobs",
+    "Progress": "zfarm.streams",
+    "Stream": "zfarm.streams",
     "attach": "zfarm.jobs",
     "current_farm": "zfarm.api",
+    "emit": "zfarm.streams",
+    "progress": "zfarm.streams",
 }
 
 

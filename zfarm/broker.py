@@ -50,9 +50,11 @@ class _Process:
             if journal is not None:
                 self._journal = Journal(journal)
             epoch = new_epoch() if self._journal is None else self._journal.epoch()
+            streams = f"tcp://{parse_tcp(binds[0])[0]}:*"
             shell = BrokerShell(
-                self.loop, self._context, binds[0], notes_bind, epoch, keys.server, self._journal
-            )
+                self.loop, self._context, binds[0], notes_bind, epoch, keys.server, self._journal,
+                (streams, streams),
+            )  # fmt: skip
             self._shell = shell
             shell.denied = lambda: (self._gate.door.denied, self._gate.door.throttled)
             addresses = [shell.router.address]

@@ -18,7 +18,8 @@ from zfarm.core.broker import Broker
 from zfarm.edge import wire
 from zfarm.edge.notes import NotesPort
 from zfarm.edge.ports import RouterPort
-from zfarm.edge.security import ADMIN, CLIENT, LOCAL, MONITOR, WORKER, KeyPair
+from zfarm.edge.relay import Relay
+from zfarm.edge.security import ADMIN, CLIENT, LOCAL, MONITOR, WORKER, KeyPair, parse_tcp
 from zfarm.errors import JournalError
 from zfarm.messages import (
     PROTOCOL,
@@ -76,6 +77,11 @@ def tune_collector() -> None:
     gc.set_threshold(100_000, 20, 100)
 
 
+def _dialed(address: str) -> str:
+    """What peers are told of an address: its port on TCP, since they know the host; a local one whole."""
+    return f":{parse_tcp(address)[1]}" if address.startswith("tcp://") else address
+
+
 class BrokerShell:
     """Drives a broker machine over a ROUTER socket (control) and an XPUB socket (notes)."""
 
@@ -88,8 +94,12 @@ class BrokerShell:
         epoch: int,
         keys: KeyPair | None = None,
         journal: Journal | None = None,
+        streams: tuple[str, str] | None = None,
     ) -> None:
         """Listen on ``address`` and ``notes_address``, with ``keys`` unless both are local.
+
+        ``streams`` are the addresses at which workers publish items and clients get them; without, items
+        take the way of all messages.
 
         With a ``journal`` the farm goes on where the journal ends.
 
@@ -111,9 +121,17 @@ class BrokerShell:
         self.router = RouterPort(context, address, keys, self._lost)
         try:
             self.notes = NotesPort(context, notes_address, (TOPIC,), keys, self._watched)
+            try:
+                self.relay = None if streams is None else Relay(context, *streams, keys)
+            except BaseException:
+                self.notes.close()
+                raise
         except BaseException:
             self.router.close()
             raise
+        if self.relay is not None:
+            said = (self.relay.emits_address, self.relay.items_address)
+            self.machine.items_addresses = _dialed(said[0]), _dialed(said[1])
         self._decoders: dict[str, wire.Decoder[Any]] = {
             CLIENT: wire.from_client,
             WORKER: wire.from_worker,
@@ -137,11 +155,15 @@ class BrokerShell:
 
     def close(self) -> None:
         """Close the sockets."""
+        if self.relay is not None:
+            self.relay.close()
         self.router.close()
         self.notes.close()
 
     def expel(self, known: Container[str]) -> int:
         """Let only the ``known`` principals speak and watch; how many connections were ended."""
+        if self.relay is not None:
+            self.relay.expel(known)
         return self.router.expel(known) + self.notes.expel(known)
 
     def _sweep(self) -> None:
@@ -284,6 +306,7 @@ class BrokerShell:
             "crowded": self.router.crowded,
             "overflows": self.router.dropped,
             "subscriptions": self.notes.refused,
+            "items": self.relay.refused if self.relay is not None else 0,
             "handshakes": denied,
             "throttled": throttled,
         }

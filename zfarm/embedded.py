@@ -54,8 +54,9 @@ class _Farm:
     def __init__(self, config: dict[str, Any], nursery: Nursery) -> None:
         from zfarm.brokershell import BrokerShell, new_epoch, own_versions, tune_collector
         from zfarm.edge.loop import Loop
+        from zfarm.edge.security import Access
         from zfarm.edge.sockets import new_context
-        from zfarm.worker import WorkerShell
+        from zfarm.worker import Publisher, WorkerShell
 
         self.loop: Loop = Loop()
         self._lifeline: int = config["lifeline"]
@@ -63,7 +64,8 @@ class _Farm:
         control, notes = f"ipc://{directory}/control", f"ipc://{directory}/notes"
         self.addresses = {"control": control, "notes": notes, "pid": os.getpid()}
         self._context = new_context()
-        self._broker = BrokerShell(self.loop, self._context, control, notes, new_epoch())
+        streams = f"ipc://{directory}/emits", f"ipc://{directory}/items"
+        self._broker = BrokerShell(self.loop, self._context, control, notes, new_epoch(), streams=streams)
         machine = self._broker.machine
         self._worker = WorkerShell(
             self.loop,
@@ -73,6 +75,7 @@ class _Farm:
             send=lambda message, payload: machine.receive(WORKER, message, payload, self.loop.now),
             tunnel=lambda child, frames: self._broker.tunnelled(WORKER, child, frames),
             tunnel_closed=lambda child: self._broker.tunnel_closed(WORKER, child),
+            publisher=Publisher(self.loop, self._context, Access(control)),
         )
         self._broker.local[WORKER] = self._worker.receive
         self.loop.add_source(self._lifeline, self._client_gone)

@@ -20,6 +20,7 @@ FarmError(Exception)                            catch this and you have caught z
 `- TaskError                                    the task has no value
    |- TaskLost (BrokenExecutor)                 children or workers died under it: how often, how, where
    |- TaskTimeout (TimeoutError)                 it ran for longer than its timeout, and was stopped
+   |- StreamGap (LookupError)                   items of its stream that cannot be had, by number
    |- NotPortable (TypeError)                   a call, value or error that cannot be pickled; what and why
    `- RemoteError                               stands for an exception that could not come home
 
@@ -52,6 +53,7 @@ __all__ = [
     "ProtocolError",
     "RemoteError",
     "RemoteTraceback",
+    "StreamGap",
     "TaskError",
     "TaskLost",
     "TaskTimeout",
@@ -201,6 +203,16 @@ class TaskTimeout(TaskError, TimeoutError):
     def __init__(self, text: str, deaths: tuple[Death, ...] = ()) -> None:
         super().__init__(text)
         self.deaths = deaths
+
+
+class StreamGap(TaskError, LookupError):
+    """Items ``first`` to ``last`` of one ``attempt`` of a task cannot be had; all 0: nobody knows which."""
+
+    def __init__(self, text: str, attempt: int = 0, first: int = 0, last: int = 0) -> None:
+        super().__init__(text)
+        self.attempt = attempt
+        self.first = first
+        self.last = last
 
 
 class NotPortable(TaskError, TypeError):

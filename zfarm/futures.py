@@ -26,6 +26,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from zfarm.streams import Channels, Item, Progress, Stream
     from zfarm.terms import Terms
 
 __all__ = ["FINISHED", "Future", "Home", "gate"]
@@ -64,6 +65,10 @@ class Home(Protocol):
 
     def check_waiting(self) -> None:
         """Raise if this thread or process may not wait for a pending future."""
+
+    @property
+    def streams(self) -> Channels:
+        """The streams that are read over this link."""
 
     def cancel(self, future: Future[Any], force: bool = False, grace_us: int = 0) -> bool:
         """Cancel a future that is already in the farm's hands, if it has not started or with ``force``."""
@@ -176,6 +181,8 @@ class Future(StandardFuture[T], Generic[T]):
     _accepted = False
     _terms: Terms | None = None
     _force = False
+    _emitted = 0
+    _progress: Progress | None = None
     _condition: Any = _Condition()
     _waiters: Any = _LazyList()
     _done_callbacks: Any = _LazyList()
@@ -266,6 +273,42 @@ class Future(StandardFuture[T], Generic[T]):
                 if remaining is not None and remaining <= 0:
                     raise TimeoutError
                 condition.wait(remaining)
+
+    # ------------------------------------------------------------ while it runs
+
+    @property
+    def progress(self) -> Progress | None:
+        """What the call has last said with ``zfarm.progress``; None: nothing yet."""
+        return self._progress
+
+    def stream(self) -> Stream[Any]:
+        """What the call emits, as it comes, to iterate over with ``for`` or ``async for``: see Stream.
+
+        The call's past comes first, as far as it is kept: ``settings.stream_buffer_items`` items and
+        ``settings.stream_buffer_bytes`` bytes while it runs, until ``settings.stream_kept_s`` seconds after
+        its end. Readers of one future share it: one that comes when others have read on is told what it
+        missed. Best read before the executor is shut down: that does not wait for readers.
+
+        Raises:
+            ForkError: this process was forked after the call was submitted.
+        """
+        return self._channels().open(self)
+
+    def on_item(self, callback: Callable[[Item[Any] | BaseException], object]) -> None:
+        """Call ``callback`` with each Item that the call emits, in order, in the thread that brings outcomes.
+
+        With a StreamGap in place of items that cannot be had, with a NotPortable in place of one that cannot
+        be unpickled. What it raises is logged. ``shutdown`` waits until all items were brought.
+
+        Raises:
+            ForkError: this process was forked after the call was submitted.
+        """
+        self._channels().open(self, callback)
+
+    def _channels(self) -> Channels:
+        if self._home is None:
+            raise RuntimeError("only a call that was submitted to a farm has a stream")
+        return self._home.streams
 
     # ------------------------------------------------------------ cancelling
 

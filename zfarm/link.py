@@ -17,7 +17,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from zfarm import __version__, exits
 from zfarm.core.client import Client
@@ -44,10 +44,13 @@ from zfarm.messages import (
     TIMEOUT,
     VALUE,
     Action,
+    Advanced,
+    Arrived,
     Connected,
     Ended,
     JobTask,
     Message,
+    Missed,
     Outcome,
     Payload,
     Rejected,
@@ -55,13 +58,18 @@ from zfarm.messages import (
     Running,
     Safe,
     Send,
+    StreamOver,
     TakenOver,
     Tell,
     Versions,
+    Welcome,
 )
 from zfarm.parties import Feeder, Road, Token
 from zfarm.settings import settings
 from zfarm.terms import PLAIN, Terms
+
+if TYPE_CHECKING:
+    from zfarm.streams import Channels
 
 __all__ = ["Link", "Road", "Token"]
 
@@ -115,6 +123,8 @@ class Link:
         self._asks: deque[tuple[Future[Any], threading.Lock, bool, int]] = deque()
         self._forced: set[int] = set()  # tasks that are being stopped
         self._asked: dict[int, list[threading.Lock]] = {}
+        self._streams: Channels | None = None
+        self._welcome: Welcome | None = None
         self._closing = False
         self._expected_slots = expected_slots
         self._slots = 0
@@ -141,6 +151,19 @@ class Link:
     def open(self) -> int:
         """How many calls and batches have no outcome yet."""
         return len(self._open) + len(self.inbox)
+
+    @property
+    def streams(self) -> Channels:
+        """The streams that are read over this link. Raises ForkError in a forked process."""
+        if self._forked:
+            raise self.fork_error()
+        with gate:
+            if self._streams is None:
+                from zfarm.streams import Channels
+
+                self._streams = Channels(self, self._machine)
+                self.call(self._subscribe)
+            return self._streams
 
     def start(self) -> None:
         """Start the thread."""
@@ -272,6 +295,8 @@ class Link:
         self._refuse(_closed)
         self.ended = True
         self._fail_open()
+        if self._streams is not None:
+            self._streams.cut()
         self.sweep()
         self.reached.set()
         try:
@@ -343,6 +368,8 @@ class Link:
             if type(action) is Resolve:
                 token, outcome = action.token, action.outcome
                 forget(outcome.task, None)
+                if outcome.emitted and isinstance(token, Future):
+                    token._emitted = outcome.emitted
                 if outcome.kind == VALUE and type(token) is Future:  # nearly always
                     token._settle(FINISHED, *decode_outcome(VALUE, action.blob))
                 else:
@@ -404,7 +431,33 @@ class Link:
             self._open.update((task.task, future) for task, future in pairs)
             self._machine.adopt(action.attached.session, pairs)
 
+    def _streamed(self, action: Arrived | Missed | StreamOver) -> None:
+        assert self._streams is not None, "nothing comes of streams that nobody reads"
+        if type(action) is Arrived:
+            self._streams.arrived(action)
+        elif type(action) is Missed:
+            self._streams.missed(action)
+        else:
+            self._streams.over(action.token._task)
+
+    def _advanced(self, action: Advanced) -> None:
+        if isinstance(action.token, Future):
+            from zfarm.streams import Progress
+
+            said = action.progress
+            action.token._progress = Progress(said.done, said.total, said.note)
+
+    def subscribed(self, up: bool) -> None:
+        """Items that are published reach us from now on, or do not any more."""
+        self._machine.subscribe(up)
+
+    def _subscribe(self) -> None:
+        if self._welcome is not None and self._streams is not None:
+            self.road.subscribe(self._welcome)
+
     def _connected(self, action: Connected) -> None:
+        self._welcome = action.welcome
+        self._subscribe()
         if self._job and not action.welcome.journal:
             self.fail(
                 ConfigurationError("this broker keeps no journal: the tasks of a job would not outlive it")
@@ -424,6 +477,10 @@ class Link:
         Connected: _connected,
         Rejected: _rejected,
         Tell: _tell,
+        Arrived: _streamed,
+        Missed: _streamed,
+        StreamOver: _streamed,
+        Advanced: _advanced,
     }
 
     def _ask_cancel(self, future: Future[Any], answer: threading.Lock, force: bool, grace_us: int) -> None:
@@ -482,7 +539,8 @@ class Link:
 
     def leave_when_done(self) -> None:
         """Leave if we shall and all is done. The link's thread only."""
-        if self._closing and not (self._open or self.inbox or self.feeders) and self.road.is_settled():
+        busy = self._open or self.inbox or self.feeders or (self._streams is not None and self._streams.busy)
+        if self._closing and not busy and self.road.is_settled():
             self._leave()
 
     def _abandon(self) -> None:

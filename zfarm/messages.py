@@ -108,6 +108,7 @@ class Report(Message):
     kind: int
     run_us: int = 0
     fate: Fate | None = None
+    emitted: int = 0  # the number of its last item
 
 
 class Outcome(Message):
@@ -118,6 +119,8 @@ class Outcome(Message):
     run_us: int = 0
     deaths: tuple[Fate, ...] = ()
     tries: int = 0  # errors for which it was run again
+    lease: int = 0  # that it came from, if that emitted anything
+    emitted: int = 0  # the number of the last item of that lease
 
 
 class Vitals(Message):
@@ -152,6 +155,26 @@ class Setup(Message):
     initializer: bytes = b""  # pickled (function, initargs); empty: none
     max_tasks_per_child: int = 0  # 0: no limit
     environment: dict[str, str | None] = {}  # what the client has changed since it began; None: removed
+
+
+class Streaming(Message):
+    """A lease has a stream. The broker tells its client with ``attempt`` and without ``owner``."""
+
+    lease: int
+    owner: str
+    task: int
+    attempt: int = 0
+
+
+class Listening(Message):
+    """How far the reader of one stream is: it has used all below ``next`` and seen up to ``seen``."""
+
+    lease: int
+    next: int
+    seen: int
+    reading: bool = True  # False: nobody reads (any more)
+    subscribed: bool = False  # items may be published; else they take the way of all messages
+    ask: bool = False  # say what was sent, if that is more than was seen
 
 
 # ---------------------------------------------------------------- client -> broker
@@ -215,6 +238,20 @@ class Pulse(Message, tag="pulse"):
     open: int
 
 
+class Listen(Message, tag="listen"):
+    """Client -> broker -> worker: streams are read, so far. A worker keeps no more than a window ahead."""
+
+    listens: list[Listening]
+
+
+class Fetch(Message, tag="fetch"):
+    """Client -> broker -> worker: send these items again that were sent. Answered with Items."""
+
+    lease: int
+    first: int
+    last: int
+
+
 class Bye(Message, tag="bye"):
     """Client -> broker: I leave; cancel what is open, running calls included."""
 
@@ -239,6 +276,8 @@ class Welcome(Message, tag="welcome"):
     grants: int = 0  # to a worker: Grants are counted on from here
     journal: bool = False  # what is accepted survives the broker
     books: int = 0  # to a client: names its books; what is unknown in books of this name has never begun
+    topic: str = ""  # to a client: under which its items are published
+    items: str = ""  # where items are published (to a worker) or had (to a client): an address or :PORT
 
 
 class Stranger(Message, tag="stranger"):
@@ -421,6 +460,42 @@ class Return(Message, tag="return"):
     seen: int = 0
 
 
+class Streams(Message, tag="streams"):
+    """Worker -> broker -> client: these leases have streams; nothing can be had any more of those ``gone``.
+
+    A worker says it before the first item, and of all streams after each Welcome.
+    """
+
+    streams: list[Streaming]
+    gone: list[int] = []
+    last: bool = False  # of a worker after a Welcome: it has no others
+
+
+class Items(Message, tag="items"):
+    """Worker -> client, published or by way of the broker: items of a stream. Payload: one blob each; none
+    at all: these cannot be had any more."""
+
+    lease: int
+    first: int
+    last: int
+
+
+class Sent(Message, tag="sent"):
+    """Worker -> broker -> client, when asked: items were sent up to this number."""
+
+    lease: int
+    last: int
+
+
+class Progress(Message, tag="progress"):
+    """How far a task says it is; ``number`` is the call's in its child, then its lease, then its task."""
+
+    number: int
+    done: float
+    total: float | None = None
+    note: str = ""
+
+
 class Room(Message, tag="room"):
     """Worker -> broker: I can run this many at once now (slots plus children that only wait for nested
     calls)."""
@@ -525,6 +600,12 @@ class Starts(Message, tag="starts"):
     seq: int
 
 
+class Emits(Message, tag="emits"):
+    """Child -> worker: call ``seq`` has emitted these. Payload: one blob per item, in order."""
+
+    seq: int
+
+
 class Waits(Message, tag="waits"):
     """Child -> worker: the running call waits for nested calls (True), or goes on (False)."""
 
@@ -533,14 +614,20 @@ class Waits(Message, tag="waits"):
 
 # ---------------------------------------------------------------- the unions, one per direction
 
-FromClient: TypeAlias = Hello | Attach | Submit | Cancel | Ask | Forget | Pulse | Bye | Look
+FromClient: TypeAlias = Hello | Attach | Submit | Cancel | Ask | Forget | Pulse | Listen | Fetch | Bye | Look
 ToClient: TypeAlias = (
     Welcome | Stranger | Refused | Attached | Booked | Ended | Began | Unknown | Echo | Picture
+    | Streams | Items | Sent | Progress
+)  # fmt: skip
+FromWorker: TypeAlias = (
+    Join | Beat | Reports | Return | Began | Room | Leave | Tunnel | TunnelClosed
+    | Streams | Items | Sent | Progress
+)  # fmt: skip
+ToWorker: TypeAlias = (
+    Welcome | Stranger | Refused | Grants | Revoke | Thanks | Drain | Tunnel | Listen | Fetch
 )
-FromWorker: TypeAlias = Join | Beat | Reports | Return | Began | Room | Leave | Tunnel | TunnelClosed
-ToWorker: TypeAlias = Welcome | Stranger | Refused | Grants | Revoke | Thanks | Drain | Tunnel
 ToChild: TypeAlias = Run | Tunnel
-FromChild: TypeAlias = Dones | Starts | Waits | Tunnel
+FromChild: TypeAlias = Dones | Starts | Waits | Tunnel | Emits | Progress
 
 
 # ---------------------------------------------------------------- notes: what the broker publishes to
@@ -717,6 +804,52 @@ class Running(Action):
     """Client: the task behind ``token`` runs and cannot be cancelled any more."""
 
     token: Any
+
+
+class PublishItems(Action):
+    """Worker: publish these items under that topic. They may be lost."""
+
+    topic: str
+    items: Any
+    payload: Any
+
+
+class PauseChild(Action):
+    """Worker: read nothing more from this child, so that it waits when it emits; or read on."""
+
+    child: int
+    paused: bool
+
+
+class Arrived(Action):
+    """Client: items of the task behind ``token`` came, from number ``first`` on, each once and in order."""
+
+    token: Any
+    attempt: int
+    first: int
+    blobs: Any
+
+
+class Missed(Action):
+    """Client: these items of the task behind ``token`` cannot be had."""
+
+    token: Any
+    attempt: int
+    first: int
+    last: int
+
+
+class StreamOver(Action):
+    """Client: the stream of the task behind ``token`` has come to its end."""
+
+    token: Any
+
+
+class Advanced(Action):
+    """Client: the task behind ``token`` says how far it is; ``progress`` is what it said."""
+
+    token: Any
+    progress: Any
 
 
 class Connected(Action):

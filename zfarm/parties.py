@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zfarm.messages import Message, Outcome, Payload
+from zfarm.messages import Message, Outcome, Payload, Welcome
 
 if TYPE_CHECKING:
     from zfarm.link import Link
@@ -56,6 +56,9 @@ class Road(Protocol):
 
     def send(self, message: Message, payload: Payload) -> None:
         """Give this to the broker, or drop it while the way is cut: the machines repair that."""
+
+    def subscribe(self, welcome: Welcome) -> None:
+        """Items of streams are wanted: get them as the broker's ``welcome`` says, if that is possible."""
 
     def outcome_arrived(self) -> None:
         """The farm at the other end does its work."""

@@ -21,10 +21,11 @@ from zfarm.edge.ports import DealerPort
 from zfarm.edge.security import Access
 from zfarm.edge.sockets import Context, new_context
 from zfarm.errors import FarmBroken, FarmError
-from zfarm.messages import Hello, Look, Message, Payload, Picture, Stranger
+from zfarm.messages import Hello, Look, Message, Payload, Picture, Stranger, Welcome
 from zfarm.settings import settings
 
 if TYPE_CHECKING:
+    from zfarm.edge.items import ItemsReader
     from zfarm.edge.places import FarmPlace
     from zfarm.farmhouse import Farmhouse
     from zfarm.link import Link
@@ -55,6 +56,7 @@ class SocketRoad:
         self._link: Link | None = None
         self._port: DealerPort | None = None
         self._context: Context | None = None
+        self._reader: ItemsReader | None = None
 
     def open(self, link: Link) -> None:
         """Dial. Raises ConfigurationError."""
@@ -65,6 +67,43 @@ class SocketRoad:
         """Give this to the broker, if the way is open."""
         if self._port is not None:
             self._port.send(wire.encode(message, payload))
+
+    def subscribe(self, welcome: Welcome) -> None:
+        """Get published items. Where the relay cannot be reached they come from the broker."""
+        link = self._link
+        if link is None or self._context is None or not (welcome.items and welcome.topic):
+            return
+        from zfarm.edge.items import ItemsReader, stream_address
+
+        address = stream_address(self._access.address, welcome.items)
+        reader = self._reader
+        if reader is not None and (reader.address, reader.topic) == (address, welcome.topic):
+            return
+        self._unsubscribe()
+        self._reader = reader = ItemsReader(
+            self._context, address, self._access, welcome.topic, link.subscribed
+        )
+        link.loop.add_source(reader.socket, self._receive_items)
+        link.loop.add_source(reader.monitor, reader.watch_link, passive=True)
+
+    def _receive_items(self) -> None:
+        link, reader = self._link, self._reader
+        if link is None or reader is None:
+            return
+        for frames in reader.receive():
+            try:
+                link.receive(*wire.published.decode(frames))
+            except wire.Malformed as error:
+                log.warning("dropped what was published for us and is no item: %s", error)
+
+    def _unsubscribe(self) -> None:
+        link, reader = self._link, self._reader
+        if link is not None and reader is not None:
+            self._reader = None
+            link.loop.remove_source(reader.monitor)
+            link.loop.remove_source(reader.socket)
+            reader.close()
+            link.subscribed(False)
 
     def outcome_arrived(self) -> None:
         """The farm does its work."""
@@ -86,6 +125,7 @@ class SocketRoad:
     def _dial(self, access: Access) -> None:
         link = self._link
         assert link is not None
+        self._access = access
         if self._context is None:
             self._context = new_context()
         self._port = port = DealerPort(self._context, access, on_trouble=link.fail)
@@ -107,6 +147,7 @@ class SocketRoad:
         link.receive(message, payload)
 
     def _hang_up(self, linger_s: float = 0.0) -> None:
+        self._unsubscribe()
         port, link = self._port, self._link
         if port is None or link is None:
             return

@@ -103,6 +103,31 @@ class Settings:
     text_bytes_max: int = 64 * 1024
     """Characters of a traceback or message that travel; the rest is cut with a note."""
 
+    # streams
+    stream_window_items: int = 32_768
+    """Items of one stream that may be on their way to a reader or wait there."""
+    stream_window_bytes: int = 1 * MIB
+    """The same in bytes: hides the round trip, and bounds what one reader costs its process."""
+    stream_buffer_items: int = 100_000
+    """Items of one stream that its worker keeps for a reader; beyond that the task waits for its reader, or
+    without one the oldest are dropped."""
+    stream_buffer_bytes: int = 4 * MIB
+    """The same in bytes."""
+    stream_grace_s: float = 2.0
+    """How long a task waits in emit for a first reader when there is no room any more."""
+    stream_patience_s: float = 30.0
+    """How long a task waits in emit for a reader that makes no progress, before it goes on without it."""
+    stream_kept_s: float = 60.0
+    """How long a stream is kept after the end of its task for a reader that comes late."""
+    streams_bytes_max: int = 256 * MIB
+    """Bytes of all streams whose tasks have ended that a worker keeps; the oldest are dropped first."""
+    stream_retry_s: float = 0.25
+    """How long a reader waits for an answer about what it misses before it asks again."""
+    stream_given_up_s: float = 10.0
+    """How long the rest of a stream is waited for after its task has ended: twice a worker's silence."""
+    progress_interval_s: float = 0.1
+    """How often a task's progress travels at most."""
+
     # who gets in, and how much each may have
     client_tasks_max: int = 10_000_000
     """Tasks of one client that a broker holds, kept outcomes included: half of ``tasks_max``."""

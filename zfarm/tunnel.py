@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zfarm.edge import wire
 from zfarm.errors import FarmBroken
-from zfarm.messages import Message, Payload
+from zfarm.messages import Message, Payload, Welcome
 
 if TYPE_CHECKING:
     from zfarm.edge.inside import Inside
@@ -42,6 +42,9 @@ class TunnelRoad:
             self._cut(error)
         else:
             self._link.loop.watch(self._tunnel, writable=not sent)
+
+    def subscribe(self, welcome: Welcome) -> None:
+        """A child owns no socket of ZeroMQ: items come through the tunnel."""
 
     def outcome_arrived(self) -> None:
         """The farm does its work."""

@@ -16,11 +16,26 @@ from zfarm.edge.nursery import Nursery
 from zfarm.errors import AccessDenied, FarmError
 
 if TYPE_CHECKING:
+    from zfarm.edge.items import ItemsWriter
     from zfarm.edge.loop import Loop
     from zfarm.edge.security import Access
-    from zfarm.messages import Action, Blob, Connected, Done, Payload, Rejected, Tell, Versions, Vitals
+    from zfarm.edge.sockets import Context
+    from zfarm.messages import (
+        Action,
+        Blob,
+        Connected,
+        Done,
+        Items,
+        Payload,
+        Progress,
+        PublishItems,
+        Rejected,
+        Tell,
+        Versions,
+        Vitals,
+    )
 
-__all__ = ["WorkerShell", "main"]
+__all__ = ["Publisher", "WorkerShell", "main"]
 
 log = logging.getLogger("zfarm.worker")
 
@@ -40,6 +55,7 @@ class WorkerShell:
         send: Callable[[Any, Payload], None],
         tunnel: Callable[[int, Payload], None],
         tunnel_closed: Callable[[int], None],
+        publisher: Publisher,
         name: str = "",
     ) -> None:
         from zfarm import messages
@@ -55,6 +71,8 @@ class WorkerShell:
         self.children = Children(nursery, self, loop)
         self.rejected: Rejected | None = None
         self._loop = loop
+        self._send = send
+        self._publisher = publisher
         self._tunnel = tunnel
         self._tunnel_closed = tunnel_closed
         children = self.children
@@ -63,6 +81,8 @@ class WorkerShell:
             messages.StartChild: lambda action: children.start(action.child),
             messages.RunCalls: lambda action: children.run(action.child, action.run, action.payload),
             messages.TakeBack: lambda action: children.take_back(action.child),
+            messages.PauseChild: lambda action: children.pause(action.child, action.paused),
+            messages.PublishItems: self._publish,
             messages.InterruptChild: lambda action: children.interrupt(action.child),
             messages.StopChild: lambda action: children.stop(action.child, action.kill),
             messages.Connected: self._on_connected,
@@ -82,6 +102,7 @@ class WorkerShell:
         """End all children and the sampler."""
         self._sampler.stop()
         self.children.close()
+        self._publisher.close()
 
     def receive(self, message: Any, payload: Payload) -> None:
         """Give a message of the broker to the machine, or to the child that it is for."""
@@ -111,6 +132,14 @@ class WorkerShell:
     def child_starts(self, child: int, seq: int, now: float) -> None:
         """See Worker.child_starts."""
         self.machine.child_starts(child, seq, now)
+
+    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
+        """See Worker.child_emitted."""
+        self.machine.child_emitted(child, seq, blobs, now)
+
+    def child_advanced(self, child: int, progress: Progress, now: float) -> None:
+        """See Worker.child_advanced."""
+        self.machine.child_advanced(child, progress, now)
 
     def child_waits(self, child: int, waiting: bool, now: float) -> None:
         """See Worker.child_waits."""
@@ -144,6 +173,11 @@ class WorkerShell:
 
     def _on_connected(self, action: Connected) -> None:
         log.info("joined the farm (epoch %d)", action.welcome.epoch)
+        self._publisher.welcome(action.welcome.items)
+
+    def _publish(self, action: PublishItems) -> None:
+        if not self._publisher.publish(action.topic, action.items, action.payload):
+            self._send(action.items, action.payload)
 
     def _on_rejected(self, action: Rejected) -> None:
         self.rejected = action
@@ -157,6 +191,46 @@ class WorkerShell:
 
     def _deliver(self, vitals: Vitals) -> None:
         self._loop.call_soon(lambda: self.machine.vitals(vitals, self._loop.now))
+
+
+class Publisher:
+    """Where a worker publishes items, from when it first has some."""
+
+    def __init__(self, loop: Loop, context: Context, access: Access) -> None:
+        self._loop = loop
+        self._context = context
+        self._access = access
+        self._address = ""
+        self._writer: ItemsWriter | None = None
+
+    def welcome(self, said: str) -> None:
+        """The broker has said where items are published; it may be another broker now."""
+        from zfarm.edge.items import stream_address
+
+        address = stream_address(self._access.address, said)
+        if address != self._address:
+            self.close()
+            self._address = address
+
+    def publish(self, topic: str, items: Items, payload: Payload) -> bool:
+        """Publish these; False: that cannot be done now."""
+        from zfarm.edge import wire
+        from zfarm.edge.items import ItemsWriter
+
+        if self._writer is None and self._address:
+            self._writer = writer = ItemsWriter(self._context, self._address, self._access)
+            self._loop.add_source(writer.monitor, writer.watch_link, passive=True)
+        if self._writer is None or not self._writer.up:
+            return False
+        self._writer.publish(topic, wire.encode(items, payload))
+        return True
+
+    def close(self) -> None:
+        """Close the socket, if there is one."""
+        if self._writer is not None:
+            self._loop.remove_source(self._writer.monitor)
+            self._writer.close()
+            self._writer = None
 
 
 class _Process:
@@ -185,6 +259,7 @@ class _Process:
             send=lambda message, payload: port.send(wire.encode(message, payload)),
             tunnel=lambda child, frames: port.send(wire.encode(Tunnel(channel=child), frames)),
             tunnel_closed=lambda child: port.send(wire.encode(TunnelClosed(channel=child))),
+            publisher=Publisher(self.loop, self._context, access),
             name=name,
         )
         self.loop.add_source(port.socket, self._receive)

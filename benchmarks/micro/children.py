@@ -23,7 +23,7 @@ import psutil
 from zfarm.edge import wire
 from zfarm.edge.children import Children
 from zfarm.edge.loop import Loop
-from zfarm.messages import ChildCall, Run, Setup
+from zfarm.messages import ChildCall, Payload, Progress, Run, Setup
 
 CALLS_PER_RUN = 200
 RUNS_AHEAD = 4
@@ -69,6 +69,12 @@ class Bench:
             self.more()
         if self.done >= self.wanted:
             self.loop.stop()
+
+    def child_starts(self, child: int, seq: int, now: float) -> None: ...
+
+    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None: ...
+
+    def child_advanced(self, child: int, progress: Progress, now: float) -> None: ...
 
     def child_waits(self, child: int, waiting: bool, now: float) -> None: ...
 

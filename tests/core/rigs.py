@@ -44,8 +44,8 @@ BOOKS = EPOCH << 32 | 1
 """What such a broker calls the books of its first client."""
 
 
-def welcome(workers: int, slots: int, grants: int = 0, books: int = 0) -> Welcome:
-    return Welcome(EPOCH, VERSIONS, workers, slots, grants, False, books)
+def welcome(workers: int, slots: int, grants: int = 0, books: int = 0, topic: str = "") -> Welcome:
+    return Welcome(EPOCH, VERSIONS, workers, slots, grants, False, books, topic)
 
 
 def submit(*tasks: int, items: int = 0, attempts: int = 3) -> tuple[Submit, list[Blob]]:

@@ -69,7 +69,7 @@ def rig() -> BrokerRig:
 
 
 def test_a_client_is_welcomed() -> None:
-    assert BrokerRig().say("C", HELLO) == [Send("C", welcome(0, 0, books=BOOKS))]
+    assert BrokerRig().say("C", HELLO) == [Send("C", welcome(0, 0, books=BOOKS, topic="c"))]
 
 
 def test_a_worker_is_welcomed_and_told_of() -> None:
@@ -120,7 +120,7 @@ def test_other_versions_are_refused_with_both_named(theirs: Versions) -> None:
 def test_a_client_on_a_new_link_keeps_its_tasks_and_the_old_link_is_dropped(rig: BrokerRig) -> None:
     rig.say("C", *submit(1))
 
-    assert rig.say("C2", HELLO) == [Drop("C"), Send("C2", welcome(1, 2, books=BOOKS))]
+    assert rig.say("C2", HELLO) == [Drop("C"), Send("C2", welcome(1, 2, books=BOOKS, topic="c"))]
     assert rig.say("C", Pulse(1, 1)) == [Send("C", Stranger())]
     assert rig.say("C2", Cancel([1])) == [Send("W", Revoke([FIRST]))]
 

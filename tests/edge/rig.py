@@ -16,7 +16,7 @@ from zfarm.edge.children import Children
 from zfarm.edge.loop import Loop
 from zfarm.edge.nursery import Nursery
 from zfarm.edge.outcomes import decode_batch, decode_outcome
-from zfarm.messages import ChildCall, Run, Setup
+from zfarm.messages import ChildCall, Payload, Progress, Run, Setup
 
 DEADLINE_S = 20.0
 
@@ -43,6 +43,8 @@ class Rig:
         self.took_back: dict[int, int] = {}
         self.waits: list[tuple[int, bool]] = []
         self.starts: list[tuple[int, int]] = []
+        self.emitted: dict[tuple[int, int], list[bytes]] = {}
+        self.progress: list[Progress] = []
         self.tunnels: list[tuple[int, list[bytes]]] = []
         self.tunnels_closed: list[int] = []
         self.nursery_deaths = 0
@@ -70,6 +72,12 @@ class Rig:
 
     def child_starts(self, child, seq, now):
         self.starts.append((child, seq))
+
+    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
+        self.emitted.setdefault((child, seq), []).extend(map(bytes, blobs))
+
+    def child_advanced(self, child: int, progress: Progress, now: float) -> None:
+        self.progress.append(progress)
 
     def child_waits(self, child, waiting, now):
         self.waits.append((child, waiting))

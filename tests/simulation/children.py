@@ -8,6 +8,7 @@ from the workload.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,10 @@ class Child:
         self.has_waited = False
         self.client: ClientProcess | None = None
         self.unsent: list[tuple[Done, bytes]] = []
+        self.paused = False
+        """Nobody reads what it emits."""
+        self.blocked: Callable[[], object] | None = None
+        """How it goes on once somebody reads."""
         self.flushed_at = 0.0
         self.flushes = 0
         self.down = Lane(owner.farm)
@@ -159,6 +164,14 @@ class Child:
     def _work(self, call: ChildCall, task: Task) -> None:
         rng = self.farm.rng
         passed = 0.0
+        emits = min(sum(item.emits for item in task.parts), 200)
+        if emits:
+            assert self.running is not None
+            for item in task.parts:
+                if item.deadly and rng.random() < item.deadly:
+                    self.farm.after(rng.random() * item.run_s, partial(self._die_in, self.running))
+            self._emit(call, task, self.running, emits)
+            return
         for item in task.parts:
             if item.deadly and rng.random() < item.deadly:
                 signal, code = rng.choice(((SIGSEGV, 0), (SIGKILL, 0), (0, 1), (0, 0)))
@@ -170,6 +183,40 @@ class Child:
             self.farm.after(passed / 2, partial(self._call_nested, call, task, nested))
         else:
             self.farm.after(passed, partial(self._finish, call, task))
+
+    def _die_in(self, run: Run) -> None:
+        if self.running is run:
+            self.die(SIGSEGV, 0)
+
+    def _emit(self, call: ChildCall, task: Task, run: Run, left: int) -> None:
+        """Emit some items, and the rest later; then the call ends."""
+        if not self.alive or self.running is not run:
+            return
+        if self.paused:
+            self.farm.story.probe("waits in emit")
+            self.blocked = partial(self._emit, call, task, run, left)
+            return
+        if not left:
+            nested = [calls for item in task.parts for calls in item.nested]
+            if nested:
+                self._call_nested(call, task, nested)
+            else:
+                self._finish(call, task)
+            return
+        count = self.farm.rng.randint(1, min(left, 8))
+        number = task.runs.index(run)
+        blobs = [b"%d/%d/%d" % (task.token, number, run.emitted + n + 1) for n in range(count)]
+        run.emitted += count
+        self.say("child_emitted", call.seq, blobs)
+        pause = self.farm.rng.random() * 2 * task.run_s * count / (left + run.emitted)
+        self.farm.after(pause, partial(self._emit, call, task, run, left - count))
+
+    def pause(self, paused: bool) -> None:
+        """Its worker reads no more from it, or reads on."""
+        self.paused = paused
+        if not paused and self.blocked is not None:
+            blocked, self.blocked = self.blocked, None
+            self.farm.after(self.owner.pause(), blocked)
 
     def _finish(self, call: ChildCall, task: Task) -> None:
         if self.alive:
@@ -273,6 +320,12 @@ class Children:
             assert not child.taking_back, "a take-back is asked for once"
             child.taking_back = True
             child.void()
+
+    def pause_child(self, number: int, paused: bool) -> None:
+        """Read nothing more from this child, or read on."""
+        child = self.all.get(number)
+        if child is not None:
+            child.pause(paused)
 
     def interrupt(self, number: int) -> None:
         """SIGINT: some calls end by that, and take their child along."""

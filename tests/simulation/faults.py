@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfarm import messages as m
 from zfarm.settings import Settings
@@ -81,6 +81,20 @@ class Mix:
     flaky_share: float = 0.0
     deadly_share: float = 0.0
     fail_share: float = 0.0
+    # streams
+    stream_share: float = 0.0
+    """Calls that emit items."""
+    items_max: int = 40
+    published: bool = True
+    """Items are published, and may be lost; else they go by way of the broker."""
+    item_loss: float = 0.0
+    """Published messages that are lost, each for itself or in a row."""
+    patient: bool = True
+    """Workers wait for readers for longer than any link is cut."""
+    reader_pause_s: float = 0.0
+    """How long readers need for what they are handed, at most."""
+    late_readers: float = 0.0
+    """Readers that begin late, or pause for long, or give up and come back."""
 
     @property
     def start_bound_s(self) -> float:
@@ -121,7 +135,10 @@ def mix_of(seed: int) -> Mix:
     more = Random(f"more {seed}")
     mix.timeout_share = more.choice((0.0, 0.0, 0.1, 0.5))
     mix.force_share = more.choice((0.0, 0.0, 0.5))
+    _let_flow(mix)
     mix.calm = rng.random() < 0.2
+    if mix.calm:
+        mix.deadly_share = 0.0
     if mix.calm:  # with more realms than children may stay, each call waits for a fork
         mix.realms = (1,)
         mix.settings = dataclasses.replace(mix.settings, children_idle_max=4)
@@ -129,6 +146,8 @@ def mix_of(seed: int) -> Mix:
     else:
         _spoil(mix, rng)
         mix.turn_messages = more.choice((3, 200, 200))
+        if mix.items_max > 100 and mix.stream_share:
+            mix.turn_messages = 200  # or it would take minutes to read what is emitted
         if more.random() < 0.1:
             _lost_starts(mix, more)
     mix.flaky_share = more.choice((0.0, 0.0, 0.1, 0.4))
@@ -138,6 +157,30 @@ def mix_of(seed: int) -> Mix:
         mix.settings, worker_deaths_max=more.choice((2, 3, 5)), worker_aside_s=more.choice((2.0, 10.0))
     )
     return mix
+
+
+def _let_flow(mix: Mix) -> None:
+    """Some farms have streams. The dice are of their own, so that the other farms stay as they are."""
+    rng = Random(f"streams {mix.seed}")
+    mix.stream_share = rng.choice((0.0, 0.0, 0.3, 1.0))
+    if not mix.stream_share:
+        return
+    mix.items_max = rng.choice((3, 40, 150))
+    mix.published = rng.random() < 0.7
+    mix.item_loss = rng.choice((0.0, 0.05, 0.5))
+    mix.deadly_share = rng.choice((0.0, 0.0, 0.2))
+    mix.reader_pause_s = rng.choice((0.0, 1 * MS, 50 * MS))
+    mix.late_readers = rng.choice((0.0, 0.0, 0.5))
+    window = rng.choice((8, 64, 32_768))
+    mix.settings = dataclasses.replace(
+        mix.settings,
+        stream_window_items=window,
+        stream_buffer_items=4 * window,
+    )
+    mix.patient = rng.random() < 0.6
+    long: dict[str, Any] = {"stream_patience_s": 60.0, "stream_kept_s": 40.0, "stream_grace_s": 20.0}
+    short: dict[str, Any] = {"stream_patience_s": 3.0, "stream_kept_s": 3.0, "stream_grace_s": 0.5}
+    mix.settings = dataclasses.replace(mix.settings, **(long if mix.patient else short))
 
 
 def _settings(rng: Random) -> Settings:
@@ -172,7 +215,7 @@ def _spoil(mix: Mix, rng: Random) -> None:
     mix.broken_realm_share = rng.choice((0.0, 0.2))
     mix.limited_realm_share = rng.choice((0.0, 0.3))
     mix.leave_share = rng.choice((0.0, 0.3))
-    mix.deadly_share = rng.choice((0.0, 0.02, 0.2))
+    mix.deadly_share = max(mix.deadly_share, rng.choice((0.0, 0.02, 0.2)))
     mix.faults_s = rng.choice((3.0, 6.0, 12.0))
     kinds = list(FAULTS)
     for kind in rng.sample(kinds, rng.randint(0, len(kinds) // 2 + 1)):
@@ -322,6 +365,7 @@ def rogue_speaks(farm: Farm) -> None:
         (m.Ask(tasks), []),
         (m.Forget(tasks), []),
         (m.Pulse(1, 3), []),
+        (m.Listen([m.Listening(lease, 1 << 40, 0) for lease in leases]), []),
         (m.Look(), []),
         (m.Bye(), []),
     ]
@@ -333,6 +377,8 @@ def rogue_speaks(farm: Farm) -> None:
             (m.Reports(reports), [b"forged"] * len(reports)),
             (m.Return(leases), []),
             (m.Began(leases), []),
+            (m.Streams([m.Streaming(lease, "nobody", 1) for lease in leases], leases), []),
+            *((m.Items(lease, 1, 1), [b"forged"]) for lease in leases),
             (m.Room(0), []),
             (m.Leave(), []),
         ]

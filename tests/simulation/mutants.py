@@ -172,4 +172,16 @@ MUTANTS = [
     Mutant("a child serves any realm", "_idle_kid", "kid.realm == wanted", "True"),
     Mutant("stuck calls stay", "_watch_kids", "kid.calls > 1", "False"),
     Mutant("tunnels outlive their link", "gone", "for lost in (peer, *through)", "for lost in (peer,)"),
+    # streams
+    Mutant("a hole is not noticed", "items", "message.first > stream.next", "False"),
+    Mutant("nothing is fetched", "_look_after", "if hole is not None and (", "if False and ("),
+    Mutant("the tail is lost", "listen", "one.ask and stream.sent > one.seen", "False"),
+    Mutant("fetched items are said to be gone", "fetch", "first < stream.first", "True"),
+    Mutant("an attempt goes on in the next", "begin", "self.next = 1", "self.next = 1 + (attempt > 1)"),
+    Mutant("the end is guessed", "ended", "stream.end = outcome.emitted", "stream.end = stream.next - 1"),
+    Mutant("no window", "send_next", "if self.outstanding and (", "if False and ("),
+    Mutant("never told to go on", "pauses", "if stream.paused else 1.0", "if False else -1.0"),
+    Mutant("dropped under its reader", "pauses", "(stream.reading and not stream.away)", "(False)"),
+    Mutant("streams not told after Welcome", "welcome", "self._fresh = list(self._streams)", "pass"),
+    Mutant("streams of a lost worker kept", "_drop_worker", "self.routes.lose(worker)", "pass"),
 ]

@@ -19,6 +19,7 @@ from zfarm.messages import Message, Payload
 
 if TYPE_CHECKING:
     from tests.simulation.farm import Farm
+    from tests.simulation.processes import ClientProcess, WorkerProcess
 
 Deliver = Callable[[Message, Payload], None]
 
@@ -202,6 +203,8 @@ class Network:
         self._farm = farm
         self._connections = 0
         self.routes: dict[Any, Connection] = {}
+        self._flights: dict[tuple[str, str], float] = {}
+        self._losing = 0
 
     def connected(self, link: Link) -> Connection:
         self._connections += 1
@@ -216,6 +219,29 @@ class Network:
             return False
         connection.down.send(message, payload)
         return True
+
+    def publish(self, worker: WorkerProcess, topic: str, message: Message, payload: Payload) -> None:
+        """Send items past the broker's machine, to whoever has subscribed: in order, and some are lost."""
+        farm = self._farm
+        client = next((one for one in farm.clients.values() if one.session == topic and one.alive), None)
+        if client is None or client.link is None or not farm.broker.alive:
+            return
+        if not self._losing and farm.chaos and farm.rng.random() < farm.mix.item_loss:
+            self._losing = farm.rng.choice((1, 1, 3, 20))
+        broken = worker.link.connection is None or client.link.connection is None
+        if self._losing or broken:
+            self._losing -= self._losing > 0
+            farm.story.probe("items lost")
+            return
+        way = (worker.session, client.session)
+        at = farm.now + worker.link.latency() + client.link.latency()
+        at = self._flights[way] = max(at, self._flights.get(way, 0.0))
+        farm.at(at, partial(self._published, client, message, payload))
+        self._flights[way] = at + 1e-9
+
+    @staticmethod
+    def _published(client: ClientProcess, message: Message, payload: Payload) -> None:
+        client.hand("message", message, payload)
 
     def lost(self, peer: Any) -> None:
         """The broker's end notices that this connection is dead."""

@@ -30,6 +30,8 @@ class Item:
     fails: bool = False
     deadly: float = 0.0
     """How likely it kills its child, each time that it runs; 1.0: a poison."""
+    emits: int = 0
+    """Items that it emits while it runs."""
     nested: list[list[Item]] = field(default_factory=list)
     """Calls that it submits itself and waits for, one task each."""
 
@@ -48,6 +50,22 @@ class Run:
     """Its child died meanwhile."""
     raised: bool = False
     """It ended in an error for which the task wants to be run again."""
+    emitted: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Reader:
+    """Who reads the stream of a task, and what was handed on so far."""
+
+    pause_s: float
+    lazy: bool = False
+    """It begins late, pauses for long, or gives up for a while: it may miss something."""
+    attempt: int = 0
+    run: int = -1
+    next: int = 1
+    used: int = 0
+    missed: int = 0
+    over: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +103,7 @@ class Task:
     runs_allowed: int = 1
     raised_at: float | None = None
     """When the broker heard that it has raised and is to be run again."""
+    reader: Reader | None = None
     blames: int = 0
     """Deaths of children while this very call ran, and losses of workers that held it."""
 
@@ -204,6 +223,8 @@ class Person:
             task.flaky = rng.choice((0.5, 0.9))
         self.tasks.append(task)
         self.client.hand("submit", task)
+        if mix.stream_share:
+            self.read(task)
         if rng.random() < mix.cancel_share:
             delay = rng.choice((0.0, 0.0005, 0.01, 0.5, 3.0)) * rng.random()
             if mix.force_share and rng.random() < mix.force_share:
@@ -215,7 +236,28 @@ class Person:
         """A call of about that length; some fail, some die."""
         mix, rng = self.farm.mix, self.farm.rng
         deadly = rng.choice((0.3, 1.0)) if rng.random() < mix.deadly_share else 0.0
-        return Item(run_s * (0.5 + rng.random()), rng.random() < mix.fail_share, deadly)
+        item = Item(run_s * (0.5 + rng.random()), rng.random() < mix.fail_share, deadly)
+        if mix.stream_share and rng.random() < mix.stream_share:
+            item.emits = rng.randint(0, mix.items_max)
+        return item
+
+    def read(self, task: Task) -> None:
+        """Read the stream of a task, most of the time at once."""
+        farm = self.farm
+        mix, rng = farm.mix, farm.rng
+        if rng.random() < 0.2:
+            return  # nobody is interested
+        task.reader = Reader(rng.random() * mix.reader_pause_s, rng.random() < mix.late_readers)
+        farm.books.unread.add(task.token)
+        if not task.reader.lazy:
+            self.client.hand("listen", task)
+            return
+        at = rng.choice((0.0, 0.01, 1.0)) * rng.random()
+        farm.after(at, partial(self.client.hand, "listen", task))
+        if rng.random() < 0.5:
+            at += rng.random()
+            farm.after(at, partial(self.client.hand, "unlisten", task))
+            farm.after(at + rng.random(), partial(self.client.hand, "listen", task))
 
     def leave(self) -> None:
         """Ctrl-C: whatever is open is cancelled."""

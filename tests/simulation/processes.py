@@ -276,6 +276,10 @@ class WorkerProcess(Process):
             self.children.take_back(action.child)
         elif isinstance(action, m.InterruptChild):
             self.children.interrupt(action.child)
+        elif isinstance(action, m.PauseChild):
+            self.children.pause_child(action.child, action.paused)
+        elif isinstance(action, m.PublishItems):
+            farm.network.publish(self, action.topic, action.items, action.payload)
         elif isinstance(action, m.StopChild):
             self.children.stop(action.child, action.kill)
         elif isinstance(action, m.Finished):
@@ -300,6 +304,7 @@ class ClientProcess(Process):
         if tunnel is None:
             self.link = Link(farm, name, partial(self.hand, "message"))
         self.machine = Client(session, VERSIONS, "host-c", 1, name, self.clock, farm.mix.settings)
+        self.machine.subscribe(tunnel is None and farm.mix.published)
         self.hand("advance")
 
     def die(self) -> None:
@@ -321,6 +326,16 @@ class ClientProcess(Process):
             self._submit(entry[1])
         elif kind == "cancel":
             self._cancel(entry[1])
+        elif kind == "listen":
+            task = entry[1]
+            if not task.reader.over and not self.machine.listen(task.number):
+                self.farm.books.stream_forgotten(task)
+        elif kind == "unlisten":
+            self.machine.unlisten(entry[1].number)
+        elif kind == "took":
+            task, attempt, number = entry[1:]
+            self.farm.books.used(task, attempt, number)
+            self.machine.took(task.number, attempt, number)
         elif kind == "leave":
             self.left = True
             self.farm.books.client_left(self)
@@ -343,6 +358,14 @@ class ClientProcess(Process):
             self._resolve(action)
         elif isinstance(action, m.Safe):
             farm.story.probe("safe")
+        elif isinstance(action, m.Arrived):
+            self._arrived(action)
+        elif isinstance(action, m.Missed):
+            task = farm.tasks[action.token]
+            farm.books.missed(task, action)
+            self.hand("took", task, action.attempt, action.last)
+        elif isinstance(action, m.StreamOver):
+            farm.books.stream_over(farm.tasks[action.token])
         elif isinstance(action, m.Running):
             farm.books.running(farm.tasks[action.token])
         elif isinstance(action, m.Connected):
@@ -358,6 +381,16 @@ class ClientProcess(Process):
             int(task.timeout_s * 1e6),
         )  # fmt: skip
         self.farm.books.submitted(self, number, task)
+
+    def _arrived(self, action: m.Arrived) -> None:
+        farm, task = self.farm, self.farm.tasks[action.token]
+        farm.books.arrived(task, action)
+        assert task.reader is not None
+        last = action.first + len(action.blobs) - 1
+        pause = task.reader.pause_s * farm.rng.random()
+        if task.reader.lazy and farm.chaos and farm.rng.random() < 0.1:
+            pause = farm.rng.choice((1.0, 10.0)) * farm.rng.random()
+        farm.after(pause, partial(self.hand, "took", task, action.attempt, last))
 
     def _cancel(self, task: Task) -> None:
         if task.outcome is None and task.number:

@@ -37,6 +37,11 @@ RESTLESS = {
     "Revoke",
     "Stranger",
     "Ask",
+    "Listen",
+    "Fetch",
+    "Items",
+    "Streams",
+    "Sent",
 }
 """What a farm at rest has no reason to say."""
 
@@ -44,6 +49,7 @@ RESTLESS = {
 def unrest(farm: Farm) -> list[str]:
     """Why this farm is not at rest, one line each."""
     found = [f"task {token} is open: {farm.tasks[token]}" for token in sorted(farm.books.pending)]
+    found += [f"the stream of task {token} is not over" for token in sorted(farm.books.unread)]
     if farm.plans_until >= farm.now:
         found.append(f"people have plans until {farm.plans_until}")
     if found:

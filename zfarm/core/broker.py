@@ -14,11 +14,14 @@ from collections.abc import Iterable
 from math import inf
 from typing import Final
 
+from msgspec import structs
+
 from zfarm.core import dispatch, pictures
 from zfarm.core.aside import Aside
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.greeting import LOCAL, book_key
 from zfarm.core.invariants import check_books
+from zfarm.core.ledger import outcome_of
 from zfarm.core.machine import NOW
 from zfarm.core.orphans import Orphans
 from zfarm.core.outbox import client_messages, worker_messages
@@ -39,20 +42,23 @@ from zfarm.messages import (
     Bye,
     Fate,
     Hello,
+    Items,
     Join,
     Leave,
     Look,
     Message,
-    Outcome,
     Payload,
     Peer,
+    Progress,
     Publish,
     Record,
     Report,
     Reports,
     Return,
     Room,
+    Sent,
     Stranger,
+    Streams,
     Versions,
 )
 from zfarm.settings import Settings, settings
@@ -85,6 +91,10 @@ class Broker(Reception):
             Began: self._on_began,
             Room: self._on_room,
             Leave: self._on_leave,
+            Streams: self.routes.on_streams,
+            Items: self.routes.on_items,
+            Sent: self.routes.on_items,
+            Progress: self.routes.on_progress,
         }
 
     # ------------------------------------------------------------ the machine
@@ -192,12 +202,14 @@ class Broker(Reception):
             self.tell("info", f"worker {worker.short_name} joined with {worker.slots} slots")
         else:
             worker.room = message.slots
+            self.routes.doubt(worker)
         self._bind(worker, peer, now)
         self.touch(worker)
         worker.grants_number += 1
         worker.repeated = {}
         worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
-        self._send(peer, self._welcome(worker.grants_number))
+        welcome = self._welcome(worker.grants_number)
+        self._send(peer, structs.replace(welcome, items=self.items_addresses[0]))
         held = {h.lease for h in message.held}
         for lease, task in list(worker.leases.items()):
             if lease not in held:  # lost on the way to it: the same lease once more, never another
@@ -267,10 +279,9 @@ class Broker(Reception):
         if report.kind != CANCELLED:
             task.function.measured(report.run_us, task.items)
         if report.kind == AGAIN:
-            self.attempt_failed(task, report.run_us, blob, now)
+            self.attempt_failed(task, report, blob, now)
             return
-        deaths = task.deaths if report.fate is None else (*task.deaths, report.fate)
-        self.settle(task, Outcome(task.number, report.kind, report.run_us, deaths, task.tries), blob)
+        self.settle(task, outcome_of(task, report.kind, report), blob)
 
     def _on_return(self, worker: WorkerRecord, message: Return, payload: Payload, now: float) -> None:
         for lease in reversed(message.leases):  # they go to the front of the queue, the first one last
@@ -307,6 +318,7 @@ class Broker(Reception):
             del self.peers[worker.peer]
         self.touched.pop(id(worker), None)
         self.orphans.lose(worker)
+        self.routes.lose(worker)
         for task in list(reversed(worker.leases.values())):
             self.lose_lease(task, Fate(host=worker.host, worker=worker.short_name, text=why))
 

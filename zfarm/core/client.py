@@ -18,12 +18,14 @@ from typing import Any
 
 import msgspec
 
+from zfarm.core.inflow import Inflow
 from zfarm.core.machine import NOW, Indexed
 from zfarm.messages import (
     BROKER,
     CANCELLED,
     LOST,
     Action,
+    Advanced,
     Ask,
     Attach,
     Attached,
@@ -39,11 +41,13 @@ from zfarm.messages import (
     Fate,
     Forget,
     Hello,
+    Items,
     JobTask,
     Message,
     Outcome,
     Payload,
     Peer,
+    Progress,
     Pulse,
     Refused,
     Rejected,
@@ -51,7 +55,9 @@ from zfarm.messages import (
     Running,
     Safe,
     Send,
+    Sent,
     Stranger,
+    Streams,
     Submit,
     TakenOver,
     Unknown,
@@ -136,6 +142,7 @@ class Client:
         self._forgot: list[int] = []
         self._unconfirmed: dict[int, list[int]] = {}
         self._actions: list[Action] = []
+        self._inflow = Inflow(limits)
         self._handlers = {
             Welcome: self._on_welcome,
             Stranger: self._on_stranger,
@@ -146,6 +153,10 @@ class Client:
             Began: self._on_began,
             Unknown: self._on_unknown,
             Echo: self._on_echo,
+            Streams: self._on_streams,
+            Items: self._on_items,
+            Sent: self._on_sent,
+            Progress: self._on_progress,
         }
 
     # ------------------------------------------------------------ local inputs
@@ -192,6 +203,27 @@ class Client:
         else:
             self._resolve(asked, Outcome(task=task, kind=CANCELLED), b"")
 
+    def listen(self, task: int) -> bool:
+        """Read the stream of ``task`` from where it stands; False: of that nothing is known any more."""
+        asked = self._tasks.get(task)
+        self.deadline = NOW
+        return not self._over and self._inflow.listen(task, asked.token if asked is not None else None)
+
+    def took(self, task: int, attempt: int, number: int) -> None:
+        """The reader of ``task`` has used all items of this attempt up to this number."""
+        self._inflow.took(task, attempt, number)
+        self.deadline = NOW
+
+    def unlisten(self, task: int) -> None:
+        """Nobody reads the stream of ``task`` any more."""
+        self._inflow.unlisten(task)
+        self.deadline = NOW
+
+    def subscribe(self, subscribed: bool) -> None:
+        """Items are (not) to be published for this client."""
+        self._inflow.subscribe(subscribed)
+        self.deadline = NOW
+
     def adopt(self, session: str, tasks: Sequence[tuple[JobTask, object]]) -> None:
         """Continue ``session``, a job's, with these tasks of it and the tokens that stand for them here."""
         self._attach = None
@@ -237,6 +269,8 @@ class Client:
             if now >= self._hello_at:
                 self._hello_at = now + self._limits.beat_interval_s
                 actions.append(Send(BROKER, self._hello if self._attach is None else self._attach))
+            if now >= self._inflow.deadline:
+                self._inflow.advance(now, False, actions)
         else:
             self._send_all(actions, now >= self._pulse_at)
             if now >= self._pulse_at:
@@ -246,12 +280,15 @@ class Client:
                     self._forgot = []
                 self._pulse_at = now + self._limits.beat_interval_s
                 actions.append(Send(BROKER, Pulse(number=self._pulse, open=len(self._tasks))))
+            if now >= self._inflow.deadline:
+                self._inflow.advance(now, True, actions)
         away_at = self._heard_at + self._limits.broker_away_max_s
         if now >= away_at:
             away = self._limits.broker_away_max_s
             self._reject(actions, "BrokerUnreachable", f"the broker has not answered for {away:g} s")
             return actions
-        self.deadline = min(away_at, self._hello_at if self._welcome is None else self._pulse_at)
+        beat_at = self._hello_at if self._welcome is None else self._pulse_at
+        self.deadline = min(away_at, beat_at, self._inflow.deadline)
         return actions
 
     def check(self) -> None:
@@ -260,6 +297,7 @@ class Client:
         for number, asked in self._tasks.items():
             assert number == asked.number < self._next_task
             assert asked.sent or number in waiting, f"task {number} is neither sent nor waiting to be sent"
+        self._inflow.check()
 
     # ------------------------------------------------------------ messages of the broker
 
@@ -268,6 +306,7 @@ class Client:
         self.slots = message.slots
         self._pulse_at = now + self._limits.beat_interval_s
         self._actions.append(Connected(message))
+        self._inflow.welcome()
         # Whatever was on the old link may be lost in either direction: ask for all that was sent, and say
         # again what has arrived, or the broker would keep those outcomes for ever.
         self._forgets = [*chain(*self._unconfirmed.values()), *self._forgot, *self._forgets]
@@ -345,10 +384,25 @@ class Client:
         for number in [number for number in self._unconfirmed if number <= message.number]:
             del self._unconfirmed[number]  # all that was sent before that Pulse has arrived
 
+    def _on_streams(self, message: Streams, payload: Payload, now: float) -> None:
+        self._inflow.streams(message, self._tasks)
+
+    def _on_items(self, message: Items, payload: Payload, now: float) -> None:
+        self._inflow.items(message, payload, now)
+
+    def _on_sent(self, message: Sent, payload: Payload, now: float) -> None:
+        self._inflow.sent(message, now)
+
+    def _on_progress(self, message: Progress, payload: Payload, now: float) -> None:
+        asked = self._tasks.get(message.number)
+        if asked is not None:
+            self._actions.append(Advanced(asked.token, message))
+
     # ------------------------------------------------------------ sending
 
     def _resolve(self, asked: Asked, outcome: Outcome, blob: Blob) -> None:
         del self._tasks[asked.number]
+        self._inflow.ended(asked.number, asked.token, outcome)
         if self._forced:
             self._forced.pop(asked.number, None)
         self._actions.append(Resolve(asked.token, outcome, blob))
@@ -357,6 +411,7 @@ class Client:
         self._over = True
         self._tasks.clear()
         self._unsent.clear()
+        self._inflow.clear()
         self.deadline = inf
         actions.append(Rejected(code, text))
 

@@ -45,5 +45,6 @@ def check_books(broker: Broker) -> None:
         tasks += len(client.tasks)
     assert tasks == broker.tasks
     assert refs == broker.functions.referenced()
+    broker.routes.check()
     for peer, record in broker.peers.items():
         assert record.peer == peer

@@ -31,6 +31,7 @@ from zfarm.messages import (
     Peer,
     Publish,
     Record,
+    Report,
     Retried,
     Settled,
     Struck,
@@ -39,10 +40,17 @@ from zfarm.messages import (
 )
 from zfarm.settings import Settings
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "outcome_of"]
 
 GOLDEN = 0x9E37_79B9_7F4A_7C15
 """Multiplied by it, numbers that follow each other lie far apart."""
+
+
+def outcome_of(task: Task, kind: int, report: Report) -> Outcome:
+    """What a report makes of its task."""
+    deaths = task.deaths if report.fate is None else (*task.deaths, report.fate)
+    lease = report.lease if report.emitted else 0
+    return Outcome(task.number, kind, report.run_us, deaths, task.tries, lease, report.emitted)
 
 
 class Ledger:
@@ -294,12 +302,12 @@ class Ledger:
             self.tell("warning", f"{task.function.name} runs again: {fate.text} on {fate.host}")
             self.requeue(task, self.slots())  # the slot that is free at once is where it died
 
-    def attempt_failed(self, task: Task, run_us: int, blob: Blob, now: float) -> None:
+    def attempt_failed(self, task: Task, report: Report, blob: Blob, now: float) -> None:
         """A lease ended in an error for which the call wants to be run again: it is, later, while it has
         attempts left; else the error is its outcome."""
         if task.cancelling or task.attempts + 1 >= task.max_attempts:
             kind = MIXED if task.items else ERROR
-            self.settle(task, Outcome(task.number, kind, run_us, task.deaths, task.tries), blob)
+            self.settle(task, outcome_of(task, kind, report), blob)
             return
         lease = task.lease
         self.unlease(task)

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import structs
+
 from zfarm.core.books import ClientRecord, WorkerRecord
 from zfarm.core.greeting import bare, book_key, mismatch, principal_of
 from zfarm.core.ledger import Ledger
 from zfarm.core.machine import NOW
 from zfarm.core.orphans import Orphans
+from zfarm.core.routes import Routes
 from zfarm.messages import (
     CANCELLED,
     REFUSED,
@@ -25,9 +28,11 @@ from zfarm.messages import (
     Drop,
     Echo,
     Fate,
+    Fetch,
     Forget,
     Hello,
     JobTask,
+    Listen,
     Message,
     Outcome,
     Payload,
@@ -58,6 +63,10 @@ class Reception(Ledger):
         self.peers: dict[Peer, ClientRecord | WorkerRecord] = {}
         self.refusing = ""
         """Why no new task is taken at the moment; empty: they are. Set by the shell."""
+        self.items_addresses = "", ""
+        """Where workers publish items, and where clients get them; empty: they take the way of all messages.
+        Set by the shell."""
+        self.routes = Routes(self)  # type: ignore[arg-type]  # a reception is always that of a broker
         self._strangers: dict[Peer, None] = {}
         self._from_client: dict[type, Handler] = {
             Submit: self._on_submit,
@@ -66,6 +75,8 @@ class Reception(Ledger):
             Forget: self._on_forget,
             Pulse: self._on_pulse,
             Bye: self._on_bye,
+            Listen: self.routes.on_listen,
+            Fetch: self.routes.on_fetch,
         }
 
     # ------------------------------------------------------------ clients
@@ -85,7 +96,9 @@ class Reception(Ledger):
         if client is None:
             client = self.enroll(key, None, message.host, message.pid, message.name, message.job, now)
         self._bind(client, peer, now)
-        self._send(peer, self._welcome(books=client.books))
+        welcome = self._welcome(books=client.books)
+        self._send(peer, structs.replace(welcome, topic=key, items=self.items_addresses[1]))
+        self.routes.tell(client)
         if client.away:
             client.away = False
             self.tell("info", f"client {client.host}/{client.pid} is back")
@@ -225,6 +238,7 @@ class Reception(Ledger):
         if client.peer is not None:
             del self.peers[client.peer]
         self.drop(client)
+        self.routes.drop(client.session)
         self.orphans.stop_of(client.session)
 
     # ------------------------------------------------------------ peers and sending

@@ -15,9 +15,12 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
+from msgspec import structs
+
 from zfarm.core.brood import Brood
 from zfarm.core.kids import Duty, facts
 from zfarm.core.machine import NOW, batches
+from zfarm.core.outflow import Outflow
 from zfarm.messages import (
     BROKEN,
     BROKER,
@@ -25,17 +28,22 @@ from zfarm.messages import (
     Action,
     Beat,
     Began,
+    Blob,
     Connected,
     Done,
     Drain,
+    Fetch,
     Finished,
     Grants,
     Held,
     Join,
     Leave,
+    Listen,
     Message,
+    PauseChild,
     Payload,
     Peer,
+    Progress,
     Refused,
     Rejected,
     Report,
@@ -81,6 +89,7 @@ class Worker(Brood):
         self._over = False
         self._room_told = slots
         self._vitals: Vitals | None = None
+        self._outflow = Outflow(limits)
         self._handlers: dict[type, Handler] = {
             Welcome: self._on_welcome,
             Stranger: self._on_stranger,
@@ -89,6 +98,8 @@ class Worker(Brood):
             Revoke: self._on_revoke,
             Thanks: self._on_thanks,
             Drain: self._on_drain,
+            Listen: self._on_listen,
+            Fetch: self._on_fetch,
         }
 
     # ------------------------------------------------------------ local inputs
@@ -129,6 +140,28 @@ class Worker(Brood):
         if kid is not None:
             kid.waiting = waiting
             self.deadline = NOW
+
+    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
+        """Call ``seq`` of this child has emitted items."""
+        duty = self._duty(child, seq)
+        if duty is not None:
+            self._outflow.emitted(duty.lease, duty.owner, duty.task, blobs, now)
+            self.deadline = NOW
+
+    def child_advanced(self, child: int, progress: Progress, now: float) -> None:
+        """A call of this child says how far it is."""
+        duty = self._duty(child, progress.number)
+        if duty is not None:
+            self._outflow.advanced(duty.lease, progress)
+            self.deadline = NOW
+
+    def _duty(self, child: int, seq: int) -> Duty | None:
+        """The call of this number, if it is wanted; those before it may not have been reported yet."""
+        kid = self._kids.get(child)
+        for duty in kid.duties() if kid is not None else ():
+            if duty.seq == seq:
+                return duty if duty.lease in self._leases else None
+        return None
 
     def child_took_back(self, child: int, started_seq: int, now: float) -> None:
         """Answer to TakeBack: the calls of this child after ``started_seq`` are void."""
@@ -204,6 +237,7 @@ class Worker(Brood):
                     self._join(now)
             else:
                 self._flush(now)
+            self._pause_kids(now)
         actions, self._actions = self._actions, []
         self.deadline = inf if self._over else self._next_deadline()
         return actions
@@ -216,6 +250,7 @@ class Worker(Brood):
             assert kid.expected_us == sum(duty.expected_us for duty in kid.duties())
         assert sorted(places) == sorted(self._leases), "a lease is nowhere, or in two places"
         assert not self._leases.keys() & self._owed.keys(), "a lease is held and owed at once"
+        self._outflow.check()
 
     # ------------------------------------------------------------ messages of the broker
 
@@ -226,6 +261,7 @@ class Worker(Brood):
         self._reports = list(self._owed)
         self._room_told = -1
         self._begans, self._returns = [], []
+        self._outflow.welcome()
         for kid in self._kids.values():  # what was said on the old link may be lost
             kid.head_began = False
         self._actions.append(Connected(message))
@@ -293,6 +329,28 @@ class Worker(Brood):
     def _on_drain(self, message: Drain, payload: Payload, now: float) -> None:
         self.drain(now)
 
+    def _on_listen(self, message: Listen, payload: Payload, now: float) -> None:
+        self._outflow.listen(message.listens, now)
+
+    def _on_fetch(self, message: Fetch, payload: Payload, now: float) -> None:
+        self._outflow.fetch(message)
+
+    # ------------------------------------------------------------ streams
+
+    def _owe(self, duty: Duty, report: Report, blob: Blob) -> None:
+        if self._outflow.paused(duty.lease) and duty.kid is not None:
+            self._actions.append(PauseChild(duty.kid.number, False))
+        emitted = self._outflow.end(duty.lease, died=report.kind == LOST)
+        if emitted:
+            report = structs.replace(report, emitted=emitted)
+        super()._owe(duty, report, blob)
+
+    def _pause_kids(self, now: float) -> None:
+        for lease, paused in self._outflow.pauses(now):
+            duty = self._leases.get(lease)
+            if duty is not None and duty.kid is not None:
+                self._actions.append(PauseChild(duty.kid.number, paused))
+
     # ------------------------------------------------------------ sending
 
     def _join(self, now: float) -> None:
@@ -318,6 +376,9 @@ class Worker(Brood):
                 part = numbers[start : start + limits.batch_calls_max]
                 send(Send(BROKER, Began(tasks=part) if kind is Began else Return(part, self._seen)))
         self._begans, self._returns = [], []
+        self._outflow.reap(self._leases)
+        if now >= self._outflow.deadline:
+            self._outflow.advance(now, self._actions)
         if self._reports:
             owed = self._owed
             pairs = [(owed[lease].report, owed[lease].blob) for lease in self._reports if lease in owed]
@@ -332,7 +393,7 @@ class Worker(Brood):
         if room != self._room_told:
             self._room_told = room
             send(Send(BROKER, Room(room=room)))
-        if self._draining and not self._leases and not self._owed:
+        if self._draining and not (self._leases or self._owed or self._outflow.wanted):
             self._over = True
             send(Send(BROKER, Leave()))
             send(Finished())
@@ -343,4 +404,6 @@ class Worker(Brood):
             self._vitals = None
 
     def _next_deadline(self) -> float:
-        return min(self._beat_at if self._joined else self._join_at, self._kids_deadline())
+        if not self._joined:
+            return min(self._join_at, self._kids_deadline())
+        return min(self._beat_at, self._kids_deadline(), self._outflow.deadline)

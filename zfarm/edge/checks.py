@@ -135,6 +135,7 @@ def _reports(message: m.Reports, blobs: int) -> None:
         if not 0 <= kind <= m.AGAIN or kind == m.REFUSED:
             raise Malformed(f"kinds: a worker reports kind {kind}")
     _numbers("run times", [report.run_us for report in reports])
+    _numbers("emitted items", [report.emitted for report in reports])
     for report in reports:
         if report.fate is not None:
             _fate(report.fate)
@@ -150,6 +151,8 @@ def _ended(message: m.Ended, blobs: int) -> None:
     _numbers("kinds", [outcome.kind for outcome in outcomes], m.TIMEOUT)
     _numbers("run times", [outcome.run_us for outcome in outcomes])
     _numbers("tries", [outcome.tries for outcome in outcomes], COUNT_MAX)
+    _numbers("emitted items", [outcome.emitted for outcome in outcomes])
+    _numbers("leases", [outcome.lease for outcome in outcomes])
     for outcome in outcomes:
         for fate in outcome.deaths:
             _fate(fate)
@@ -269,6 +272,7 @@ def _welcome(message: m.Welcome, blobs: int) -> None:
     _versions(message.versions)
     counts = message.epoch, message.workers, message.slots, message.grants, message.books
     _numbers("epoch, workers, slots, grants and books", counts)
+    _name("a topic or an address", message.topic, message.items)
 
 
 def _refused(message: m.Refused, blobs: int) -> None:
@@ -328,6 +332,59 @@ def _tunnel(message: m.Tunnel, blobs: int) -> None:
 def _tunnel_closed(message: m.TunnelClosed, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _number("channel", message.channel, COUNT_MAX)
+
+
+# ---------------------------------------------------------------- streams
+
+
+def _emits(message: m.Emits, blobs: int) -> None:
+    _number("seq", message.seq)
+    if not blobs:
+        raise Malformed("Emits without an item")
+
+
+def _streams(message: m.Streams, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _listed("streams", message.streams, settings.batch_calls_max)
+    _listed("streams that are gone", message.gone, settings.batch_calls_max)
+    _numbers("leases", [*message.gone, *(one.lease for one in message.streams)])
+    _numbers("tasks", [one.task for one in message.streams])
+    _numbers("attempts", [one.attempt for one in message.streams], COUNT_MAX)
+    _name("an owner", *(one.owner for one in message.streams))
+
+
+def _items(message: m.Items, blobs: int) -> None:
+    _number("lease", message.lease)
+    _number("first", message.first, least=1)
+    _number("last", message.last, least=message.first)
+    if blobs:
+        _blobs(message, blobs, message.last - message.first + 1)
+
+
+def _sent(message: m.Sent, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _numbers("lease and number", (message.lease, message.last))
+
+
+def _listen(message: m.Listen, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _listed("streams", message.listens, settings.batch_calls_max)
+    for one in message.listens:
+        _numbers("lease, next and seen", (one.lease, one.next, one.seen))
+
+
+def _fetch(message: m.Fetch, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _number("lease", message.lease)
+    _number("first", message.first, least=1)
+    _number("last", message.last, least=message.first)
+
+
+def _progress(message: m.Progress, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _number("number", message.number)
+    _real("progress", message.done, 0.0 if message.total is None else message.total)
+    _name("a note", message.note)
 
 
 # ---------------------------------------------------------------- pictures and notes
@@ -397,6 +454,13 @@ CHECKS: Final[dict[type, Check]] = {
     m.Dones: _dones,
     m.Starts: _starts,
     m.Waits: _nothing,
+    m.Emits: _emits,
+    m.Progress: _progress,
+    m.Streams: _streams,
+    m.Items: _items,
+    m.Sent: _sent,
+    m.Listen: _listen,
+    m.Fetch: _fetch,
     m.FarmNote: _farm_note,
     m.WorkersNote: _workers_note,
     m.TextNote: _nothing,

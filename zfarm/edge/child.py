@@ -11,7 +11,9 @@ import os
 import pickle
 import socket
 import sys
+from collections.abc import Generator
 from time import perf_counter
+from types import GeneratorType
 from typing import Any, Final
 
 from zfarm.edge import inside, upbringing, wire
@@ -60,6 +62,7 @@ class Child:
         self._page = page
         self._here = here
         self._realm = Realm()
+        self._flush = here.emitter.flush
         self._dones: list[Done] = []
         self._blobs: list[bytes] = []
 
@@ -154,8 +157,11 @@ class Child:
                 else:
                     value = target(*args[0], **args[1])
                 del args
+                if type(value) is GeneratorType:
+                    value = self._emit_all(value)
                 kind, blob = VALUE, _dumps(value, PROTOCOL) if type(value) in _PLAIN else encode_value(value)
                 del value
+            self._flush()  # what it emitted comes before its end
         except BaseException as error:  # sys.exit() and KeyboardInterrupt are outcomes of a task
             args = value = target = None
             kind, blob = self._failed(error)
@@ -164,9 +170,22 @@ class Child:
             return ERROR, unfit("result", len(blob), _PAYLOAD_MAX)
         return kind, blob
 
+    def _emit_all(self, items: Generator[Any, Any, Any]) -> Any:
+        """Emit what a generator yields; what it returns."""
+        emit, seq = self._here.emitter.emit, self._here.seq
+        try:
+            while True:
+                item = next(items)
+                emit(seq, _dumps(item, PROTOCOL) if type(item) in _PLAIN else encode_value(item))
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            items.close()
+
     def _failed(self, error: BaseException) -> tuple[int, bytes]:
         blob = encode_error(error, skip=0 if isinstance(error, NotPortable) else 1)
         forget_frames(error)
+        self._flush()  # what it emitted comes before its end
         if len(blob) > _PAYLOAD_MAX:
             blob = unfit("exception", len(blob), _PAYLOAD_MAX)
         return ERROR, blob

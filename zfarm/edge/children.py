@@ -7,7 +7,6 @@ results that it left in its page.
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 import socket
@@ -18,16 +17,19 @@ from math import inf
 from typing import Final, Protocol
 
 from zfarm.edge import wire
-from zfarm.edge.nursery import Failed, Forked, Gone, Nursery, Report
+from zfarm.edge.fates import failure_of, fate_of
+from zfarm.edge.nursery import Forked, Gone, Nursery, Report
 from zfarm.edge.page import Mark, Page
-from zfarm.edge.pipe import PIPE_LOST, READ_BYTES, Frames, Outbox, Reader
+from zfarm.edge.pipe import READ_BYTES, Frames, Outbox, Reader
 from zfarm.edge.wire import Malformed
 from zfarm.messages import (
     Action,
     Blob,
     Done,
     Dones,
+    Emits,
     Payload,
+    Progress,
     Run,
     Starts,
     Waits,
@@ -37,6 +39,8 @@ from zfarm.settings import Settings, settings
 __all__ = ["Children", "Listener", "Sources"]
 
 _DESCRIPTORS: Final = 10_000
+_PIPE_READS: Final = 16
+"""Readings that certainly take all that a pipe can hold: it is smaller than what one reading may take."""
 _SETTLE_S: Final = 0.0015
 """Between the two steps of taking calls back; zfarm.edge.page says why."""
 
@@ -58,7 +62,7 @@ class Sources(Protocol):
 
 
 class Listener(Protocol):
-    """Who is told; the first six are zfarm.core.worker.Worker's."""
+    """Who is told; the first eight are zfarm.core.worker.Worker's."""
 
     def child_started(self, child: int, now: float) -> None:
         """Its process exists."""
@@ -68,6 +72,12 @@ class Listener(Protocol):
 
     def child_starts(self, child: int, seq: int, now: float) -> None:
         """Its call ``seq``, which has a timeout, has started."""
+
+    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
+        """Its call ``seq`` has emitted these items."""
+
+    def child_advanced(self, child: int, progress: Progress, now: float) -> None:
+        """Its call says how far it is."""
 
     def child_waits(self, child: int, waiting: bool, now: float) -> None:
         """Its call waits for other tasks, or goes on."""
@@ -102,6 +112,7 @@ class _Kid:
         "open",
         "outbox",
         "page",
+        "paused",
         "pid",
         "pipe",
         "reader",
@@ -126,6 +137,7 @@ class _Kid:
         self.reader, self.tunnel_reader = Reader(scratch), Reader(scratch)
         self.open = self.tunnel_open = True
         self.tunnel_used = False
+        self.paused = False  # its pipe is not read
         self.last_seq = self.last_done = 0
         self.mark = Mark(0, 0)
         self.settle_at = inf  # second step of taking back
@@ -196,7 +208,7 @@ class Children:
             return
         try:
             if not kid.outbox.add(wire.encode(run, payload)):
-                self._sources.watch(kid.pipe.fileno(), writable=True)
+                self._watch(kid)
         except OSError:
             self._expect_end(kid)
 
@@ -222,6 +234,17 @@ class Children:
         self._set_due(kid)
         if kid.outbox.waiting == 0:
             self._close_ours(kid)
+
+    def pause(self, child: int, paused: bool) -> None:
+        """Read nothing more from a child, so that it waits when it emits; or read on."""
+        kid = self._kids.get(child)
+        if kid is not None:
+            kid.paused = paused
+            self._watch(kid)
+
+    def _watch(self, kid: _Kid) -> None:
+        if kid.open:
+            self._sources.watch(kid.pipe.fileno(), readable=not kid.paused, writable=kid.outbox.waiting > 0)
 
     def interrupt(self, child: int) -> None:
         """Send SIGINT to a child, for the call that runs in it."""
@@ -278,7 +301,7 @@ class Children:
     def _settle(self, kid: _Kid, now: float) -> None:
         kid.settle_at = inf
         started = kid.page.settle()
-        self._drain(kid)  # what it sent comes before what it kept
+        self._drain(kid, _PIPE_READS)  # what it sent comes before what it kept
         self._report(kid, kid.page.unsent(kid.mark), now)
         self._listener.child_took_back(kid.number, started, now)
 
@@ -328,6 +351,10 @@ class Children:
             self._listener.child_reported(kid.number, dones, payload, now)
         elif isinstance(message, Starts):
             self._listener.child_starts(kid.number, message.seq, now)
+        elif isinstance(message, Emits):
+            self._listener.child_emitted(kid.number, message.seq, payload, now)
+        elif isinstance(message, Progress):
+            self._listener.child_advanced(kid.number, message, now)
         elif isinstance(message, Waits):
             self._listener.child_waits(kid.number, message.waiting, now)
         else:
@@ -342,9 +369,10 @@ class Children:
                 kid.number, [done for done, _ in new], [blob for _, blob in new], now
             )
 
-    def _drain(self, kid: _Kid) -> None:
-        while kid.open and self._read(kid):
-            pass
+    def _drain(self, kid: _Kid, most: float = inf) -> None:
+        """Read all that is there; ``most`` readings of a child that may go on writing."""
+        while kid.open and most > 0 and self._read(kid):
+            most -= 1
 
     def _flush(self, kid: _Kid) -> None:
         try:
@@ -353,7 +381,7 @@ class Children:
         except OSError:
             self._expect_end(kid)
             return
-        self._sources.watch(kid.pipe.fileno(), writable=False)
+        self._watch(kid)
         if kid.stopping:
             self._close_ours(kid)
 
@@ -423,9 +451,9 @@ class Children:
             kid.pid = report.pid
             self._listener.child_started(kid.number, self._clock())
         elif isinstance(report, Gone):
-            self._end(kid, report.signal, report.exit_code, _fate(kid, report))
+            self._end(kid, report.signal, report.exit_code, fate_of(report, kid.reason, kid.stopping))
         else:
-            self._end(kid, 0, 1, _failure(report))
+            self._end(kid, 0, 1, failure_of(report))
 
     def _end(self, kid: _Kid, number: int, exit_code: int, text: str) -> None:
         self._drain(kid)
@@ -461,25 +489,6 @@ class Children:
         kid.page.close()
 
 
-def _fate(kid: _Kid, gone: Gone) -> str:
-    """How a child ended, in words for the owner of the task that ran in it."""
-    if gone.signal:
-        if kid.reason and gone.signal == signal.SIGKILL:
-            return kid.reason
-        try:
-            name = signal.Signals(gone.signal).name
-        except ValueError:
-            name = f"signal {gone.signal}"
-        if gone.signal == signal.SIGKILL:
-            return f"killed by SIGKILL (out of memory? its peak was {_memory(gone.peak_bytes)})"
-        return f"killed by {name}"
-    if gone.exit_code == PIPE_LOST:
-        return "lost the pipe to its worker: a task closed file descriptors that were not its own"
-    if kid.stopping and gone.exit_code == 0:
-        return "stopped"
-    return f"exited with code {gone.exit_code} (os._exit or a crash in an exit handler)"
-
-
 def _allow_descriptors() -> None:
     """Each child takes two descriptors, and hundreds may wait for nested calls; they keep the old limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -487,12 +496,3 @@ def _allow_descriptors() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(ValueError, OSError):  # then it stays as it is
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _memory(peak_bytes: int) -> str:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return f"{peak_bytes / 1e9:.1f} GB, the host has {total / 1e9:.1f} GB"
-
-
-def _failure(failed: Failed) -> str:
-    return f"could not be started: {os.strerror(failed.errno)}"

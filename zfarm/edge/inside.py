@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from zfarm.edge import wire
+from zfarm.edge.emitter import Emitter
 from zfarm.edge.page import ChildPage
 from zfarm.edge.pipe import Frames, Outbox, Reader, send_all
 from zfarm.messages import Blob, Message, Setup, Waits
@@ -86,6 +87,7 @@ class Inside:
         self.pid = os.getpid()
         self.setup: Setup | None = None
         self.tunnel = tunnel
+        self.emitter = Emitter(pipe.send)
         self._pipe = pipe
         self._page = page
         self._lock = threading.Lock()

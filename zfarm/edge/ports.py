@@ -461,7 +461,7 @@ class DealerPort:
             self._failed(what, value)
 
     def _failed(self, what: int, value: int) -> None:
-        """A handshake failed: for good, or the broker died in it, or the network harmed it, but hardly twice."""
+        """A handshake failed: for good, or the broker died in it, or the network harmed it, but not twice."""
         self._failures += 1
         if what != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:  # else the library tries again
             self._redial_at = time.monotonic() + random.uniform(*REDIAL_S)

@@ -33,6 +33,7 @@ __all__ = [
     "from_child",
     "from_client",
     "from_worker",
+    "published",
     "to_child",
     "to_client",
     "to_worker",
@@ -154,6 +155,8 @@ from_anyone: Final = Decoder[messages.FromClient | messages.FromWorker](
     messages.FromClient | messages.FromWorker
 )
 """For local sockets, whose peers may be clients and workers alike."""
+published: Final = Decoder[messages.Items](messages.Items)
+"""What comes to a client from a relay."""
 to_worker: Final = Decoder[messages.ToWorker](messages.ToWorker)
 to_child: Final = Decoder[messages.ToChild](messages.ToChild)
 from_child: Final = Decoder[messages.FromChild](messages.FromChild)

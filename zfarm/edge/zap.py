@@ -23,7 +23,8 @@ from zmq.utils import z85
 
 from zfarm.edge.notes import NOTES_DOMAIN
 from zfarm.edge.ports import CONTROL_DOMAIN
-from zfarm.edge.security import ADMIN, MONITOR, ROLES, KeyPair, Principal, ServerKeys
+from zfarm.edge.relay import EMITS_DOMAIN, ITEMS_DOMAIN
+from zfarm.edge.security import ADMIN, CLIENT, MONITOR, ROLES, WORKER, KeyPair, Principal, ServerKeys
 from zfarm.edge.sockets import Context, Socket, bind, connect, new_socket
 from zfarm.settings import settings
 
@@ -32,6 +33,8 @@ __all__ = ["DOMAINS", "Doorkeeper", "table_of"]
 DOMAINS: Final[Mapping[bytes, frozenset[str]]] = {
     CONTROL_DOMAIN.encode(): frozenset(ROLES),
     NOTES_DOMAIN.encode(): frozenset((ADMIN, MONITOR)),
+    EMITS_DOMAIN.encode(): frozenset((WORKER,)),
+    ITEMS_DOMAIN.encode(): frozenset((CLIENT, ADMIN)),
 }
 """Which roles may connect to which port. Notes tell of all clients, so a client does not get them."""
 

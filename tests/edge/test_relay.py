@@ -1,0 +1,108 @@
+"""The relay of items: only workers publish, a client gets the items of its own sessions alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.edge.waiting import until
+from zfarm.edge.items import ItemsReader, ItemsWriter, stream_address
+from zfarm.edge.relay import Relay
+from zfarm.edge.security import Access, ServerKeys
+from zfarm.edge.sockets import Context
+from zfarm.edge.zap import Doorkeeper
+
+
+@pytest.fixture
+def relay(context: Context, keys: ServerKeys, doorkeeper: Doorkeeper) -> Iterator[Relay]:
+    relay = Relay(context, "tcp://127.0.0.1:*", "tcp://127.0.0.1:*", keys.server)
+    yield relay
+    relay.close()
+
+
+def access(keys: ServerKeys, role: str) -> Access:
+    return Access("", "", keys.server.public, keys.roles[role])
+
+
+def reader_of(
+    context: Context, relay: Relay, keys: ServerKeys, topic: str, role: str = "client"
+) -> ItemsReader:
+    return ItemsReader(context, relay.items_address, access(keys, role), topic, lambda up: None)
+
+
+def is_up(peer: ItemsReader | ItemsWriter) -> bool:
+    peer.watch_link()
+    return peer.up
+
+
+def test_items_reach_the_session_that_they_are_for_and_no_other(
+    context: Context, keys: ServerKeys, relay: Relay
+) -> None:
+    writer = ItemsWriter(context, relay.emits_address, access(keys, "worker"))
+    mine = reader_of(context, relay, keys, "client:client/mine")
+    other = reader_of(context, relay, keys, "client:client/other")
+    until(lambda: is_up(writer) and is_up(mine) and is_up(other))
+    got: list[object] = []
+
+    def arrived() -> bool:
+        writer.publish("client:client/mine", [b"header", b"items"])
+        writer.publish("client:client/mine and more", [b"header", b"not these"])
+        got.extend(mine.receive())
+        return bool(got)
+
+    until(arrived)
+    assert {tuple(map(bytes, frames)) for frames in got} == {(b"header", b"items")}  # type: ignore[call-overload]
+    assert other.receive() == []
+    assert relay.refused == 0
+    for peer in (writer, mine, other):
+        peer.close()
+
+
+@pytest.mark.parametrize("topic", ["client:somebody/session", "client:client", "", "client:client/a\0b"])
+def test_a_topic_that_is_not_ones_own_is_refused(
+    context: Context, keys: ServerKeys, relay: Relay, topic: str
+) -> None:
+    reader = reader_of(context, relay, keys, topic)
+    until(lambda: relay.refused)
+    reader.close()
+
+
+def test_a_client_cannot_publish_and_a_worker_cannot_subscribe(
+    context: Context, keys: ServerKeys, relay: Relay, doorkeeper: Doorkeeper
+) -> None:
+    denied = doorkeeper.denied
+    writer = ItemsWriter(context, relay.emits_address, access(keys, "client"))
+    reader = reader_of(context, relay, keys, "worker:worker/session", "worker")
+    until(lambda: doorkeeper.denied >= denied + 2)
+
+    assert not is_up(writer)
+    assert not is_up(reader)
+    writer.close()
+    reader.close()
+
+
+def test_whose_key_is_revoked_gets_nothing_more(context: Context, keys: ServerKeys, relay: Relay) -> None:
+    writer = ItemsWriter(context, relay.emits_address, access(keys, "worker"))
+    reader = reader_of(context, relay, keys, "client:client/mine")
+    until(lambda: is_up(writer) and is_up(reader))
+
+    def arrived() -> bool:
+        writer.publish("client:client/mine", [b"header"])
+        return bool(reader.receive())
+
+    until(arrived)
+    relay.expel(frozenset())
+    until(lambda: not is_up(reader))
+    refused = relay.refused
+    until(
+        lambda: relay.refused > refused,
+        lambda: writer.publish("client:client/mine", [b"header"]),
+    )
+    writer.close()
+    reader.close()
+
+
+def test_a_broker_says_a_port_where_the_host_is_known() -> None:
+    assert stream_address("tcp://head:5555", ":6001") == "tcp://head:6001"
+    assert stream_address("ipc:///run/a/control", "ipc:///run/a/items") == "ipc:///run/a/items"

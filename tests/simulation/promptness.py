@@ -1,0 +1,41 @@
+"""What must hold of a simulated farm in which nothing goes wrong: no call waits beside a free slot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.simulation.farm import Farm
+    from tests.simulation.people import Task
+
+
+class Promptness:
+    """How long calls wait, as an onlooker sees it."""
+
+    farm: Farm
+    waiting: int
+    busy: int
+    _idle_since: float | None
+
+    def changed(self) -> None:
+        """Judge late binding: while calls wait, no slot stays free for long."""
+        if not self.farm.mix.calm:
+            return
+        idle = self.waiting > 0 and self.busy < self._capacity()
+        if not idle:
+            if self._idle_since is not None:
+                took = self.farm.now - self._idle_since
+                assert took < self.farm.mix.idle_bound_s, f"calls waited beside a free slot for {took} s"
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = self.farm.now
+
+    def _capacity(self) -> int:
+        """Slots of the workers that have had the time to join."""
+        return sum(worker.slots for worker in self.farm.workers.values() if self.farm.now > worker.born + 0.5)
+
+    def _prompt(self, what: str, task: Task) -> None:
+        """Judge promptness: on an idle farm a call starts at once."""
+        if self.farm.mix.calm and task.prompt and not task.runs:
+            took = self.farm.now - task.submitted_at
+            assert took < self.farm.mix.start_bound_s, f"{what} took {took} s to start on an idle farm"

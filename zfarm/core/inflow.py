@@ -1,0 +1,404 @@
+"""The streams that a client receives: in order, each item once, what is missing fetched. It knows no pickle.
+
+Rules of this file:
+  1. What is handed on is in order and without holes: an item, or the word that it cannot be had.
+  2. An attempt that died hands on what had come of it without a hole; its successor begins at 1.
+  3. Nothing is kept for a stream that nobody reads but where it stands.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import Any
+
+from zfarm.core.machine import NOW
+from zfarm.messages import (
+    BROKER,
+    Action,
+    Arrived,
+    Fetch,
+    Items,
+    Listen,
+    Listening,
+    Missed,
+    Outcome,
+    Payload,
+    Send,
+    Sent,
+    Streaming,
+    StreamOver,
+    Streams,
+)
+from zfarm.settings import Settings
+
+__all__ = ["InStream", "Inflow"]
+
+UNKNOWN = -1
+"""In place of the number of the last item: the task has not ended."""
+ACK_S = 0.02
+"""How often a reader that has used all that it has says so at most."""
+ALL = 1 << 62
+"""Above the number of every item."""
+AHEAD_MAX = 10_000
+"""Pieces kept behind a hole; what comes beyond is fetched when the hole is filled."""
+
+
+class InStream:
+    """The stream of one task, in its present attempt."""
+
+    __slots__ = (
+        "acked",
+        "acked_at",
+        "ahead",
+        "ask_at",
+        "attempt",
+        "end",
+        "fetch_at",
+        "fetched",
+        "gone",
+        "kept_until",
+        "lease",
+        "listen_due",
+        "moved_at",
+        "next",
+        "over",
+        "reading",
+        "seen",
+        "sizes",
+        "taken",
+        "task",
+        "token",
+        "told",
+        "untaken",
+    )
+
+    def __init__(self, task: int, token: Any) -> None:
+        self.task = task
+        self.token = token
+        self.attempt = 0
+        self.reading = False
+        self.end = UNKNOWN
+        self.over = False
+        self.kept_until = inf
+        self.listen_due = False
+        self.begin(0, 0)
+
+    def begin(self, lease: int, attempt: int) -> None:
+        """From now on it is the stream of this lease, from the first item on."""
+        self.lease = lease  # 0: none is known
+        self.attempt = attempt
+        self.next = 1  # the number of the next item to hand on
+        self.taken = 0  # the reader has used all up to this one
+        self.acked_at = NOW
+        self.acked = 0  # and this is what the worker was told of that
+        self.seen = 0
+        self.told = 0  # the worker has sent all up to this one
+        self.end = UNKNOWN
+        self.gone = False  # the worker has nothing of it any more
+        self.ahead: dict[int, Payload] = {}  # what came behind a hole, by its first number
+        self.sizes: deque[tuple[int, int]] = deque()  # of what was handed on and not used: last number, bytes
+        self.untaken = 0  # bytes used by the reader and not told to the worker
+        self.ask_at = NOW
+        self.fetch_at = NOW
+        self.fetched = 0  # what is fetched begins with this number
+        self.moved_at = NOW
+
+    @property
+    def hole(self) -> tuple[int, int] | None:
+        """The first numbers that are missing though they were sent."""
+        if self.ahead:
+            return (self.next, min(self.ahead) - 1)
+        if self.next <= self.told:
+            return (self.next, self.told)
+        return None
+
+
+class Inflow:
+    """All streams of one client."""
+
+    def __init__(self, limits: Settings) -> None:
+        self._limits = limits
+        self._streams: dict[int, InStream] = {}
+        self._leases: dict[int, InStream] = {}
+        self._reading: dict[int, InStream] = {}
+        self._closing: list[Listening] = []
+        self._actions: list[Action] = []
+        self._unread: list[InStream] = []  # to be kept for a while from now on
+        self._resting: dict[int, InStream] = {}  # ended, and read by nobody; the oldest first
+        self._subscribed = False  # items are published for this client, and it gets them
+        self.deadline = inf
+
+    # ------------------------------------------------------------ what the reader wants
+
+    def listen(self, task: int, token: Any) -> bool:
+        """Read the stream of this task from where it stands. ``token`` is of an open task, None of another;
+        False: nothing is known of it."""
+        stream = self._streams.get(task)
+        if stream is None:
+            if token is None:
+                return False
+            stream = self._streams[task] = InStream(task, token)
+        stream.reading = stream.listen_due = True
+        stream.ask_at = stream.moved_at = NOW
+        self._resting.pop(task, None)
+        self._reading[task] = stream
+        self.deadline = NOW
+        return True
+
+    def took(self, task: int, attempt: int, number: int) -> None:
+        """The reader has used all items of this attempt up to this number."""
+        stream = self._streams.get(task)
+        if stream is None or stream.attempt != attempt or number <= stream.taken:
+            return
+        stream.taken = min(number, stream.next - 1)
+        stream.moved_at = NOW
+        while stream.sizes and stream.sizes[0][0] <= stream.taken:
+            stream.untaken += stream.sizes.popleft()[1]
+        limits = self._limits
+        if (
+            stream.taken - stream.acked >= limits.stream_window_items // 4
+            or stream.untaken >= limits.stream_window_bytes // 4
+        ):
+            stream.listen_due = True
+        self.deadline = NOW
+
+    def unlisten(self, task: int) -> None:
+        """Nobody reads the stream of this task any more; it may be read on later."""
+        stream = self._reading.pop(task, None)
+        if stream is not None:
+            stream.reading = False
+            self._close(stream, stream.taken + 1)
+            self._unread.append(stream)
+            self.deadline = NOW
+
+    def _close(self, stream: InStream, below: int) -> None:
+        if stream.lease:
+            self._closing.append(Listening(stream.lease, below, stream.seen, reading=False))
+
+    def subscribe(self, subscribed: bool) -> None:
+        """Items that are published reach us from now on, or do not any more."""
+        self._subscribed = subscribed
+        for stream in self._reading.values():
+            stream.listen_due = True
+        self.deadline = NOW
+
+    # ------------------------------------------------------------ what the broker and workers say
+
+    def streams(self, message: Streams, tokens: dict[int, Any]) -> None:
+        """Streams there are, and such that are gone; ``tokens`` are the open tasks."""
+        for one in message.streams:
+            stream = self._streams.get(one.task)
+            if stream is None:
+                asked = tokens.get(one.task)
+                if asked is None:
+                    continue
+                stream = self._streams[one.task] = InStream(one.task, asked.token)
+            self._announced(stream, one)
+        for lease in message.gone:
+            known = self._leases.get(lease)
+            if known is not None:
+                known.gone = True
+        self.deadline = NOW
+
+    def _announced(self, stream: InStream, one: Streaming) -> None:
+        if one.lease > stream.lease and stream.end == UNKNOWN:
+            self._begin(stream, one.lease, one.attempt)
+        if one.lease == stream.lease:
+            stream.gone = False
+            stream.listen_due = stream.reading
+            stream.ask_at = stream.fetch_at = NOW
+
+    def _begin(self, stream: InStream, lease: int, attempt: int) -> None:
+        self._leases.pop(stream.lease, None)
+        self._close(stream, ALL)  # nobody needs what is left of the attempt before
+        stream.begin(lease, max(attempt, stream.attempt + 1))
+        self._leases[lease] = stream
+
+    def items(self, message: Items, payload: Payload, now: float) -> None:
+        """Items have come, or the word that there are none."""
+        stream = self._leases.get(message.lease)
+        if stream is None or not stream.reading or message.last < stream.next:
+            return
+        stream.moved_at = now
+        if not payload:
+            if message.first <= stream.next:
+                self._miss(stream, message.last)
+                self._drain(stream)
+            self.deadline = NOW
+            return
+        if message.first > stream.next:
+            if len(stream.ahead) < AHEAD_MAX and len(payload) > len(stream.ahead.get(message.first, ())):
+                stream.ahead[message.first] = payload
+                stream.seen = max(stream.seen, message.last)
+            self.deadline = NOW
+            return
+        stream.seen = max(stream.seen, message.last)
+        self._hand_on(stream, message.first, payload)
+        if stream.ahead:
+            self._drain(stream)
+        self.deadline = NOW
+
+    def sent(self, message: Sent, now: float) -> None:
+        """The worker has sent all up to a number: what is not here soon is lost."""
+        stream = self._leases.get(message.lease)
+        if stream is not None and message.last > stream.told:
+            stream.told = message.last
+            if stream.next <= stream.told and stream.fetched != stream.next:
+                stream.fetch_at = now + self._limits.stream_retry_s / 5
+            self.deadline = NOW
+
+    def ended(self, task: int, token: Any, outcome: Outcome) -> None:
+        """A task has ended, so the number of its last item is known."""
+        stream = self._streams.get(task)
+        if stream is None:
+            if not outcome.emitted:
+                return
+            stream = self._streams[task] = InStream(task, token)
+        if outcome.emitted and outcome.lease != stream.lease:  # nobody has told us of that attempt
+            self._begin(stream, outcome.lease, stream.attempt + 1)
+        if outcome.emitted:
+            stream.end = outcome.emitted
+        else:  # that attempt died, or emitted nothing: what there is without a hole is all
+            stream.end = stream.next - 1
+            stream.ahead.clear()
+        self._unread.append(stream)
+        stream.ask_at = stream.fetch_at = stream.moved_at = NOW
+        self.deadline = NOW
+
+    def welcome(self) -> None:
+        """What was said on the old link may be lost."""
+        for stream in self._reading.values():
+            stream.listen_due = True
+            stream.ask_at = stream.fetch_at = stream.moved_at = NOW
+        self.deadline = NOW
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._streams.clear()
+        self._leases.clear()
+        self._reading.clear()
+        self._resting.clear()
+        self._closing.clear()
+        self._unread.clear()
+
+    # ------------------------------------------------------------ putting in order
+
+    def _hand_on(self, stream: InStream, first: int, blobs: Payload) -> None:
+        if first < stream.next:
+            blobs = blobs[stream.next - first :]
+            first = stream.next
+        stream.next = first + len(blobs)
+        stream.sizes.append((stream.next - 1, sum(map(len, blobs))))
+        self._actions.append(Arrived(stream.token, stream.attempt, first, blobs))
+
+    def _miss(self, stream: InStream, last: int) -> None:
+        if last >= stream.next:
+            self._actions.append(Missed(stream.token, stream.attempt, stream.next, last))
+            stream.next = last + 1
+            stream.sizes.append((last, 0))
+
+    def _drain(self, stream: InStream) -> None:
+        """Hand on what was kept behind a hole that is filled now."""
+        ahead = stream.ahead
+        while ahead and (first := min(ahead)) <= stream.next:
+            blobs = ahead.pop(first)
+            if first + len(blobs) > stream.next:
+                self._hand_on(stream, first, blobs)
+
+    # ------------------------------------------------------------ the turn
+
+    def advance(self, now: float, joined: bool, actions: list[Action]) -> None:
+        """Hand on what came, ask for what is missing, tell workers how far readers are."""
+        self.deadline = inf
+        listens, self._closing = self._closing, []
+        for stream in list(self._reading.values()):
+            self._look_after(stream, now, joined, listens)
+        for stream in [s for s in self._reading.values() if s.over]:
+            self._close(stream, stream.next)
+            listens += self._closing
+            self._closing = []
+            self._actions.append(StreamOver(stream.token))
+            self._forget(stream)
+        self._sweep(now)
+        if joined:
+            most = self._limits.batch_calls_max
+            for start in range(0, len(listens), most):
+                actions.append(Send(BROKER, Listen(listens[start : start + most])))
+        actions.extend(self._actions)
+        self._actions = []
+
+    def _look_after(self, stream: InStream, now: float, joined: bool, listens: list[Listening]) -> None:
+        limits = self._limits
+        if stream.moved_at == NOW or not joined:
+            stream.moved_at = now
+        used = stream.taken >= stream.next - 1
+        if stream.end >= 0 and stream.next <= stream.end and used:
+            given_up_at = stream.moved_at + limits.stream_given_up_s
+            if stream.gone or now >= given_up_at:
+                last = min(stream.ahead) - 1 if stream.ahead else stream.end
+                self._miss(stream, min(last, stream.end))
+                self._drain(stream)
+            else:
+                self.deadline = min(self.deadline, given_up_at)
+        elif stream.gone and stream.ahead:
+            self._miss(stream, min(stream.ahead) - 1)
+            self._drain(stream)
+        if stream.end >= 0 and stream.next > stream.end:
+            stream.over = True
+            return
+        if not (joined and stream.lease):
+            return
+        hole = stream.hole
+        if hole is not None and (now >= stream.fetch_at or (stream.ahead and stream.fetched != hole[0])):
+            stream.fetched, stream.fetch_at = hole[0], now + limits.stream_retry_s
+            self._actions.append(Send(BROKER, Fetch(stream.lease, *hole)))
+        if hole is not None:
+            self.deadline = min(self.deadline, max(stream.fetch_at, now + 1e-3))
+        ask = now >= stream.ask_at
+        if ask:
+            hurry = stream.end >= 0 and used
+            stream.ask_at = now + (limits.stream_retry_s if hurry else limits.beat_interval_s)
+        if used and stream.taken > stream.acked:  # it may be that nothing comes before it is told
+            if now >= stream.acked_at + ACK_S:
+                stream.listen_due = True
+            else:
+                self.deadline = min(self.deadline, stream.acked_at + ACK_S)
+        if ask or stream.listen_due:
+            stream.listen_due = False
+            stream.acked, stream.untaken, stream.acked_at = stream.taken, 0, now
+            listens.append(
+                Listening(stream.lease, stream.taken + 1, stream.seen, True, self._subscribed, ask)
+            )
+        self.deadline = min(self.deadline, stream.ask_at)
+
+    def _sweep(self, now: float) -> None:
+        """Forget, after a while, what has ended and is read by nobody."""
+        for stream in self._unread:
+            if stream.end != UNKNOWN and not stream.reading and self._streams.get(stream.task) is stream:
+                stream.kept_until = now + self._limits.stream_kept_s
+                self._resting.pop(stream.task, None)
+                self._resting[stream.task] = stream
+        self._unread = []
+        while self._resting:
+            oldest = next(iter(self._resting.values()))
+            if now < oldest.kept_until:
+                self.deadline = min(self.deadline, oldest.kept_until)
+                break
+            self._forget(oldest)
+
+    def _forget(self, stream: InStream) -> None:
+        del self._streams[stream.task]
+        self._leases.pop(stream.lease, None)
+        self._reading.pop(stream.task, None)
+        self._resting.pop(stream.task, None)
+
+    def check(self) -> None:
+        """Every stream that is read is known, and what is kept lies behind a hole."""
+        for task, stream in self._reading.items():
+            assert self._streams.get(task) is stream and stream.reading
+        for lease, stream in self._leases.items():
+            assert stream.lease == lease and self._streams.get(stream.task) is stream
+        for stream in self._streams.values():
+            assert stream.taken < stream.next
+            assert not stream.ahead or min(stream.ahead) > stream.next, "what could be handed on was kept"

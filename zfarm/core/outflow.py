@@ -1,0 +1,418 @@
+"""The streams that a worker sends: what its tasks emit, kept until a reader has it. It knows no child.
+
+Rules of this file:
+  1. Items are numbered from 1 in the order in which they come. What is kept is one run of them without holes.
+  2. What a reader has not used yet is kept while it makes progress: its task waits in emit when there is no
+     room. Without a reader, or with one that makes none for too long, the oldest items are dropped instead.
+  3. Nothing is sent again unless it is asked for, and only what was sent before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Iterator
+from math import inf
+from typing import NamedTuple
+
+from zfarm.core.machine import NOW
+from zfarm.messages import (
+    BROKER,
+    Action,
+    Fetch,
+    Items,
+    Listening,
+    Payload,
+    Progress,
+    PublishItems,
+    Send,
+    Sent,
+    Streaming,
+    Streams,
+)
+from zfarm.settings import Settings
+
+__all__ = ["OutStream", "Outflow"]
+
+
+class Chunk(NamedTuple):
+    """Items that came together and travel together."""
+
+    first: int
+    last: int
+    blobs: Payload
+    size: int
+
+
+class OutStream:
+    """The stream of one lease."""
+
+    __slots__ = (
+        "away",
+        "began_at",
+        "bytes",
+        "count",
+        "ended",
+        "flight",
+        "lease",
+        "next",
+        "outstanding",
+        "outstanding_bytes",
+        "over_at",
+        "owner",
+        "paused",
+        "read",
+        "reading",
+        "sent",
+        "stuck_since",
+        "subscribed",
+        "task",
+        "unsent",
+    )
+
+    def __init__(self, lease: int, owner: str, task: int, now: float) -> None:
+        self.lease = lease
+        self.began_at = now
+        self.owner = owner
+        self.task = task
+        self.count = 0  # the number of the last item
+        self.sent = 0  # the number of the last one that was sent, or dropped unsent
+        self.next = 1  # all below was used by the reader
+        self.flight: deque[Chunk] = deque()  # sent and not used, as far as it is kept
+        self.unsent: deque[Chunk] = deque()
+        self.bytes = 0  # of both
+        self.outstanding: deque[tuple[int, int]] = (
+            deque()
+        )  # sent and not used, kept or not: last number, bytes
+        self.outstanding_bytes = 0
+        self.read = False  # there is or was a reader
+        self.reading = False
+        self.subscribed = False
+        self.away = False  # its reader has made no progress for too long
+        self.paused = False
+        self.stuck_since = now
+        self.ended = False
+        self.over_at = inf
+
+    @property
+    def first(self) -> int:
+        """The number of the first item that is kept; one more than the last if there is none."""
+        kept = self.flight or self.unsent
+        return kept[0].first if kept else self.count + 1
+
+    @property
+    def wanted(self) -> bool:
+        """A reader that makes progress has not used all of it."""
+        return self.reading and not self.away and self.next <= self.count
+
+    def add(self, blobs: Payload) -> int:
+        """Take items; their size in bytes."""
+        size = sum(map(len, blobs))
+        self.unsent.append(Chunk(self.count + 1, self.count + len(blobs), blobs, size))
+        self.count += len(blobs)
+        self.bytes += size
+        return size
+
+    def used(self, below: int) -> None:
+        """The reader has used all items below this number."""
+        self.next = min(below, self.count + 1)
+        while self.flight and self.flight[0].last < self.next:
+            self.bytes -= self.flight.popleft().size
+        while self.outstanding and self.outstanding[0][0] < self.next:
+            self.outstanding_bytes -= self.outstanding.popleft()[1]
+        while not self.flight and self.unsent and self.unsent[0].last < self.next:
+            self._drop_unsent()
+
+    def drop_oldest(self) -> None:
+        """Drop the oldest items that are kept."""
+        if self.flight:
+            self.bytes -= self.flight.popleft().size
+        else:
+            self._drop_unsent()
+
+    def _drop_unsent(self) -> None:
+        chunk = self.unsent.popleft()
+        self.bytes -= chunk.size
+        self.sent = chunk.last
+
+    def send_next(self, limits: Settings) -> Chunk | None:
+        """The next items to send, if there are some and the window has room for them."""
+        if not self.unsent:
+            return None
+        chunk = self.unsent[0]
+        if self.outstanding and (
+            self.outstanding_bytes + chunk.size > limits.stream_window_bytes
+            or chunk.last - self.next >= limits.stream_window_items
+        ):
+            return None
+        self.unsent.popleft()
+        self.flight.append(chunk)
+        self.outstanding.append((chunk.last, chunk.size))
+        self.outstanding_bytes += chunk.size
+        self.sent = chunk.last
+        return chunk
+
+    def full(self, limits: Settings, share: float = 1.0) -> bool:
+        """As much is kept as may be, or that ``share`` of it."""
+        return (
+            self.bytes >= limits.stream_buffer_bytes * share
+            or self.count - self.first + 1 >= limits.stream_buffer_items * share
+        )
+
+
+class Gauge:
+    """The last progress that a task has told."""
+
+    __slots__ = ("progress", "told", "told_at")
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.told = False
+        self.told_at = -inf
+
+
+class Outflow:
+    """All streams of one worker."""
+
+    def __init__(self, limits: Settings) -> None:
+        self._limits = limits
+        self._streams: dict[int, OutStream] = {}
+        self._living: dict[int, OutStream] = {}  # those whose task has not ended
+        self._gauges: dict[int, Gauge] = {}
+        self._ended: dict[int, OutStream] = {}  # oldest first
+        self._ended_bytes = 0
+        self._fresh: list[int] = []  # to be announced
+        self._gone: list[int] = []  # to be announced as gone
+        self._used = False  # there were streams: a broker may know of some
+        self._anew = False  # the broker is to know these streams and no others
+        self._touched: dict[int, OutStream] = {}
+        self._answers: list[Action] = []
+        self.deadline = inf
+
+    # ------------------------------------------------------------ what happens to streams
+
+    def emitted(self, lease: int, owner: str, task: int, blobs: Payload, now: float) -> None:
+        """A task has emitted items."""
+        stream = self._streams.get(lease)
+        if stream is None:
+            stream = self._streams[lease] = self._living[lease] = OutStream(lease, owner, task, now)
+            self._fresh.append(lease)
+            self._used = True
+        stream.add(blobs)
+        self._touch(stream)
+
+    def advanced(self, lease: int, progress: Progress) -> None:
+        """A task has told how far it is."""
+        gauge = self._gauges.get(lease)
+        if gauge is None:
+            gauge = self._gauges[lease] = Gauge(progress)
+        gauge.progress, gauge.told = progress, False
+
+    def end(self, lease: int, died: bool) -> int:
+        """The task has ended; the number of its last item. What has ``died`` will have a successor."""
+        stream = self._streams.get(lease)
+        if stream is None:
+            self._gauges.pop(lease, None)
+            return 0
+        if died:
+            self._forget(stream)
+        else:
+            stream.ended = True
+            del self._living[lease]
+            self._ended[lease] = stream
+            self._ended_bytes += stream.bytes
+            self._touch(stream)
+        return stream.count
+
+    def paused(self, lease: int) -> bool:
+        """Whether the task of this lease waits in emit."""
+        stream = self._living.get(lease)
+        return stream is not None and stream.paused
+
+    def reap(self, held: Container[int]) -> None:
+        """Forget the streams of tasks that run no more and will not be reported."""
+        for lease in [lease for lease in self._living if lease not in held]:
+            self._forget(self._living[lease])
+        for lease in [lease for lease in self._gauges if lease not in held]:
+            del self._gauges[lease]
+
+    def _touch(self, stream: OutStream) -> None:
+        self._touched[stream.lease] = stream
+        self.deadline = NOW
+
+    def _forget(self, stream: OutStream) -> None:
+        lease = stream.lease
+        del self._streams[lease]
+        self._living.pop(lease, None)
+        self._gauges.pop(lease, None)
+        self._touched.pop(lease, None)
+        if self._ended.pop(lease, None) is not None:
+            self._ended_bytes -= stream.bytes
+        if lease in self._fresh:
+            self._fresh.remove(lease)
+        else:
+            self._gone.append(lease)
+        self.deadline = NOW
+
+    # ------------------------------------------------------------ what readers say
+
+    def listen(self, listens: list[Listening], now: float) -> None:
+        """Readers say how far they are."""
+        for one in listens:
+            stream = self._streams.get(one.lease)
+            if stream is None:
+                self._gone.append(one.lease)
+                self.deadline = NOW
+                continue
+            if one.next > stream.next or (one.reading and not stream.reading):
+                stream.stuck_since = now
+                stream.away = False
+                if stream.ended:  # it is kept for a while from now on
+                    stream.over_at = inf
+                    self._ended[one.lease] = self._ended.pop(one.lease)
+            if one.next > stream.next:
+                before = stream.bytes
+                stream.used(one.next)
+                if stream.ended:
+                    self._ended_bytes += stream.bytes - before
+            stream.reading, stream.subscribed = one.reading, one.subscribed
+            stream.read = True
+            if one.ask and stream.sent > one.seen:
+                self._answers.append(Send(BROKER, Sent(one.lease, stream.sent)))
+            self._touch(stream)
+
+    def fetch(self, message: Fetch) -> None:
+        """A reader misses items: send again what is kept of them, and say what is not."""
+        stream = self._streams.get(message.lease)
+        self.deadline = NOW
+        if stream is None:
+            self._gone.append(message.lease)
+            return
+        first, last = message.first, min(message.last, stream.sent)
+        if first < stream.first and first <= last:
+            gone = min(last, stream.first - 1)
+            self._answers.append(Send(BROKER, Items(message.lease, first, gone)))
+        for chunk in stream.flight:
+            low, high = max(chunk.first, first), min(chunk.last, last)
+            if low <= high:
+                blobs = chunk.blobs[low - chunk.first : high - chunk.first + 1]
+                self._answers.append(Send(BROKER, Items(message.lease, low, high), blobs))
+
+    def welcome(self) -> None:
+        """The broker knows nothing of what was said before."""
+        self._anew = self._used
+        self._fresh = list(self._streams)
+        self._gone = []
+        self._answers = []
+        for gauge in self._gauges.values():
+            gauge.told = False
+        for stream in self._streams.values():
+            self._touch(stream)
+        self.deadline = NOW
+
+    @property
+    def wanted(self) -> bool:
+        """A reader still needs something of a task that has ended."""
+        return any(stream.wanted for stream in self._ended.values())
+
+    # ------------------------------------------------------------ the turn
+
+    def advance(self, now: float, actions: list[Action]) -> None:
+        """Send what this turn has, as far as readers have room, and forget what nobody will ask for."""
+        self._announce(actions)
+        actions.extend(self._answers)
+        self._answers = []
+        touched, self._touched = self._touched, {}
+        for stream in touched.values():
+            if stream.reading:
+                self._pump(stream, actions)
+            if stream.ended:
+                stream.over_at = min(stream.over_at, now + self._limits.stream_kept_s)
+                if stream.next > stream.count:
+                    self._forget(stream)
+        self._tell_progress(now, actions)
+        self._sweep(now)
+        if self._gone:
+            self._announce(actions)
+        self.deadline = self._next_deadline(now)
+
+    def pauses(self, now: float) -> Iterator[tuple[int, bool]]:
+        """Leases whose task shall wait in emit from now on, or go on."""
+        for stream in self._living.values():
+            if (
+                stream.paused
+                and not stream.away
+                and now >= stream.stuck_since + self._limits.stream_patience_s
+            ):
+                stream.away = True
+            expected = not stream.read and now < stream.began_at + self._limits.stream_grace_s
+            held_back = (stream.reading and not stream.away) or expected
+            if not held_back:
+                while stream.full(self._limits) and stream.first < stream.count:
+                    stream.drop_oldest()
+            paused = held_back and stream.full(self._limits, 0.5 if stream.paused else 1.0)
+            if paused and not stream.paused:
+                stream.stuck_since = max(stream.stuck_since, now)
+            if paused is not stream.paused:
+                stream.paused = paused
+                yield stream.lease, paused
+
+    def _announce(self, actions: list[Action]) -> None:
+        most = self._limits.batch_calls_max
+        fresh = [self._streams[lease] for lease in self._fresh]
+        streams = [Streaming(stream.lease, stream.owner, stream.task) for stream in fresh]
+        gone = self._gone
+        anew, self._fresh, self._gone, self._anew = self._anew, [], [], False
+        count = max(len(streams), len(gone), int(anew))
+        for start in range(0, count, most):
+            last = anew and start + most >= count
+            part = Streams(streams[start : start + most], gone[start : start + most], last)
+            actions.append(Send(BROKER, part))
+
+    def _pump(self, stream: OutStream, actions: list[Action]) -> None:
+        limits = self._limits
+        while (chunk := stream.send_next(limits)) is not None:
+            items = Items(stream.lease, chunk.first, chunk.last)
+            if stream.subscribed and chunk.size <= limits.batch_bytes_max:
+                actions.append(PublishItems(stream.owner, items, chunk.blobs))
+            else:
+                actions.append(Send(BROKER, items, chunk.blobs))
+
+    def _tell_progress(self, now: float, actions: list[Action]) -> None:
+        for lease, gauge in self._gauges.items():
+            if not gauge.told and now >= gauge.told_at + self._limits.progress_interval_s:
+                gauge.told, gauge.told_at = True, now
+                told = gauge.progress
+                actions.append(Send(BROKER, Progress(lease, told.done, told.total, told.note)))
+
+    def _sweep(self, now: float) -> None:
+        while self._ended:
+            oldest = next(iter(self._ended.values()))
+            if now < oldest.over_at and self._ended_bytes <= self._limits.streams_bytes_max:
+                return
+            self._forget(oldest)
+
+    def _next_deadline(self, now: float) -> float:
+        deadline = next(iter(self._ended.values())).over_at if self._ended else inf
+        for stream in self._living.values():
+            if stream.paused and not stream.read:
+                deadline = min(deadline, stream.began_at + self._limits.stream_grace_s)
+            elif stream.paused and not stream.away:
+                deadline = min(deadline, stream.stuck_since + self._limits.stream_patience_s)
+        for gauge in self._gauges.values():
+            if not gauge.told:
+                deadline = min(deadline, gauge.told_at + self._limits.progress_interval_s)
+        return deadline
+
+    def check(self) -> None:
+        """What is kept is one run of items without holes, and the sums are right."""
+        for stream in self._streams.values():
+            number = stream.first
+            for chunk in (*stream.flight, *stream.unsent):
+                assert chunk.first == number and len(chunk.blobs) == chunk.last - chunk.first + 1
+                number = chunk.last + 1
+            assert number == stream.count + 1, "the last items are missing"
+            assert stream.bytes == sum(chunk.size for chunk in (*stream.flight, *stream.unsent))
+            assert stream.outstanding_bytes == sum(size for _, size in stream.outstanding)
+            assert stream.outstanding or not stream.flight, "what was sent is not counted"
+        assert sorted(self._streams) == sorted([*self._living, *self._ended])
+        assert self._ended_bytes == sum(stream.bytes for stream in self._ended.values())

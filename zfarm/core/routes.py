@@ -1,0 +1,169 @@
+"""Which lease has a stream, whose it is and who sends it: the broker's part in streams. It keeps no item.
+
+A client may speak of the streams of its own tasks only, a worker of its own leases only; anything else
+changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfarm.core.books import ClientRecord, WorkerRecord
+from zfarm.messages import (
+    Fetch,
+    Items,
+    Listen,
+    Listening,
+    Payload,
+    Progress,
+    Send,
+    Sent,
+    Streaming,
+    Streams,
+)
+
+if TYPE_CHECKING:
+    from zfarm.core.broker import Broker
+
+__all__ = ["Routes"]
+
+
+class Route:
+    """The way of one stream."""
+
+    __slots__ = ("attempt", "owner", "sure", "task", "worker")
+
+    def __init__(self, owner: str, task: int, worker: WorkerRecord, attempt: int) -> None:
+        self.owner = owner
+        self.task = task
+        self.worker = worker
+        self.attempt = attempt
+        self.sure = True  # its worker has named it since it joined
+
+
+class Routes:
+    """All streams of one broker, by lease."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._routes: dict[int, Route] = {}
+
+    # ------------------------------------------------------------ from workers
+
+    def on_streams(self, worker: WorkerRecord, message: Streams, payload: Payload, now: float) -> None:
+        """A worker has streams, or has no more of them."""
+        told: dict[str, list[Streaming]] = {}
+        for one in message.streams:
+            route = self._routes.get(one.lease) or self._new_route(worker, one)
+            if route is not None and route.worker is worker:
+                route.sure = True
+                fresh = Streaming(one.lease, "", route.task, route.attempt)
+                told.setdefault(route.owner, []).append(fresh)
+        gone: dict[str, list[int]] = {}
+        leases = message.gone
+        if message.last:
+            of_worker = [(lease, route) for lease, route in self._routes.items() if route.worker is worker]
+            leases = [*leases, *(lease for lease, route in of_worker if not route.sure)]
+        for lease in leases:
+            route = self._routes.get(lease)
+            if route is not None and route.worker is worker:
+                del self._routes[lease]
+                gone.setdefault(route.owner, []).append(lease)
+        for owner, streams in told.items():
+            self._to_client(owner, Streams(streams))
+        self._tell_gone(gone)
+
+    def _tell_gone(self, gone: dict[str, list[int]]) -> None:
+        most = self._broker.limits.batch_calls_max
+        for owner, leases in gone.items():
+            for start in range(0, len(leases), most):
+                self._to_client(owner, Streams([], leases[start : start + most]))
+
+    def _new_route(self, worker: WorkerRecord, one: Streaming) -> Route | None:
+        task = worker.leases.get(one.lease)
+        if task is not None:
+            route = Route(task.client.session, task.number, worker, len(task.deaths) + task.tries + 1)
+        elif one.lease >> 32 != self._broker.epoch:  # from before this broker was started
+            route = Route(one.owner, one.task, worker, 1)
+        else:
+            return None
+        self._routes[one.lease] = route
+        return route
+
+    def on_items(self, worker: WorkerRecord, message: Items | Sent, payload: Payload, now: float) -> None:
+        """Items that were fetched, and how far others were sent."""
+        route = self._routes.get(message.lease)
+        if route is not None and route.worker is worker:
+            self._to_client(route.owner, message, payload)
+
+    def on_progress(self, worker: WorkerRecord, message: Progress, payload: Payload, now: float) -> None:
+        """A task says how far it is."""
+        task = worker.leases.get(message.number)
+        if task is not None:
+            progress = Progress(task.number, message.done, message.total, message.note)
+            self._to_client(task.client.session, progress)
+
+    # ------------------------------------------------------------ from clients
+
+    def on_listen(self, client: ClientRecord, message: Listen, payload: Payload, now: float) -> None:
+        """A client says how far its readers are."""
+        told: dict[str, tuple[WorkerRecord, list[Listening]]] = {}
+        for one in message.listens:
+            route = self._routes.get(one.lease)
+            if route is not None and route.owner == client.session:
+                told.setdefault(route.worker.session, (route.worker, []))[1].append(one)
+        for worker, listens in told.values():
+            self._send(worker.peer, Listen(listens))
+
+    def on_fetch(self, client: ClientRecord, message: Fetch, payload: Payload, now: float) -> None:
+        """A client misses items."""
+        route = self._routes.get(message.lease)
+        if route is not None and route.owner == client.session:
+            self._send(route.worker.peer, message)
+
+    # ------------------------------------------------------------ comings and goings
+
+    def tell(self, client: ClientRecord) -> None:
+        """A client has a new link: tell it of all its streams."""
+        streams = [
+            Streaming(lease, "", route.task, route.attempt)
+            for lease, route in self._routes.items()
+            if route.owner == client.session
+        ]
+        most = self._broker.limits.batch_calls_max
+        for start in range(0, len(streams), most):
+            self._to_client(client.session, Streams(streams[start : start + most]))
+
+    def lose(self, worker: WorkerRecord) -> None:
+        """A worker is gone, and what it kept."""
+        gone: dict[str, list[int]] = {}
+        for lease in [lease for lease, route in self._routes.items() if route.worker is worker]:
+            gone.setdefault(self._routes.pop(lease).owner, []).append(lease)
+        self._tell_gone(gone)
+
+    def doubt(self, worker: WorkerRecord) -> None:
+        """A worker has joined again: it will name the streams that it has."""
+        for route in self._routes.values():
+            if route.worker is worker:
+                route.sure = False
+
+    def drop(self, session: str) -> None:
+        """A client is gone for good."""
+        for lease in [lease for lease, route in self._routes.items() if route.owner == session]:
+            del self._routes[lease]
+
+    def _to_client(
+        self, owner: str, message: Streams | Items | Sent | Progress, payload: Payload = ()
+    ) -> None:
+        client = self._broker.clients.get(owner)
+        if client is not None:
+            self._send(client.peer, message, payload)
+
+    def _send(self, peer: object, message: object, payload: Payload = ()) -> None:
+        if peer is not None:
+            self._broker.actions.append(Send(peer, message, payload))
+
+    def check(self) -> None:
+        """Every stream comes from a worker that is there."""
+        for route in self._routes.values():
+            assert self._broker.workers.get(route.worker.session) is route.worker

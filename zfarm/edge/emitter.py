@@ -1,0 +1,122 @@
+"""What a call emits, on its way out of its child: put together, and sent by a thread; it knows no pickle.
+
+The thread sends, so that a signal which interrupts the call can never cut a message on the pipe in two. While
+the worker does not read, the pipe fills up, then the room here, and then ``emit`` waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Final
+
+from zfarm.messages import Blob, Emits, Message, Progress
+from zfarm.settings import settings
+
+__all__ = ["Emitter"]
+
+ITEMS_MAX: Final = 1024
+"""Items in one message: enough to pay for it, few enough for it to be on its way soon."""
+BYTES_MAX: Final = 256 * 1024
+
+
+class Emitter:
+    """The items of one child's calls, one call after the other."""
+
+    def __init__(self, send: Callable[[Message, Sequence[Blob]], None]) -> None:
+        """``send`` writes one message to the worker, waiting for it to be taken."""
+        self._send = send
+        # entered as it is, not through the condition: a KeyboardInterrupt in a method of that, between the
+        # lock and the block, would leave it locked for ever
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._seq = 0
+        self._items: list[bytes] = []
+        self._bytes = 0
+        self._progress: Progress | None = None
+        self._progress_at = 0.0
+        self._hurry = False
+        self._sending = False
+        self._broken: OSError | None = None
+        self._thread: threading.Thread | None = None
+
+    def emit(self, seq: int, blob: bytes) -> None:
+        """Send an item of call ``seq``; waits while there is no room. Raises OSError: the worker is gone."""
+        changed = self._changed
+        with self._lock:
+            if seq != self._seq:
+                self._begin(seq)
+            while len(self._items) >= ITEMS_MAX or self._bytes >= BYTES_MAX:
+                changed.wait()
+                if self._broken is not None:
+                    raise self._broken
+            self._items.append(blob)
+            self._bytes += len(blob)
+            if len(self._items) == 1:
+                changed.notify_all()
+
+    def tell(self, progress: Progress) -> None:
+        """Send this progress soon, or the next one in its place."""
+        with self._lock:
+            if progress.number != self._seq:
+                self._begin(progress.number)
+            self._progress = progress
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until all has been sent. Free when nothing was ever emitted."""
+        if self._thread is None:
+            return
+        with self._lock:
+            while (self._items or self._progress or self._sending) and self._broken is None:
+                self._hurry = True
+                self._changed.notify_all()
+                self._changed.wait()
+            self._hurry = False
+
+    def _begin(self, seq: int) -> None:
+        """A call emits for the first time; what the last one emitted was flushed at its end."""
+        if self._broken is not None:
+            raise self._broken
+        self._seq = seq
+        self._items, self._bytes, self._progress = [], 0, None
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="zfarm-emitter", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                seq, items, progress = self._next()
+                if items:
+                    self._send(Emits(seq), items)
+                if progress is not None:
+                    self._send(progress, ())
+        except OSError as error:
+            with self._lock:
+                self._broken = error
+                self._changed.notify_all()
+
+    def _next(self) -> tuple[int, list[bytes], Progress | None]:
+        with self._lock:
+            self._sending = False
+            if self._hurry:
+                self._changed.notify_all()
+            while True:
+                wait_s = None
+                progress = self._progress
+                if progress is not None:
+                    wait_s = 0.0 if self._hurry else self._progress_at - monotonic()
+                    if wait_s <= 0:
+                        self._progress = None
+                        self._progress_at = monotonic() + settings.progress_interval_s
+                    else:
+                        progress = None
+                if self._items or progress is not None:
+                    break
+                self._changed.wait(wait_s)
+            items, self._items, self._bytes = self._items, [], 0
+            self._sending = True
+            self._changed.notify_all()
+            return self._seq, items, progress

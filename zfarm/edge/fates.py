@@ -1,0 +1,40 @@
+"""How a child came to its end, in words for the owner of the task that ran in it; it knows no socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from zfarm.edge.nursery import Failed, Gone
+from zfarm.edge.pipe import PIPE_LOST
+
+__all__ = ["failure_of", "fate_of"]
+
+
+def fate_of(gone: Gone, reason: str, stopping: bool) -> str:
+    """How it ended; ``reason`` is why its worker has killed it, ``stopping`` that it was asked to leave."""
+    if gone.signal:
+        if reason and gone.signal == signal.SIGKILL:
+            return reason
+        try:
+            name = signal.Signals(gone.signal).name
+        except ValueError:
+            name = f"signal {gone.signal}"
+        if gone.signal == signal.SIGKILL:
+            return f"killed by SIGKILL (out of memory? its peak was {_memory(gone.peak_bytes)})"
+        return f"killed by {name}"
+    if gone.exit_code == PIPE_LOST:
+        return "lost the pipe to its worker: a task closed file descriptors that were not its own"
+    if stopping and gone.exit_code == 0:
+        return "stopped"
+    return f"exited with code {gone.exit_code} (os._exit or a crash in an exit handler)"
+
+
+def _memory(peak_bytes: int) -> str:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{peak_bytes / 1e9:.1f} GB, the host has {total / 1e9:.1f} GB"
+
+
+def failure_of(failed: Failed) -> str:
+    """Why a child could not be started."""
+    return f"could not be started: {os.strerror(failed.errno)}"

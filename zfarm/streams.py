@@ -1,0 +1,456 @@
+"""What a task says while it runs: emit and progress inside it, streams of items at its client; no socket.
+
+A stream is read by one or more readers: Streams that users iterate over, and callbacks. The link's thread
+puts what arrives into their buffers; a Stream unpickles in the thread that iterates.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from zfarm.errors import StreamGap, TooLarge
+from zfarm.settings import settings
+
+if TYPE_CHECKING:
+    from zfarm.core.client import Client
+    from zfarm.edge.inside import Inside
+    from zfarm.futures import Future
+    from zfarm.link import Link
+    from zfarm.messages import Arrived, Missed
+
+__all__ = ["Channels", "Item", "Progress", "Stream", "emit", "progress"]
+
+T = TypeVar("T")
+
+
+class Item(NamedTuple, Generic[T]):
+    """One thing that a task has emitted. ``number`` counts from 1 in each ``attempt``; a higher attempt means
+    that the one before died and the call runs again from its beginning."""
+
+    value: T
+    number: int
+    attempt: int
+
+
+class Progress(NamedTuple):
+    """How far a task says it is. ``total`` is None where it does not know."""
+
+    done: float
+    total: float | None
+    note: str
+
+
+# ---------------------------------------------------------------- in a task
+
+
+def emit(value: object) -> None:
+    """Send ``value`` from the running task to whoever reads ``future.stream()``; it is pickled at once.
+
+    Waits while the reader is behind by more than the room that there is, for at most
+    ``settings.stream_patience_s`` seconds without progress; while nobody has begun to read,
+    ``settings.stream_grace_s``. After that the oldest items make room for new ones, and who reads later is
+    told what is missing.
+
+    Raises:
+        NotPortable: it cannot be pickled; the text says why.
+        TooLarge: it exceeds ``settings.payload_bytes_max``.
+        RuntimeError: this process does not run a task of a farm.
+    """
+    inside = _inside("emit()")
+    blob = _encode(value)
+    if len(blob) > settings.payload_bytes_max:
+        raise TooLarge(
+            f"the emitted value has {len(blob):,} bytes pickled, at most {settings.payload_bytes_max:,} may "
+            "travel; emit less at a time, or set ZFARM_PAYLOAD_BYTES_MAX for client, broker and workers"
+        )
+    inside.emitter.emit(inside.seq, blob)
+
+
+def progress(done: float, total: float | None = None, note: str = "") -> None:
+    """Say how far the running task is: ``future.progress`` at the client shows the last word.
+
+    Never waits; it travels at most every ``settings.progress_interval_s`` seconds.
+
+    Raises:
+        TypeError, ValueError: a number is none or not finite, or the note has more than 1,000 characters.
+        RuntimeError: this process does not run a task of a farm.
+    """
+    from math import isfinite
+
+    from zfarm import messages
+
+    inside = _inside("progress()")
+    done, total = float(done), None if total is None else float(total)
+    if not isfinite(done) or not isfinite(total or 0.0):
+        raise ValueError(f"progress must be finite, not {done!r} of {total!r}")
+    if not isinstance(note, str):
+        raise TypeError(f"a note must be a string, not {type(note).__name__}")
+    if len(note) > NOTE_MAX:
+        raise ValueError(f"a note may have {NOTE_MAX} characters, not {len(note)}")
+    inside.emitter.tell(messages.Progress(inside.seq, done, total, note))
+
+
+NOTE_MAX = 1000
+
+
+def _inside(what: str) -> Inside:
+    module = sys.modules.get("zfarm.edge.inside")
+    inside: Inside | None = None if module is None else module.current()
+    if inside is None:
+        raise RuntimeError(
+            f"{what} speaks for the task that runs here, and this process runs no task: "
+            "call it in a function that an Executor runs"
+        )
+    return inside
+
+
+def _encode(value: object) -> bytes:
+    from zfarm.edge.outcomes import encode_value
+
+    return encode_value(value)
+
+
+# ---------------------------------------------------------------- at the client: what waits to be read
+
+
+class _Piece(NamedTuple):
+    """Items of one attempt that came together; without blobs: they cannot be had."""
+
+    attempt: int
+    first: int
+    last: int
+    blobs: Any
+
+
+class _Buffer:
+    """What one reader has not read yet. The link's thread fills it, the reader's empties it."""
+
+    def __init__(self) -> None:
+        self.pieces: deque[_Piece] = deque()
+        self.over = False
+        self.error: StreamGap | None = None
+        self.piece = _Piece(0, 1, 0, ())
+        """What is being read, and how many items of it were."""
+        self.at = 0
+        self.taken = (0, 0)
+        """Attempt and number of the last item that was read."""
+        self.changed = threading.Condition()
+        self.wakers: list[Callable[[], object]] = []
+
+    def put(self, piece: _Piece) -> None:
+        with self.changed:
+            self.pieces.append(piece)
+            self._wake()
+
+    def end(self, error: StreamGap | None = None) -> None:
+        with self.changed:
+            self.over, self.error = True, error
+            self._wake()
+
+    def _wake(self) -> None:
+        self.changed.notify_all()
+        wakers, self.wakers = self.wakers, []
+        for wake in wakers:
+            wake()
+
+
+class _Called(_Buffer):
+    """A reader that is a callback, called in the link's thread."""
+
+    def __init__(self, callback: Callable[[Any], object]) -> None:
+        super().__init__()
+        self._callback = callback
+
+    def put(self, piece: _Piece) -> None:
+        if piece.blobs is None:
+            self._call(_gap(piece))
+        for number, blob in enumerate(piece.blobs or (), piece.first):
+            try:
+                item: Any = Item(pickle.loads(blob), number, piece.attempt)
+            except BaseException as error:
+                item = _unreadable(blob, error)
+            self._call(item)
+        self.taken = (piece.attempt, piece.last)
+
+    def _call(self, item: Any) -> None:
+        from concurrent.futures._base import LOGGER
+
+        try:
+            self._callback(item)
+        except BaseException:  # SystemExit too: it must not end the thread that resolves everything
+            LOGGER.exception("exception calling %r with an item", self._callback)
+
+
+class Stream(Generic[T]):
+    """The items that one task emits, as they come: iterate over it, with ``for`` or ``async for``.
+
+    Each is an Item, once and in order. Where some cannot be had StreamGap is raised, and another loop goes on
+    behind them. At the end, what the task raised is raised. A Stream is for one thread. Whoever lets go
+    of it reads no more; a later ``future.stream()`` goes on from there.
+    """
+
+    def __init__(self, future: Future[Any], buffer: _Buffer, sync: Callable[[], None]) -> None:
+        """Only futures make streams."""
+        self._future = future
+        self._buffer = buffer
+        self._sync = sync
+
+    def __iter__(self) -> Iterator[Item[T]]:
+        """The items from here on."""
+        while True:
+            yield from self._ready()
+            if not self._next():
+                self._wait()
+                if not self._next():
+                    self._raise()
+                    return
+
+    async def __aiter__(self) -> AsyncIterator[Item[T]]:
+        """The items from here on, without blocking the event loop."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        while True:
+            if not (self._buffer.at < len(self._buffer.piece.blobs) or self._next()):
+                woken = loop.create_future()
+                with self._buffer.changed:
+                    if self._buffer.pieces or self._buffer.over:
+                        woken.set_result(None)
+                    else:
+                        self._buffer.wakers.append(partial(loop.call_soon_threadsafe, _resolve, woken))
+                await woken
+                if not self._next():
+                    self._raise()
+                    return
+            for item in self._ready():
+                yield item
+
+    def _ready(self) -> Iterator[Item[T]]:
+        """The items of this piece."""
+        buffer, loads = self._buffer, pickle.loads
+        attempt, first, _, blobs = buffer.piece
+        while buffer.at < len(blobs):
+            at = buffer.at
+            buffer.at = at + 1
+            try:
+                value = loads(blobs[at])
+            except BaseException as error:
+                raise _unreadable(blobs[at], error) from error
+            yield Item(value, first + at, attempt)
+
+    def _next(self) -> bool:
+        """Go to the next piece; False: there is none (yet)."""
+        buffer = self._buffer
+        if buffer.piece.attempt and buffer.taken != (buffer.piece.attempt, buffer.piece.last):
+            buffer.taken = (buffer.piece.attempt, buffer.piece.last)
+            self._sync()
+        if not buffer.pieces:
+            return False
+        piece = buffer.pieces.popleft()
+        buffer.piece = piece if piece.blobs is not None else piece._replace(blobs=())
+        buffer.at = 0
+        if piece.blobs is None:
+            raise _gap(piece)
+        return True
+
+    def _wait(self) -> None:
+        home, buffer = self._future._home, self._buffer
+        if home is not None and not buffer.over:
+            home.check_waiting()
+        if home is None or home.waits is None:
+            self._wait_here()
+        else:
+            with home.waits():
+                self._wait_here()
+
+    def _wait_here(self) -> None:
+        buffer = self._buffer
+        with buffer.changed:
+            while not (buffer.pieces or buffer.over):
+                buffer.changed.wait()
+
+    def _raise(self) -> None:
+        """The stream is over: raise what the task raised, if it did."""
+        cut, self._buffer.error = self._buffer.error, None
+        if cut is not None:
+            raise cut
+        if self._future.done():
+            error = self._future.exception()
+            if error is not None:
+                raise error
+
+
+def _resolve(woken: Any) -> None:
+    if not woken.done():
+        woken.set_result(None)
+
+
+def _gap(piece: _Piece) -> StreamGap:
+    return StreamGap(
+        f"items {piece.first} to {piece.last} of attempt {piece.attempt} cannot be had: the reader came "
+        "too late for them, was too slow for too long, or the worker that kept them is gone",
+        piece.attempt,
+        piece.first,
+        piece.last,
+    )
+
+
+def _unreadable(blob: Any, error: BaseException) -> BaseException:
+    from zfarm.edge.outcomes import decode_outcome
+    from zfarm.messages import VALUE
+
+    return decode_outcome(VALUE, blob)[1] or error
+
+
+# ---------------------------------------------------------------- at the client: who reads what
+
+
+class _Channel:
+    """One stream and its readers."""
+
+    def __init__(self, task: int) -> None:
+        self.task = task
+        self.readers: list[_Buffer] = []
+        self.attempt = 0
+        self.next = 1
+        self.over = False
+        self.left: deque[_Piece] = deque()
+        """What the last reader had not read when it left."""
+
+
+class Channels:
+    """The streams that are read over one link; all but ``open`` happens in the link's thread."""
+
+    def __init__(self, link: Link, machine: Client) -> None:
+        self._link = link
+        self._machine = machine
+        self._channels: dict[int, _Channel] = {}
+
+    # ------------------------------------------------------------ from any thread
+
+    def open(self, future: Future[T], callback: Callable[[Any], object] | None = None) -> Stream[T]:
+        """Read the stream of ``future``; without a callback the caller iterates over what this returns."""
+        buffer = _Buffer() if callback is None else _Called(callback)
+        link = self._link
+        stream: Stream[T] = Stream(future, buffer, lambda: link.call(lambda: self._took(future._task)))
+        if callback is None:  # whoever has let go of its stream reads no more
+            finalizer = weakref.finalize(stream, self._closed, future, buffer)
+            finalizer.atexit = False
+        link.call(lambda: self._attach(future, buffer))
+        if link.ended:
+            buffer.end(_cut())
+        return stream
+
+    def _closed(self, future: Future[Any], buffer: _Buffer) -> None:
+        if not (buffer.over or self._link.ended):
+            self._link.call(lambda: self._detach(future._task, buffer))
+
+    # ------------------------------------------------------------ the link's thread
+
+    @property
+    def busy(self) -> bool:
+        """A callback has not had the whole of its stream yet."""
+        return any(
+            isinstance(reader, _Called) for channel in self._channels.values() for reader in channel.readers
+        )
+
+    def _attach(self, future: Future[Any], buffer: _Buffer) -> None:
+        self._link.take()
+        task = future._task
+        channel = self._channels.get(task)
+        if channel is None:
+            if task <= 0 or not self._machine.listen(task):
+                if future._emitted:
+                    buffer.put(_Piece(1, 1, future._emitted, None))
+                buffer.end()
+                return
+            channel = self._channels[task] = _Channel(task)
+        elif not channel.readers:
+            for piece in channel.left:
+                buffer.put(piece)
+            channel.left.clear()
+            if channel.over or not self._machine.listen(task):
+                buffer.end()
+                return
+        elif channel.next > 1:  # others have read that already
+            buffer.put(_Piece(channel.attempt, 1, channel.next - 1, None))
+        channel.readers.append(buffer)
+
+    def _detach(self, task: int, buffer: _Buffer) -> None:
+        channel = self._channels.get(task)
+        if channel is None or buffer not in channel.readers:
+            return
+        channel.readers.remove(buffer)
+        if not channel.readers:
+            channel.left = buffer.pieces
+            if buffer.at < len(buffer.piece.blobs):
+                piece = buffer.piece
+                channel.left.appendleft(
+                    piece._replace(first=piece.first + buffer.at, blobs=piece.blobs[buffer.at :])
+                )
+            self._machine.unlisten(task)
+            self._link.loop.call_later(lambda: self._drop(channel), settings.stream_kept_s)
+
+    def _drop(self, channel: _Channel) -> None:
+        """Nobody has come back to read on."""
+        if not channel.readers and self._channels.get(channel.task) is channel:
+            del self._channels[channel.task]
+
+    def arrived(self, action: Arrived) -> None:
+        """Items have come."""
+        last = action.first + len(action.blobs) - 1
+        self._put(action.token._task, _Piece(action.attempt, action.first, last, action.blobs))
+
+    def missed(self, action: Missed) -> None:
+        """Items cannot be had."""
+        self._put(action.token._task, _Piece(action.attempt, action.first, action.last, None))
+
+    def _put(self, task: int, piece: _Piece) -> None:
+        channel = self._channels.get(task)
+        if channel is None:
+            return
+        channel.attempt, channel.next = piece.attempt, piece.last + 1
+        for reader in channel.readers:
+            reader.put(piece)
+        if any(isinstance(reader, _Called) for reader in channel.readers):
+            self._took(task)
+        if not channel.readers:
+            channel.left.append(piece)
+
+    def _took(self, task: int) -> None:
+        channel = self._channels.get(task)
+        if channel is None or not channel.readers:
+            return
+        attempt = channel.attempt
+        taken = [number if at == attempt else 0 for at, number in (one.taken for one in channel.readers)]
+        self._machine.took(task, attempt, min(taken))
+
+    def over(self, task: int) -> None:
+        """A stream has come to its end."""
+        channel = self._channels.get(task)
+        if channel is None:
+            return
+        channel.over = True
+        for reader in channel.readers:
+            reader.end()
+        channel.readers = []
+        if not channel.left:
+            del self._channels[task]
+
+    def cut(self) -> None:
+        """The link ends, and with it all that was not read to its end."""
+        for channel in self._channels.values():
+            for reader in channel.readers:
+                reader.end(_cut())
+        self._channels.clear()
+
+
+def _cut() -> StreamGap:
+    return StreamGap("the executor has ended before the end of this stream was here")
