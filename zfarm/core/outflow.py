@@ -178,6 +178,7 @@ class Outflow:
         self._streams: dict[int, OutStream] = {}
         self._living: dict[int, OutStream] = {}  # those whose task has not ended
         self._gauges: dict[int, Gauge] = {}
+        self._last_words: list[tuple[int, Progress]] = []  # of tasks that have ended, to be told before that
         self._ended: dict[int, OutStream] = {}  # oldest first
         self._ended_bytes = 0
         self._fresh: list[int] = []  # to be announced
@@ -209,9 +210,12 @@ class Outflow:
 
     def end(self, lease: int, died: bool) -> int:
         """The task has ended; the number of its last item. What has ``died`` will have a successor."""
+        gauge = self._gauges.pop(lease, None)
+        if gauge is not None and not gauge.told and not died:
+            self._last_words.append((lease, gauge.progress))
+            self.deadline = NOW
         stream = self._streams.get(lease)
         if stream is None:
-            self._gauges.pop(lease, None)
             return 0
         if died:
             self._forget(stream)
@@ -378,6 +382,9 @@ class Outflow:
                 actions.append(Send(BROKER, items, chunk.blobs))
 
     def _tell_progress(self, now: float, actions: list[Action]) -> None:
+        last_words, self._last_words = self._last_words, []
+        for lease, told in last_words:
+            actions.append(Send(BROKER, Progress(lease, told.done, told.total, told.note)))
         for lease, gauge in self._gauges.items():
             if not gauge.told and now >= gauge.told_at + self._limits.progress_interval_s:
                 gauge.told, gauge.told_at = True, now
