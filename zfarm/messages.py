@@ -354,6 +354,8 @@ class TaskPicture(Message):
     age_s: float
     items: int = 0
     attempts: int = 0
+    began: bool = False
+    """The worker has said so: it does that of calls that take longer than a moment."""
 
 
 class WorkerPicture(Message):

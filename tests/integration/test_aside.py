@@ -84,6 +84,11 @@ def test_a_call_that_kills_its_children_ends_and_sets_nobody_aside(farm: TcpFarm
     assert "set aside" not in broker.said
 
 
+def began(farm: TcpFarm) -> bool:
+    """Whether a worker has told the broker of a call that runs."""
+    return any(task["began"] for task in farm.status()["running"])
+
+
 def test_what_only_waited_at_a_worker_is_not_blamed_for_its_loss(farm: TcpFarm, tmp_path: Path) -> None:
     farm.start_broker()
     runs, go = tmp_path / "runs", tmp_path / "go"
@@ -95,6 +100,7 @@ def test_what_only_waited_at_a_worker_is_not_blamed_for_its_loss(farm: TcpFarm, 
             twice.submit(hold, str(runs), 1000 + n, "/").result(30)
         held = twice.submit(hold, str(runs), 0, str(go))
         wait_until(lambda: marked(runs)[0] == 1, "it runs")
+        wait_until(lambda: began(farm), "the broker knows that it runs")
         waiting = [twice.submit(hold, str(runs), n, "/") for n in range(1, 30)]
         wait_until(lambda: farm.status()["workers"][0]["leased"] >= 1, "it is granted")
         for start in range(3):  # three workers are lost, one more than a call that ran there would survive
@@ -104,6 +110,7 @@ def test_what_only_waited_at_a_worker_is_not_blamed_for_its_loss(farm: TcpFarm, 
             farm.start_worker(1)
             if start == 0:
                 wait_until(lambda: marked(runs)[0] == 2, "it runs again")
+                wait_until(lambda: began(farm), "the broker knows that it runs: it is blamed for what comes")
 
         assert isinstance(held.exception(90), zfarm.TaskLost)
         go.touch()

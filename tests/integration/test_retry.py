@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def test_deaths_and_exceptions_share_the_retries(executor: zfarm.Executor, tmp_p
 
 def test_what_cannot_be_pickled_is_not_retried(executor: zfarm.Executor) -> None:
     farm = executor.options(retries=3, retry_on=Exception, timeout=None)
-    error = farm.submit(lambda: (n for n in "abc")).exception(60)
+    error = farm.submit(lambda: threading.Lock()).exception(60)
 
     assert isinstance(error, zfarm.NotPortable)
     assert not getattr(error, "__notes__", [])

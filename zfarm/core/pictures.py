@@ -141,6 +141,7 @@ def _running(broker: Broker, now: float, tasks_max: int, principal: str = LOCAL)
                     age_s=now - task.granted_at,
                     items=task.items,
                     attempts=task.attempts + 1,
+                    began=task.began,
                 )
             )
             if len(running) >= tasks_max:

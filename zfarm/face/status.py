@@ -94,6 +94,7 @@ def snapshot(picture: Picture, address: str) -> dict[str, Any]:
                 "age_s": task.age_s,
                 "items": task.items,
                 "attempt": task.attempts,
+                "began": task.began,
             }
             for task in picture.running
         ],
