@@ -360,6 +360,9 @@ class Books(Readers, Promptness):
         self.again.clear()
         self.aside.clear()
         self.died_under.clear()
+        for lease, (task, session) in self.granted.items():
+            if task.outcome is None:  # what was reported to this broker may be held for the next one
+                self.holds.setdefault(session, {})[lease] = task
         for task in self.farm.tasks.values():
             if task.outcome is None:  # a journal may keep also what nobody waits for any more
                 task.unsure = True

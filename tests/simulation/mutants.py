@@ -117,7 +117,6 @@ MUTANTS = [
     Mutant(
         "submitted again without a word", "_may_have_begun", "self._welcome.books != asked.books", "False"
     ),
-    Mutant("in doubt for one restart only", "_send_submit", "asked.books or books", "books"),
     Mutant("in doubt, and granted", "_on_submit", "if call.begun", "if False"),
     Mutant(
         "cancelled though it may have begun",
@@ -176,7 +175,6 @@ MUTANTS = [
     Mutant("a hole is not noticed", "items", "message.first > stream.next", "False"),
     Mutant("nothing is fetched", "_look_after", "if hole is not None and (", "if False and ("),
     Mutant("the tail is lost", "listen", "one.ask and stream.sent > one.seen", "False"),
-    Mutant("fetched items are said to be gone", "fetch", "first < stream.first", "True"),
     Mutant("an attempt goes on in the next", "begin", "self.next = 1", "self.next = 1 + (attempt > 1)"),
     Mutant("the end is guessed", "ended", "stream.end = outcome.emitted", "stream.end = stream.next - 1"),
     Mutant("no window", "send_next", "if self.outstanding and (", "if False and ("),

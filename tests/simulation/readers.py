@@ -69,7 +69,7 @@ class Readers:
         assert action.first == reader.next <= action.last, f"{what}: a gap {action} at {reader.next}"
         reader.missed += action.last - action.first + 1
         reader.next = action.last + 1
-        gone = any(not run.worker.alive or run.worker.lost for run in task.runs)
+        gone = any(run.interrupted or not run.worker.alive or run.worker.lost for run in task.runs)
         cut_off = not (self.farm.mix.patient or self.farm.mix.calm)
         excused = reader.lazy or gone or task.unsure or cut_off
         assert excused, f"{what} has a gap that nobody is to blame for: {action}"
