@@ -9,12 +9,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST ?=
 
-.PHONY: help demo test soak chaos lint format pins clean
+.PHONY: help demo test soak chaos fuzz lint format pins clean
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
-	@echo "    also: make soak, make chaos, make lint, make format, make pins, make clean"
+	@echo "    also: make soak, make chaos, make fuzz, make lint, make format, make pins, make clean"
 
 demo: $(VENV)/.run
 	$(BIN)/python examples/census.py
@@ -29,6 +29,11 @@ soak: $(VENV)/.dev
 # An hour of kill -9, SIGSTOP and a bad network on a real farm.
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.integration.chaos --seconds 3600
+
+# Ten minutes of coverage-guided fuzzing of the decoders and of the broker behind them.
+fuzz: $(VENV)/.dev
+	@PYTHON='$(PYTHON)' .ci/setup '$(VENV)' '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds 600
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

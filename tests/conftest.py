@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing.resource_tracker
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -33,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     (_watched / "zfarm").mkdir(mode=0o700)  # the runtime directory stays; what farms put there must go
     os.environ.pop("ZFARM_ADDRESS", None)  # tests say themselves which farm they want
     tempfile.tempdir = None
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does that to what runs in its background,
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # and tests that interrupt would inherit it
     leaks.mark_processes()
     multiprocessing.resource_tracker.ensure_running()  # it lives as long as its parent
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,14 +40,16 @@ class Command:
         arguments: list[str],
         program: list[str] | None = None,
         variables: dict[str, str] | None = None,
+        before: Sequence[str] = (),
     ) -> None:
+        """Start it; ``before`` is a command that runs other commands, such as ``nice``."""
         number = len(list(directory.glob("*.err")))
         self.name = " ".join(arguments)
         self.out = directory / f"{number}.out"
         self.err = directory / f"{number}.err"
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, *(program or ["-m", "zfarm"]), *arguments],
+                [*before, sys.executable, *(program or ["-m", "zfarm"]), *arguments],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=ROOT,
                 env={**environment(directory), **(variables or {})},
             )  # fmt: skip
@@ -94,16 +96,17 @@ class TcpFarm:
         self.connection = directory / "farm.json"
         self.commands: list[Command] = []
         self.variables: dict[str, str] = {}  # of the environment of what is started from now on
+        self.before: Sequence[str] = ()  # see Command; also for what is started from now on
 
     def start(self, *arguments: str, program: list[str] | None = None) -> Command:
-        command = Command(self.directory, list(arguments), program, self.variables)
+        command = Command(self.directory, list(arguments), program, self.variables, self.before)
         self.commands.append(command)
         return command
 
-    def start_broker(self, *arguments: str, port: int = 0) -> Command:
+    def start_broker(self, *arguments: str, port: int = 0, host: str = "127.0.0.1") -> Command:
         """A broker that listens."""
         broker = self.start(
-            "broker", "--bind", f"tcp://127.0.0.1:{port}", "--connection", str(self.connection), *arguments
+            "broker", "--bind", f"tcp://{host}:{port}", "--connection", str(self.connection), *arguments
         )
         wait_until(lambda: broker.process.poll() is not None or "program" in broker.out.read_text(), "broker")
         assert broker.process.poll() is None, broker.said

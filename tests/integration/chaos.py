@@ -40,15 +40,21 @@ REST_S = 90.0
 """Within which everything has its outcome once all is healed."""
 
 
-def work(path: str, client: int, number: int, seconds: float) -> tuple[int, int]:
-    """Note that it begins, take a while, and answer; each seventh raises."""
+def burden(client: int, number: int) -> bytes:
+    """What a call carries: nothing mostly, and up to a megabyte for each fifth."""
+    size = 0 if number % 5 else 1 << number // 5 % 21
+    return random.Random(f"{client}/{number}").randbytes(size)
+
+
+def work(path: str, client: int, number: int, seconds: float, carried: bytes) -> tuple[int, int, bytes]:
+    """Note that it begins, take a while, and answer with what it was given, reversed; each seventh raises."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, f"{client} {number}\n".encode())
     os.close(descriptor)
     time.sleep(seconds)
     if number % 7 == 3:
         raise ValueError(client, number)
-    return client, number * number
+    return client, number * number, carried[::-1]
 
 
 @dataclass(eq=False)
@@ -83,7 +89,7 @@ class History:
         self.asked[call.client, call.number] = call
         self.note("asked", client=call.client, number=call.number, once=call.once)
 
-    def tell(self, call: Asked, future: Future[tuple[int, int]]) -> None:
+    def tell(self, call: Asked, future: Future[tuple[int, int, bytes]]) -> None:
         """The callback of a call's future."""
         outcome = _judged(call, future)
         call.told.append(outcome)
@@ -93,7 +99,7 @@ class History:
         self._lines.close()
 
 
-def _judged(call: Asked, future: Future[tuple[int, int]]) -> str:
+def _judged(call: Asked, future: Future[tuple[int, int, bytes]]) -> str:
     """The outcome in a word; one that cannot be is "wrong" and why."""
     try:
         value = future.result(0)
@@ -105,8 +111,9 @@ def _judged(call: Asked, future: Future[tuple[int, int]]) -> str:
         return "lost" if call.once and error.maybe_ran else f"wrong: {error!r}"
     except Exception as error:
         return f"wrong: {error!r}"
-    right = call.number % 7 != 3 and value == (call.client, call.number**2)
-    return "value" if right else f"wrong: {value!r}"
+    carried = burden(call.client, call.number)[::-1]
+    right = call.number % 7 != 3 and value == (call.client, call.number**2, carried)
+    return "value" if right else f"wrong: {str(value)[:200]}"
 
 
 class User(threading.Thread):
@@ -115,7 +122,7 @@ class User(threading.Thread):
     def __init__(self, number: int, connection: Path, runs: Path, history: History, seed: str) -> None:
         super().__init__(name=f"user-{number}", daemon=True)
         self.number = number
-        self.open: dict[int, zfarm.Future[tuple[int, int]]] = {}
+        self.open: dict[int, zfarm.Future[tuple[int, int, bytes]]] = {}
         self.failure: BaseException | None = None
         self.stop = threading.Event()
         self._rng = random.Random(seed)
@@ -146,7 +153,8 @@ class User(threading.Thread):
         self._history.ask(call)
         way = self._once if call.once else self._again
         seconds = self._rng.choice((0.0, 0.001, 0.02, 0.3, 1.0))
-        future = way.submit(work, self._runs, self.number, number, seconds)
+        carried = burden(self.number, number)
+        future = way.submit(work, self._runs, self.number, number, seconds, carried)
         self.open[number] = future
         future.add_done_callback(lambda done: self._history.tell(call, done))
 

@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing of what strangers can reach: frames of every direction, and the broker itself."""
