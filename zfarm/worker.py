@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zfarm.edge.nursery import Nursery
-from zfarm.errors import AccessDenied, FarmError
+from zfarm.errors import AccessDenied, FarmError, ProtocolError
 
 if TYPE_CHECKING:
     from zfarm.edge.items import ItemsWriter
@@ -242,7 +242,7 @@ class _Process:
         from zfarm.edge.loop import Loop
         from zfarm.edge.ports import DealerPort
         from zfarm.edge.sockets import new_context
-        from zfarm.messages import Leave, Tunnel, TunnelClosed
+        from zfarm.messages import Leave, Refused, Tunnel, TunnelClosed
 
         self.loop: Loop = Loop()
         self.trouble: FarmError | None = None
@@ -251,6 +251,7 @@ class _Process:
         self._port = port = DealerPort(self._context, access, self._on_trouble, self._on_link)
         self._wire = wire
         self._leave = Leave()
+        self._refused = Refused
         self.shell = WorkerShell(
             self.loop,
             nursery,
@@ -269,9 +270,17 @@ class _Process:
     def _receive(self) -> None:
         try:
             for frames in self._port.receive():
-                self.shell.receive(*self._wire.to_worker.decode(frames))
+                message, payload = self._wire.to_worker.decode(frames)
+                if type(message) is self._refused and message.code == "ProtocolError":
+                    log.warning("the broker did not understand us: %s", message.text)
+                    if self._port.misunderstood():
+                        return
+                self.shell.receive(message, payload)
         except self._wire.Malformed as error:
             log.error("the broker sent a malformed message: %s", error)
+            if not self._port.misunderstood():
+                self.trouble = ProtocolError(f"the broker at {self._port.address} makes no sense: {error}")
+                self.loop.stop()
 
     def _on_trouble(self, error: FarmError) -> None:
         if isinstance(error, AccessDenied):
