@@ -171,13 +171,22 @@ class TaskError(FarmError):
 
 @dataclass(frozen=True)
 class Death:
-    """How one attempt of a task ended without an outcome."""
+    """How one attempt of a task ended without an outcome.
+
+    ``stderr`` holds the last lines that its child wrote there since it was last idle (of the last three
+    attempts), with its stack if it crashed. ``peak_bytes`` is the most memory that the child had in use in
+    its life; 0: not known. ``oom`` says what speaks for a kill by the kernel for lack of memory: evidence,
+    and no proof; empty: nothing does.
+    """
 
     host: str
     worker: str
     signal: int
     exit_code: int
     text: str
+    stderr: str = ""
+    peak_bytes: int = 0
+    oom: str = ""
 
     def __str__(self) -> str:
         return f"{self.text} on {self.host}" if self.host else self.text

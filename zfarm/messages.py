@@ -98,6 +98,17 @@ class Fate(Message):
     signal: int = 0
     exit_code: int = 0
     text: str = ""
+    stderr: str = ""  # the last lines that its child wrote there
+    peak_bytes: int = 0  # the most memory that its child had in use, ever; 0: not known
+    oom: str = ""  # what speaks for a kill for lack of memory
+
+
+class Left(Message):
+    """What a child that died has left behind, for its Fate."""
+
+    stderr: str = ""
+    peak_bytes: int = 0
+    oom: str = ""
 
 
 class Report(Message):

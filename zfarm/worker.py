@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Connected,
         Done,
         Items,
+        Left,
         Payload,
         Progress,
         PublishItems,
@@ -150,10 +151,10 @@ class WorkerShell:
         self.machine.child_took_back(child, started_seq, now)
 
     def child_died(
-        self, child: int, started_seq: int, signal: int, exit_code: int, text: str, now: float
+        self, child: int, started_seq: int, signal: int, exit_code: int, text: str, now: float, left: Left
     ) -> None:
         """See Worker.child_died."""
-        self.machine.child_died(child, started_seq, signal, exit_code, text, now)
+        self.machine.child_died(child, started_seq, signal, exit_code, text, now, left)
 
     def nursery_died(self, now: float) -> None:
         """The process that makes children is gone: this worker cannot go on, and its leases move to
@@ -190,7 +191,11 @@ class WorkerShell:
         return list(self.children.pids().values())
 
     def _deliver(self, vitals: Vitals) -> None:
-        self._loop.call_soon(lambda: self.machine.vitals(vitals, self._loop.now))
+        self._loop.call_soon(lambda: self._note(vitals))
+
+    def _note(self, vitals: Vitals) -> None:
+        self.machine.vitals(vitals, self._loop.now)
+        self.children.ooms.tick()
 
 
 class Publisher:

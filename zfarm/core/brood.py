@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from math import inf
+from typing import Final
 
 from zfarm.core.feeding import feed, feed_ahead
 from zfarm.core.kids import Duty, Kid, Owed
@@ -19,6 +20,7 @@ from zfarm.messages import (
     Blob,
     Fate,
     InterruptChild,
+    Left,
     Report,
     StartChild,
     StopChild,
@@ -26,10 +28,10 @@ from zfarm.messages import (
 )
 from zfarm.settings import Settings
 
-__all__ = ["Brood"]
+__all__ = ["NOTHING", "Brood"]
 
-
-SIGKILL = 9
+SIGKILL: Final = 9
+NOTHING: Final = Left()
 
 
 class Brood:
@@ -75,8 +77,9 @@ class Brood:
         self._owed[report.lease] = Owed(report, blob, duty.owner, duty.task)
         self._reports.append(report.lease)
 
-    def _fate(self, signal: int, exit_code: int, text: str) -> Fate:
-        return Fate(self._host, f"{self._host}/{self._pid}", signal, exit_code, text)
+    def _fate(self, signal: int, exit_code: int, text: str, left: Left = NOTHING) -> Fate:
+        worker = f"{self._host}/{self._pid}"
+        return Fate(self._host, worker, signal, exit_code, text, left.stderr, left.peak_bytes, left.oom)
 
     def _begin(self, duty: Duty) -> None:
         if duty.lease in self._leases:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 
 from zfarm.core.books import ANY_LEASE, ClientRecord, Function, Functions, Task, WorkerRecord
+from zfarm.core.deaths import with_death
 from zfarm.messages import (
     BROKEN,
     CANCELLED,
@@ -48,7 +49,7 @@ GOLDEN = 0x9E37_79B9_7F4A_7C15
 
 def outcome_of(task: Task, kind: int, report: Report) -> Outcome:
     """What a report makes of its task."""
-    deaths = task.deaths if report.fate is None else (*task.deaths, report.fate)
+    deaths = task.deaths if report.fate is None else with_death(task.deaths, report.fate)
     lease = report.lease if report.emitted else 0
     return Outcome(task.number, kind, report.run_us, deaths, task.tries, lease, report.emitted)
 
@@ -123,7 +124,7 @@ class Ledger:
             if task is None or task.outcome is not None:
                 return
             if isinstance(record, Struck):
-                task.deaths = (*task.deaths, record.fate)
+                task.deaths = with_death(task.deaths, record.fate)
                 task.lease = -record.lease
             elif isinstance(record, Retried):
                 task.tries += 1
@@ -287,7 +288,7 @@ class Ledger:
     def attempt_lost(self, task: Task, fate: Fate) -> None:
         """A lease ended with a death: the task runs again while it has attempts left."""
         self.unlease(task)
-        task.deaths = (*task.deaths, fate)
+        task.deaths = with_death(task.deaths, fate)
         if task.cancelling and (
             task.grace_us or not task.once
         ):  # else "cancelled" would say that it never ran

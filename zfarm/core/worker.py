@@ -17,7 +17,8 @@ from typing import Any
 
 from msgspec import structs
 
-from zfarm.core.brood import Brood
+from zfarm.core.brood import NOTHING, Brood
+from zfarm.core.deaths import words_of_report
 from zfarm.core.kids import Duty, facts
 from zfarm.core.machine import NOW, batches
 from zfarm.core.outflow import Outflow
@@ -38,6 +39,7 @@ from zfarm.messages import (
     Held,
     Join,
     Leave,
+    Left,
     Listen,
     Message,
     PauseChild,
@@ -183,7 +185,14 @@ class Worker(Brood):
                 self._begin(duty)
 
     def child_died(
-        self, child: int, started_seq: int, signal: int, exit_code: int, text: str, now: float
+        self,
+        child: int,
+        started_seq: int,
+        signal: int,
+        exit_code: int,
+        text: str,
+        now: float,
+        left: Left = NOTHING,
     ) -> None:
         """This child is gone; its calls after ``started_seq`` never ran, and what it had finished was
         reported before."""
@@ -194,7 +203,7 @@ class Worker(Brood):
         had_calls = kid.calls > 0
         for duty in reversed(kid.void_after(started_seq)):
             self._take_home(duty, now)
-        fate = self._fate(signal, exit_code, text)
+        fate = self._fate(signal, exit_code, text, left)
         blamed = [duty for duty in kid.duties() if duty.lease in self._leases]
         for duty in blamed:
             del self._leases[duty.lease]
@@ -383,7 +392,8 @@ class Worker(Brood):
             owed = self._owed
             pairs = [(owed[lease].report, owed[lease].blob) for lease in self._reports if lease in owed]
             self._reports = []
-            for batch in batches(pairs, limits.batch_calls_max, limits.batch_bytes_max):
+            words = words_of_report if [1 for report, _ in pairs if report.fate is not None] else None
+            for batch in batches(pairs, limits.batch_calls_max, limits.batch_bytes_max, words):
                 send(
                     Send(
                         BROKER, Reports(reports=[report for report, _ in batch]), [blob for _, blob in batch]

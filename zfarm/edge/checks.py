@@ -121,7 +121,8 @@ def _grants(message: m.Grants, blobs: int) -> None:
 
 def _fate(fate: m.Fate) -> None:
     _name("a fate's host or worker", fate.host, fate.worker)
-    _name("a fate's text", fate.text, most=settings.text_bytes_max)
+    _name("a fate's text", fate.text, fate.stderr, fate.oom, most=settings.text_bytes_max)
+    _number("peak_bytes", fate.peak_bytes)
     _number("signal", fate.signal, COUNT_MAX)
     _number("exit_code", fate.exit_code, COUNT_MAX, -COUNT_MAX)
 

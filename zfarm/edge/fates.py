@@ -6,12 +6,13 @@ import os
 import signal
 
 from zfarm.edge.nursery import Failed, Gone
+from zfarm.edge.ooms import Evidence
 from zfarm.edge.pipe import PIPE_LOST
 
 __all__ = ["failure_of", "fate_of"]
 
 
-def fate_of(gone: Gone, reason: str, stopping: bool) -> str:
+def fate_of(gone: Gone, reason: str, stopping: bool, evidence: Evidence) -> str:
     """How it ended; ``reason`` is why its worker has killed it, ``stopping`` that it was asked to leave."""
     if gone.signal:
         if reason and gone.signal == signal.SIGKILL:
@@ -20,8 +21,12 @@ def fate_of(gone: Gone, reason: str, stopping: bool) -> str:
             name = signal.Signals(gone.signal).name
         except ValueError:
             name = f"signal {gone.signal}"
+        if gone.signal == signal.SIGKILL and evidence.text:
+            return f"killed by SIGKILL, likely for lack of memory: {evidence.text}"
+        if gone.signal == signal.SIGKILL and evidence.known:
+            return "killed by SIGKILL, and the kernel has killed nothing for lack of memory just then"
         if gone.signal == signal.SIGKILL:
-            return f"killed by SIGKILL (out of memory? its peak was {_memory(gone.peak_bytes)})"
+            return f"killed by SIGKILL (out of memory? the host has {_memory()})"
         return f"killed by {name}"
     if gone.exit_code == PIPE_LOST:
         return "lost the pipe to its worker: a task closed file descriptors that were not its own"
@@ -30,9 +35,9 @@ def fate_of(gone: Gone, reason: str, stopping: bool) -> str:
     return f"exited with code {gone.exit_code} (os._exit or a crash in an exit handler)"
 
 
-def _memory(peak_bytes: int) -> str:
+def _memory() -> str:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return f"{peak_bytes / 1e9:.1f} GB, the host has {total / 1e9:.1f} GB"
+    return f"{total / 1e9:.1f} GB"
 
 
 def failure_of(failed: Failed) -> str:
