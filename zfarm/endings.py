@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from textwrap import indent
 
-from zfarm.errors import Death, FarmBusy, FarmError, TaskLost, TaskTimeout
-from zfarm.messages import LOST, TIMEOUT, Fate, Outcome
+from zfarm.errors import Death, FarmBusy, FarmError, MemoryLimit, TaskLost, TaskTimeout
+from zfarm.messages import LOST, MEMORY, TIMEOUT, Fate, Outcome
 
 __all__ = ["ending", "tries"]
 
@@ -16,6 +16,9 @@ def ending(name: str, outcome: Outcome) -> FarmError:
     deaths = tuple(map(_death, outcome.deaths))
     if outcome.kind == TIMEOUT:
         return TaskTimeout(f"{name}: {deaths[-1]}", deaths)
+    if outcome.kind == MEMORY:
+        used = deaths[-1].peak_bytes
+        return MemoryLimit(f"{name}: {deaths[-1]}{_last_words(deaths[-1].stderr)}", used, deaths)
     if outcome.kind != LOST:
         return FarmBusy(outcome.deaths[0].text)
     counted = Counter(map(str, deaths))
@@ -29,7 +32,11 @@ def _traces(deaths: tuple[Death, ...]) -> str:
     peak = max((death.peak_bytes for death in deaths), default=0)
     said = next((death.stderr for death in reversed(deaths) if death.stderr), "")
     text = f"; its child had at most {peak / 1e6:.1f} MB in use" if peak else ""
-    return text + ("\nThe last lines of its stderr:\n" + indent(said, "  ") if said else "")
+    return text + _last_words(said)
+
+
+def _last_words(said: str) -> str:
+    return "\nThe last lines of its stderr:\n" + indent(said, "  ") if said else ""
 
 
 def tries(outcome: Outcome) -> str:

@@ -62,6 +62,7 @@ class WorkerShell:
         from zfarm import messages
         from zfarm.core.worker import Worker
         from zfarm.edge.children import Children
+        from zfarm.edge.memory import MemoryWatch
         from zfarm.edge.vitals import VitalsSampler
         from zfarm.settings import settings
 
@@ -70,6 +71,7 @@ class WorkerShell:
             secrets.token_hex(16), versions, slots, name or platform.node(), os.getpid(), now
         )
         self.children = Children(nursery, self, loop)
+        self._memory = MemoryWatch(self.children, self.machine.child_overshot)
         self.rejected: Rejected | None = None
         self._loop = loop
         self._send = send
@@ -84,6 +86,7 @@ class WorkerShell:
             messages.TakeBack: lambda action: children.take_back(action.child),
             messages.PauseChild: lambda action: children.pause(action.child, action.paused),
             messages.PublishItems: self._publish,
+            messages.LimitChild: lambda action: self._memory.limit(action.child, action.memory_bytes),
             messages.InterruptChild: lambda action: children.interrupt(action.child),
             messages.StopChild: lambda action: children.stop(action.child, action.kill),
             messages.Connected: self._on_connected,
@@ -93,6 +96,7 @@ class WorkerShell:
         }
         loop.add_machine(self.machine, self.perform)
         loop.add_machine(self.children, self.perform)
+        loop.add_machine(self._memory, self.perform)
         self._sampler = VitalsSampler(settings.beat_interval_s, self._deliver, self._pids)
 
     def start(self) -> None:

@@ -15,12 +15,14 @@ from zfarm.messages import (
     BROKEN,
     CANCELLED,
     LOST,
+    MEMORY,
     TIMEOUT,
     Action,
     Blob,
     Fate,
     InterruptChild,
     Left,
+    LimitChild,
     Report,
     StartChild,
     StopChild,
@@ -157,6 +159,8 @@ class Brood:
         for kid in self._kids.values():
             if now >= kid.stop_at:
                 self._time_out(kid)
+            elif kid.overshot is not None:
+                self._cut_short(kid, kid.overshot)
             if not kid.calls or kid.ending:
                 continue
             since = now - kid.head_since
@@ -192,6 +196,27 @@ class Brood:
             fate = self._fate(SIGKILL, 0, f"stopped after its timeout of {duty.timeout_us / 1e6:g} s")
             self._owe(duty, Report(duty.lease, TIMEOUT, duty.timeout_us, fate), b"")
         self._stop_kid(kid, kill=True)
+
+    def _cut_short(self, kid: Kid, left: Left) -> None:
+        """The running call has had too much memory in use: as if its time were over."""
+        kid.overshot = None
+        duty = kid.head()
+        if self._leases.pop(duty.lease, None) is None:
+            pass  # nobody wants it any more
+        elif duty.grace_us:
+            self._owe(duty, Report(duty.lease, CANCELLED), b"")
+        else:
+            text = (
+                f"stopped at its memory limit of {duty.memory_bytes / 1e6:.1f} MB: "
+                f"{left.peak_bytes / 1e6:.1f} MB were in use"
+            )
+            self._owe(duty, Report(duty.lease, MEMORY, 0, self._fate(SIGKILL, 0, text, left)), b"")
+        self._stop_kid(kid, kill=True)
+
+    def _lift_limit(self, kid: Kid) -> None:
+        """The call that was watched has ended."""
+        kid.limited, kid.overshot = False, None
+        self._actions.append(LimitChild(kid.number, 0))
 
     def _retire_kids(self) -> None:
         """End children that have run as many tasks as their realm allows, or that are too many."""

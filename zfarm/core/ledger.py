@@ -15,6 +15,7 @@ from zfarm.messages import (
     CANCELLED,
     ERROR,
     LOST,
+    MEMORY,
     MIXED,
     TIMEOUT,
     VALUE,
@@ -68,7 +69,7 @@ class Ledger:
         self.functions = Functions()
         self.ready: dict[str, ClientRecord] = {}  # clients with something in their queue, next one first
         # items, not batches
-        self.counts = dict.fromkeys((VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT), 0)
+        self.counts = dict.fromkeys((VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT, MEMORY), 0)
         self.retried = 0
         self.tasks = 0
         self.notes = 0
@@ -164,6 +165,8 @@ class Ledger:
         task = Task(client, number, function, setup, body, call.items, call.max_attempts)
         if call.timeout_us:
             task.timeout_us = call.timeout_us
+        if call.memory_bytes:
+            task.memory_bytes = call.memory_bytes
         client.tasks[number] = task
         task.priority = call.priority
         if not queued:
@@ -177,7 +180,7 @@ class Ledger:
         if self.journal:
             accepted = Accepted(
                 client.session, number, function.name, call.items, call.max_attempts, call.timeout_us,
-                call.priority,
+                call.priority, call.memory_bytes,
             )  # fmt: skip
             self.records.append((accepted, (function.blob, setup, body)))
             client.booked.append(number)

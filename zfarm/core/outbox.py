@@ -85,8 +85,10 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
             last_client = task.client
             owner = owners[last_client.session]
         leases.append(Lease(task.lease, owner, task.number, function, setup, task.items, task.expected_us))
-        if task.timeout_us:
-            leases[-1] = structs.replace(leases[-1], timeout_us=task.timeout_us)
+        if task.timeout_us or task.memory_bytes:
+            leases[-1] = structs.replace(
+                leases[-1], timeout_us=task.timeout_us, memory_bytes=task.memory_bytes
+            )
     worker.grants_number += 1
     if worker.repeated:
         again = [task.lease for task in tasks if task.lease in worker.repeated]

@@ -8,7 +8,6 @@ results that it left in its page.
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import time
@@ -17,8 +16,11 @@ from contextlib import ExitStack, suppress
 from math import inf
 from typing import Final
 
+from msgspec import structs
+
 from zfarm.edge import wire
-from zfarm.edge.fates import failure_of, fate_of
+from zfarm.edge.descriptors import allow_descriptors
+from zfarm.edge.fates import failure_of, fate_of, starved
 from zfarm.edge.listener import Listener, Sources
 from zfarm.edge.nursery import Forked, Gone, Nursery, Report
 from zfarm.edge.ooms import Ooms
@@ -42,7 +44,7 @@ from zfarm.settings import Settings, settings
 
 __all__ = ["Children"]
 
-_DESCRIPTORS: Final = 10_000
+_NOTHING: Final = Left()
 _PIPE_READS: Final = 16
 """Readings that certainly take all that a pipe can hold: it is smaller than what one reading may take."""
 _MUTED_LOOK_S: Final = 0.05
@@ -124,7 +126,7 @@ class Children:
         self.ooms = Ooms()
         self._closed = False
         self.deadline = inf
-        _allow_descriptors()
+        allow_descriptors()
         sources.add_source(nursery.fileno(), self._hear)
 
     # ------------------------------------------------------------ what the worker wants
@@ -230,6 +232,16 @@ class Children:
     def pids(self) -> dict[int, int]:
         """The pid of every child that has one, by its number. From any thread."""
         return {number: kid.pid for number, kid in list(self._kids.items()) if kid.pid}
+
+    def pid(self, child: int) -> int:
+        """Of a child; 0: it has none (any more)."""
+        kid = self._kids.get(child)
+        return kid.pid if kid is not None else 0
+
+    def last_words(self, child: int) -> str:
+        """The last lines that a child has written to its stderr so far."""
+        kid = self._kids.get(child)
+        return kid.tail.last_words(self._limits.stderr_kept) if kid is not None else ""
 
     def close(self) -> None:
         """Kill all children and end the nursery. Nobody is told any more."""
@@ -442,20 +454,20 @@ class Children:
             evidence = self.ooms.evidence()
             text = fate_of(report, kid.reason, kid.stopping, evidence)
             oom = evidence.text if report.signal == signal.SIGKILL and not kid.reason else ""
-            self._end(kid, report.signal, report.exit_code, text, report.peak_bytes, oom)
+            left = Left("", report.peak_bytes, oom)
+            self._end(kid, report.signal, report.exit_code, text, left)
         else:
             self._end(kid, 0, 1, failure_of(report))
 
-    def _end(
-        self, kid: _Kid, number: int, exit_code: int, text: str, peak_bytes: int = 0, oom: str = ""
-    ) -> None:
+    def _end(self, kid: _Kid, number: int, exit_code: int, text: str, left: Left = _NOTHING) -> None:
         self._drain(kid)
         while kid.tunnel_open and self._read_tunnel(kid):
             pass
         now = self._clock()
         self._report(kid, kid.page.unsent(kid.page.mark()), now)
         started = kid.page.started()
-        left = Left(kid.tail.last_words(self._limits.stderr_kept), peak_bytes, oom)
+        words = kid.tail.last_words(self._limits.stderr_kept)
+        left = structs.replace(left, stderr=words, starved=starved(words))
         self._release(kid)
         kid.tail.close()
         self._listener.child_died(kid.number, started, number, exit_code, text, now, left)
@@ -483,12 +495,3 @@ class Children:
         kid.pipe.close()
         kid.tunnel.close()
         kid.page.close()
-
-
-def _allow_descriptors() -> None:
-    """Each child takes two descriptors, and hundreds may wait for nested calls; they keep the old limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(ValueError, OSError):  # then it stays as it is
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

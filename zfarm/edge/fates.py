@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+from typing import Final
 
 from zfarm.edge.nursery import Failed, Gone
 from zfarm.edge.ooms import Evidence
 from zfarm.edge.pipe import PIPE_LOST
 
-__all__ = ["failure_of", "fate_of"]
+__all__ = ["failure_of", "fate_of", "starved"]
+
+_REFUSED: Final = re.compile(
+    r"std::bad_alloc|[cC]annot allocate memory|[oO]ut of memory|memory allocation of \d+ bytes failed"
+    r"|\bMemoryError\b|failed to allocate memory"
+)
 
 
 def fate_of(gone: Gone, reason: str, stopping: bool, evidence: Evidence) -> str:
@@ -43,3 +50,8 @@ def _memory() -> str:
 def failure_of(failed: Failed) -> str:
     """Why a child could not be started."""
     return f"could not be started: {os.strerror(failed.errno)}"
+
+
+def starved(last_words: str) -> bool:
+    """Whether these last words say that memory was refused: so C, C++, Rust and Python put it."""
+    return _REFUSED.search(last_words) is not None
