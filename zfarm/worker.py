@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Connected,
         Done,
         Items,
+        Left,
         Payload,
         Progress,
         PublishItems,
@@ -61,6 +62,7 @@ class WorkerShell:
         from zfarm import messages
         from zfarm.core.worker import Worker
         from zfarm.edge.children import Children
+        from zfarm.edge.memory import MemoryWatch
         from zfarm.edge.vitals import VitalsSampler
         from zfarm.settings import settings
 
@@ -69,6 +71,7 @@ class WorkerShell:
             secrets.token_hex(16), versions, slots, name or platform.node(), os.getpid(), now
         )
         self.children = Children(nursery, self, loop)
+        self._memory = MemoryWatch(self.children, self.machine.child_overshot)
         self.rejected: Rejected | None = None
         self._loop = loop
         self._send = send
@@ -83,6 +86,7 @@ class WorkerShell:
             messages.TakeBack: lambda action: children.take_back(action.child),
             messages.PauseChild: lambda action: children.pause(action.child, action.paused),
             messages.PublishItems: self._publish,
+            messages.LimitChild: lambda action: self._memory.limit(action.child, action.memory_bytes),
             messages.InterruptChild: lambda action: children.interrupt(action.child),
             messages.StopChild: lambda action: children.stop(action.child, action.kill),
             messages.Connected: self._on_connected,
@@ -92,6 +96,7 @@ class WorkerShell:
         }
         loop.add_machine(self.machine, self.perform)
         loop.add_machine(self.children, self.perform)
+        loop.add_machine(self._memory, self.perform)
         self._sampler = VitalsSampler(settings.beat_interval_s, self._deliver, self._pids)
 
     def start(self) -> None:
@@ -150,10 +155,10 @@ class WorkerShell:
         self.machine.child_took_back(child, started_seq, now)
 
     def child_died(
-        self, child: int, started_seq: int, signal: int, exit_code: int, text: str, now: float
+        self, child: int, started_seq: int, signal: int, exit_code: int, text: str, now: float, left: Left
     ) -> None:
         """See Worker.child_died."""
-        self.machine.child_died(child, started_seq, signal, exit_code, text, now)
+        self.machine.child_died(child, started_seq, signal, exit_code, text, now, left)
 
     def nursery_died(self, now: float) -> None:
         """The process that makes children is gone: this worker cannot go on, and its leases move to
@@ -190,7 +195,11 @@ class WorkerShell:
         return list(self.children.pids().values())
 
     def _deliver(self, vitals: Vitals) -> None:
-        self._loop.call_soon(lambda: self.machine.vitals(vitals, self._loop.now))
+        self._loop.call_soon(lambda: self._note(vitals))
+
+    def _note(self, vitals: Vitals) -> None:
+        self.machine.vitals(vitals, self._loop.now)
+        self.children.ooms.tick()
 
 
 class Publisher:

@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import chain
 from math import inf
-from typing import Any
 
 import msgspec
 
+from zfarm.core.asked import Asked
 from zfarm.core.inflow import Inflow
 from zfarm.core.machine import NOW, Indexed
 from zfarm.messages import (
@@ -76,26 +76,6 @@ Unless an outcome was large, which the broker holds until it is forgotten."""
 
 EARLIER = -1
 """In place of a Submit's number: it may or may not have arrived, so whatever the broker says of it holds."""
-
-
-class Asked(msgspec.Struct, gc=False, eq=False):
-    """One open task: all that is needed to ask for it again. Untracked by the garbage collector: there may be
-    millions, and they refer to nothing that refers back but their token, which the client's ``_tasks`` lets
-    go."""
-
-    number: int
-    token: Any
-    name: str
-    function: bytes
-    setup: bytes
-    body: Blob
-    items: int
-    max_attempts: int
-    timeout_us: int = 0
-    priority: int = 0
-    sent: int = 0  # the number of its Submit; EARLIER: one from before the last Welcome; 0: none yet
-    cancelling: bool = False
-    books: int = 0  # the books of the broker that it was first sent to, as its Welcome named them
 
 
 class Client:
@@ -177,11 +157,24 @@ class Client:
         max_attempts: int = 3,
         timeout_us: int = 0,
         priority: int = 0,
+        memory_bytes: int = 0,
     ) -> int:
         """Note a call to be run and return its task number; ``token`` comes back with its outcome."""
         number = self._next_task
         self._next_task = number + 1
-        asked = Asked(number, token, name, function, setup, body, items, max_attempts, timeout_us, priority)
+        asked = Asked(
+            number,
+            token,
+            name,
+            function,
+            setup,
+            body,
+            items,
+            max_attempts,
+            timeout_us,
+            priority,
+            memory_bytes,
+        )
         self._tasks[number] = asked
         self._unsent.append(asked)
         self.deadline = NOW
@@ -485,7 +478,7 @@ class Client:
             calls.append(
                 Call(
                     asked.number, function, setup, asked.items, asked.max_attempts, asked.timeout_us,
-                    asked.priority,
+                    asked.priority, False, asked.memory_bytes,
                 )
             )  # fmt: skip
             if asked.max_attempts == 1:

@@ -7,20 +7,26 @@ results that it left in its page.
 
 from __future__ import annotations
 
-import resource
+import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from math import inf
-from typing import Final, Protocol
+from typing import Final
+
+from msgspec import structs
 
 from zfarm.edge import wire
-from zfarm.edge.fates import failure_of, fate_of
+from zfarm.edge.descriptors import allow_descriptors
+from zfarm.edge.fates import failure_of, fate_of, starved
+from zfarm.edge.listener import Listener, Sources
 from zfarm.edge.nursery import Forked, Gone, Nursery, Report
+from zfarm.edge.ooms import Ooms
 from zfarm.edge.page import Mark, Page
 from zfarm.edge.pipe import READ_BYTES, Frames, Outbox, Reader
+from zfarm.edge.tails import Speaker, Tail
 from zfarm.edge.wire import Malformed
 from zfarm.messages import (
     Action,
@@ -28,7 +34,7 @@ from zfarm.messages import (
     Done,
     Dones,
     Emits,
-    Payload,
+    Left,
     Progress,
     Run,
     Starts,
@@ -36,68 +42,14 @@ from zfarm.messages import (
 )
 from zfarm.settings import Settings, settings
 
-__all__ = ["Children", "Listener", "Sources"]
+__all__ = ["Children"]
 
-_DESCRIPTORS: Final = 10_000
+_NOTHING: Final = Left()
 _PIPE_READS: Final = 16
 """Readings that certainly take all that a pipe can hold: it is smaller than what one reading may take."""
+_MUTED_LOOK_S: Final = 0.05
 _SETTLE_S: Final = 0.0015
 """Between the two steps of taking calls back; zfarm.edge.page says why."""
-
-
-class Sources(Protocol):
-    """What the loop offers (zfarm.edge.loop.Loop)."""
-
-    def add_source(
-        self, source: int, on_ready: Callable[[], None], on_writable: Callable[[], None] | None = None
-    ) -> None:
-        """Call ``on_ready`` when it can be read, ``on_writable`` when it can be written and is watched for
-        it."""
-
-    def watch(self, source: int, *, readable: bool = True, writable: bool = False) -> None:
-        """Say what is of interest."""
-
-    def remove_source(self, source: int) -> None:
-        """Forget it."""
-
-
-class Listener(Protocol):
-    """Who is told; the first eight are zfarm.core.worker.Worker's."""
-
-    def child_started(self, child: int, now: float) -> None:
-        """Its process exists."""
-
-    def child_reported(self, child: int, dones: list[Done], payload: Payload, now: float) -> None:
-        """These calls have ended; each is told once, in order."""
-
-    def child_starts(self, child: int, seq: int, now: float) -> None:
-        """Its call ``seq``, which has a timeout, has started."""
-
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
-        """Its call ``seq`` has emitted these items."""
-
-    def child_advanced(self, child: int, progress: Progress, now: float) -> None:
-        """Its call says how far it is."""
-
-    def child_waits(self, child: int, waiting: bool, now: float) -> None:
-        """Its call waits for other tasks, or goes on."""
-
-    def child_took_back(self, child: int, started_seq: int, now: float) -> None:
-        """Its calls after ``started_seq`` will never run."""
-
-    def child_died(
-        self, child: int, started_seq: int, signal: int, exit_code: int, text: str, now: float
-    ) -> None:
-        """It is gone; its calls after ``started_seq`` have never run."""
-
-    def tunnel_frames(self, child: int, frames: Frames) -> None:
-        """A client in this child says something."""
-
-    def tunnel_closed(self, child: int) -> None:
-        """There is no client in this child any more."""
-
-    def nursery_died(self, now: float) -> None:
-        """No child can be started any more; those that lived have been told as dead."""
 
 
 class _Kid:
@@ -119,6 +71,7 @@ class _Kid:
         "reason",
         "settle_at",
         "stopping",
+        "tail",
         "tunnel",
         "tunnel_open",
         "tunnel_outbox",
@@ -126,12 +79,15 @@ class _Kid:
         "tunnel_used",
     )
 
-    def __init__(self, number: int, pipe: socket.socket, tunnel: socket.socket, scratch: bytearray) -> None:
+    def __init__(
+        self, number: int, pipe: socket.socket, tunnel: socket.socket, tail: Tail, scratch: bytearray
+    ) -> None:
         pipe.setblocking(False)
         tunnel.setblocking(False)
         self.number = number
         self.pid = 0
         self.page = Page()
+        self.tail = tail
         self.pipe, self.tunnel = pipe, tunnel
         self.outbox, self.tunnel_outbox = Outbox(pipe), Outbox(tunnel)
         self.reader, self.tunnel_reader = Reader(scratch), Reader(scratch)
@@ -165,9 +121,12 @@ class Children:
         self._kids: dict[int, _Kid] = {}
         self._unborn: dict[int, str] = {}  # those that could not be started, and why
         self._scratch = bytearray(READ_BYTES)
+        self._speaker = Speaker()
+        self._muted: list[_Kid] = []  # they say more on stderr than is taken off us
+        self.ooms = Ooms()
         self._closed = False
         self.deadline = inf
-        _allow_descriptors()
+        allow_descriptors()
         sources.add_source(nursery.fileno(), self._hear)
 
     # ------------------------------------------------------------ what the worker wants
@@ -182,7 +141,10 @@ class Children:
                 tunnels = socket.socketpair()
                 for sock in tunnels:
                     undo.enter_context(sock)
-                kid = _Kid(child, pipes[0], tunnels[0], self._scratch)
+                stderr = os.pipe()
+                for fd in stderr:
+                    undo.callback(os.close, fd)
+                kid = _Kid(child, pipes[0], tunnels[0], Tail(stderr[0], self._speaker), self._scratch)
                 undo.pop_all()
         except OSError as error:
             self._unborn[child] = f"could not be started: {error.strerror}"
@@ -190,12 +152,14 @@ class Children:
             return
         self._kids[child] = kid
         with pipes[1], tunnels[1], suppress(OSError):  # the end of the nursery is told in its own time
-            self._nursery.fork(child, (pipes[1].fileno(), tunnels[1].fileno(), kid.page.fd))
+            self._nursery.fork(child, (pipes[1].fileno(), tunnels[1].fileno(), kid.page.fd, stderr[1]))
         kid.page.close_fd()
+        os.close(stderr[1])
         self._sources.add_source(kid.pipe.fileno(), lambda: self._hear_pipe(kid), lambda: self._flush(kid))
         self._sources.add_source(
             kid.tunnel.fileno(), lambda: self._hear_tunnel(kid), lambda: self._flush_tunnel(kid)
         )
+        self._sources.add_source(kid.tail.fd, lambda: self._hear_stderr(kid))
 
     def run(self, child: int, run: Run, payload: Sequence[Blob]) -> None:
         """Send calls to a child; a child that is gone is told as dead, with them."""
@@ -203,6 +167,8 @@ class Children:
         if kid is None:
             return
         assert kid.settle_at == inf, "calls for a child that is giving some back"
+        if kid.last_done == kid.last_seq:
+            kid.tail.forget()
         kid.last_seq = run.calls[-1].seq
         if not kid.open:
             return
@@ -267,15 +233,29 @@ class Children:
         """The pid of every child that has one, by its number. From any thread."""
         return {number: kid.pid for number, kid in list(self._kids.items()) if kid.pid}
 
+    def pid(self, child: int) -> int:
+        """Of a child; 0: it has none (any more)."""
+        kid = self._kids.get(child)
+        return kid.pid if kid is not None else 0
+
+    def last_words(self, child: int) -> str:
+        """The last lines that a child has written to its stderr so far."""
+        kid = self._kids.get(child)
+        return kid.tail.last_words(self._limits.stderr_kept) if kid is not None else ""
+
     def close(self) -> None:
         """Kill all children and end the nursery. Nobody is told any more."""
         if self._closed:
             return
         self._closed = True
         self._sources.remove_source(self._nursery.fileno())
-        for kid in list(self._kids.values()):
+        kids = list(self._kids.values())
+        for kid in kids:
             self._release(kid)
         self._nursery.close()
+        for kid in kids:
+            kid.tail.close()
+        self._speaker.close()
         self.deadline = inf
 
     # ------------------------------------------------------------ the turn
@@ -287,7 +267,13 @@ class Children:
         self.deadline = inf
         while self._unborn:
             child, text = self._unborn.popitem()
-            self._listener.child_died(child, 0, 0, 1, text, now)
+            self._listener.child_died(child, 0, 0, 1, text, now, Left())
+        if self._muted and not self._speaker.behind:
+            muted, self._muted = self._muted, []
+            for kid in muted:
+                self._watch_stderr(kid, True)
+        elif self._muted:
+            self.deadline = now + _MUTED_LOOK_S
         for kid in list(self._kids.values()):
             if kid.settle_at <= now:
                 self._settle(kid, now)
@@ -433,6 +419,20 @@ class Children:
             if kid.tunnel_used and not self._closed:
                 self._listener.tunnel_closed(kid.number)
 
+    # ------------------------------------------------------------ stderr
+
+    def _hear_stderr(self, kid: _Kid) -> None:
+        if not kid.tail.read():
+            self._watch_stderr(kid, False)  # it has closed it
+        elif self._speaker.behind:
+            self._watch_stderr(kid, False)
+            self._muted.append(kid)
+            self.deadline = min(self.deadline, self._clock() + _MUTED_LOOK_S)
+
+    def _watch_stderr(self, kid: _Kid, readable: bool) -> None:
+        if kid.number in self._kids:
+            self._sources.watch(kid.tail.fd, readable=readable)
+
     # ------------------------------------------------------------ the nursery
 
     def _hear(self) -> None:
@@ -451,19 +451,26 @@ class Children:
             kid.pid = report.pid
             self._listener.child_started(kid.number, self._clock())
         elif isinstance(report, Gone):
-            self._end(kid, report.signal, report.exit_code, fate_of(report, kid.reason, kid.stopping))
+            evidence = self.ooms.evidence()
+            text = fate_of(report, kid.reason, kid.stopping, evidence)
+            oom = evidence.text if report.signal == signal.SIGKILL and not kid.reason else ""
+            left = Left("", report.peak_bytes, oom)
+            self._end(kid, report.signal, report.exit_code, text, left)
         else:
             self._end(kid, 0, 1, failure_of(report))
 
-    def _end(self, kid: _Kid, number: int, exit_code: int, text: str) -> None:
+    def _end(self, kid: _Kid, number: int, exit_code: int, text: str, left: Left = _NOTHING) -> None:
         self._drain(kid)
         while kid.tunnel_open and self._read_tunnel(kid):
             pass
         now = self._clock()
         self._report(kid, kid.page.unsent(kid.page.mark()), now)
         started = kid.page.started()
+        words = kid.tail.last_words(self._limits.stderr_kept)
+        left = structs.replace(left, stderr=words, starved=starved(words))
         self._release(kid)
-        self._listener.child_died(kid.number, started, number, exit_code, text, now)
+        kid.tail.close()
+        self._listener.child_died(kid.number, started, number, exit_code, text, now, left)
 
     def _lose_nursery(self) -> None:
         self._sources.remove_source(self._nursery.fileno())
@@ -483,16 +490,8 @@ class Children:
         if kid.open:
             kid.open = False
             self._sources.remove_source(kid.pipe.fileno())
+        self._sources.remove_source(kid.tail.fd)
         self._close_tunnel(kid)
         kid.pipe.close()
         kid.tunnel.close()
         kid.page.close()
-
-
-def _allow_descriptors() -> None:
-    """Each child takes two descriptors, and hundreds may wait for nested calls; they keep the old limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(ValueError, OSError):  # then it stays as it is
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
