@@ -73,6 +73,8 @@ class WorkerShell:
         self.children = Children(nursery, self, loop)
         self._memory = MemoryWatch(self.children, self.machine.child_overshot)
         self.rejected: Rejected | None = None
+        self.barren = False
+        """It ends since it can start no more children."""
         self._loop = loop
         self._send = send
         self._publisher = publisher
@@ -164,6 +166,7 @@ class WorkerShell:
         """The process that makes children is gone: this worker cannot go on, and its leases move to
         others."""
         log.error("the nursery (the process that makes the children) died; this worker ends")
+        self.barren = True
         self._loop.stop()
 
     def tunnel_frames(self, child: int, frames: list[Blob]) -> None:
@@ -340,6 +343,7 @@ def main(
     Raises:
         ConfigurationError: the address or the connection file cannot be used.
         AccessDenied, VersionMismatch: the broker does not let us in.
+        FarmError: the process from which children are forked died.
     """
     from zfarm.edge.cores import usable_cores
     from zfarm.edge.security import WORKER, parse_address
@@ -364,4 +368,6 @@ def main(
     rejected = process.shell.rejected
     if rejected is not None:
         raise FarmError.named(rejected.code, rejected.text)
+    if process.shell.barren:
+        raise FarmError("the worker ends since the process died that starts its children: start it anew")
     return 0
