@@ -162,6 +162,10 @@ class WorkerShell:
         """See Worker.child_died."""
         self.machine.child_died(child, started_seq, signal, exit_code, text, now, left)
 
+    def child_unborn(self, child: int, text: str, now: float) -> None:
+        """See Worker.child_unborn."""
+        self.machine.child_unborn(child, text, now)
+
     def nursery_died(self, now: float) -> None:
         """The process that makes children is gone: this worker cannot go on, and its leases move to
         others."""

@@ -20,7 +20,7 @@ from msgspec import structs
 
 from zfarm.edge import wire
 from zfarm.edge.descriptors import allow_descriptors
-from zfarm.edge.fates import failure_of, fate_of, starved
+from zfarm.edge.fates import failure_of, fate_of, starved, unborn
 from zfarm.edge.listener import Listener, Sources
 from zfarm.edge.nursery import Forked, Gone, Nursery, Report
 from zfarm.edge.ooms import Ooms
@@ -147,7 +147,7 @@ class Children:
                 kid = _Kid(child, pipes[0], tunnels[0], Tail(stderr[0], self._speaker), self._scratch)
                 undo.pop_all()
         except OSError as error:
-            self._unborn[child] = f"could not be started: {error.strerror}"
+            self._unborn[child] = unborn(error.errno or 0)
             self.deadline = -inf
             return
         self._kids[child] = kid
@@ -267,7 +267,7 @@ class Children:
         self.deadline = inf
         while self._unborn:
             child, text = self._unborn.popitem()
-            self._listener.child_died(child, 0, 0, 1, text, now, Left())
+            self._listener.child_unborn(child, text, now)
         if self._muted and not self._speaker.behind:
             muted, self._muted = self._muted, []
             for kid in muted:
@@ -457,7 +457,9 @@ class Children:
             left = Left("", report.peak_bytes, oom)
             self._end(kid, report.signal, report.exit_code, text, left)
         else:
-            self._end(kid, 0, 1, failure_of(report))
+            self._release(kid)
+            kid.tail.close()
+            self._listener.child_unborn(kid.number, failure_of(report), self._clock())
 
     def _end(self, kid: _Kid, number: int, exit_code: int, text: str, left: Left = _NOTHING) -> None:
         self._drain(kid)
