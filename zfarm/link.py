@@ -330,7 +330,7 @@ class Link:
         terms = terms or PLAIN
         number = self._machine.submit(
             token, name, function, setup, body, items, terms.max_attempts, terms.timeout_us,
-            terms.priority, terms.memory_bytes,
+            terms.priority, terms.memory_bytes, terms.demand,
         )  # fmt: skip
         token._task = number
         self._open[number] = token

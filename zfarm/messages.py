@@ -55,6 +55,13 @@ class Versions(Message):
     python: str
 
 
+class Demand(Message):
+    """What a call takes from its worker while it runs, in thousandths, and which labels that must have."""
+
+    resources: tuple[tuple[str, int], ...] = ()
+    labels: tuple[str, ...] = ()
+
+
 class Call(Message):
     """One call as a client asks for it. ``function`` and ``setup`` are indices into the message's payload
     parts."""
@@ -68,6 +75,7 @@ class Call(Message):
     priority: int = 0  # among the tasks of its client: higher ones first
     begun: bool = False  # at most once, and an earlier broker may have let it begin: not to be granted again
     memory_bytes: int = 0  # that its child may have in use while it runs; 0: no limit
+    demand: int = 0  # the place in Submit.demands, from 1; 0: it runs anywhere
 
 
 class Lease(Message):
@@ -82,6 +90,7 @@ class Lease(Message):
     expected_us: int = 0  # measured run time of such calls; 0: not known yet
     timeout_us: int = 0  # as in Call
     memory_bytes: int = 0  # as in Call
+    demand: int = 0  # the place in Grants.demands, from 1
 
 
 class Held(Message):
@@ -91,6 +100,7 @@ class Held(Message):
     owner: str
     task: int
     started: bool = False
+    takes: tuple[tuple[str, int], ...] = ()  # of the worker's resources, in thousandths; none once it ended
 
 
 class Fate(Message):
@@ -223,6 +233,7 @@ class Submit(Message, tag="submit"):
     setups: int
     forgets: list[int] = []  # as in Forget, which need not be said for itself then
     number: int = 0  # counts the Submits of this client
+    demands: list[Demand] = []
 
 
 class Cancel(Message, tag="cancel"):
@@ -448,6 +459,8 @@ class Join(Message, tag="join"):
     host: str
     pid: int
     held: list[Held] = []
+    resources: dict[str, int] = {}  # what it has for its calls, in thousandths
+    labels: list[str] = []
 
 
 class Beat(Message, tag="beat"):
@@ -551,6 +564,7 @@ class Grants(Message, tag="grants"):
     owners: list[str]
     functions: int
     setups: int
+    demands: list[Demand] = []
 
 
 class Revoke(Message, tag="revoke"):
@@ -707,6 +721,7 @@ class Accepted(Message, tag="accepted"):
     timeout_us: int = 0
     priority: int = 0
     memory_bytes: int = 0
+    demand: Demand | None = None
 
 
 class Struck(Message, tag="struck"):

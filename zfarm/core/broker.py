@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec import structs
 
-from zfarm.core import dispatch, pictures
+from zfarm.core import dispatch, pictures, placing
 from zfarm.core.aside import Aside
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.greeting import LOCAL, book_key
@@ -143,7 +143,7 @@ class Broker(Reception):
         for client in self.clients.values():
             if self.parked:
                 client.sort_out()
-            client.held = bool(client.queue)
+            client.held = bool(client.queue or client.lines)
             client.ended = []  # it will ask
         self.touched.clear()
         self._hold_until = now + self.limits.restart_hold_s
@@ -162,7 +162,9 @@ class Broker(Reception):
             self._sweep_at = now + self.limits.beat_interval_s / 2
         if self.parked:
             self.unpark(now)
-        if self.ready and self.workers:
+        if self.choosy and self.workers:
+            placing.place(self, now)
+        elif self.ready and self.workers:
             dispatch.dispatch(self, now)
         for peer in self._strangers:
             self._send(peer, Stranger())
@@ -198,8 +200,11 @@ class Broker(Reception):
             worker.heard_at = now
             return  # said again while the Welcome is on its way: the link is in order, so it will arrive
         if worker is None:
-            worker = WorkerRecord(key, peer, message.slots, message.host, message.pid, now)
+            worker = WorkerRecord(
+                key, peer, message.slots, message.host, message.pid, now, message.resources, message.labels
+            )
             self.workers[key] = worker
+            self.crew += 1
             self.tell("info", f"worker {worker.short_name} joined with {worker.slots} slots")
         else:
             worker.room = message.slots
@@ -315,6 +320,7 @@ class Broker(Reception):
     def _drop_worker(self, worker: WorkerRecord, why: str) -> None:
         """Forget a worker; its leases are void, and their tasks lose an attempt."""
         del self.workers[worker.session]
+        self.crew += 1
         if worker.peer is not None:
             del self.peers[worker.peer]
         self.touched.pop(id(worker), None)
@@ -331,8 +337,7 @@ class Broker(Reception):
             self._hold_until = 0.0
             for client in self.clients.values():
                 client.held = False
-                if client.queue:
-                    self.make_ready(client)
+                self.make_ready(client)
         for worker in self.workers.values():
             if worker.thanks:
                 self.touch(worker)

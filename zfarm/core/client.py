@@ -17,7 +17,7 @@ from math import inf
 
 import msgspec
 
-from zfarm.core.asked import Asked
+from zfarm.core.asked import EARLIER, Asked
 from zfarm.core.inflow import Inflow
 from zfarm.core.machine import NOW, Indexed
 from zfarm.messages import (
@@ -36,6 +36,7 @@ from zfarm.messages import (
     Call,
     Cancel,
     Connected,
+    Demand,
     Echo,
     Ended,
     Fate,
@@ -72,10 +73,6 @@ FORGETS_AT_ONCE = 256
 """Forgets wait for something to travel with, or for the next beat: alone they would wake the broker for
 nothing.
 Unless an outcome was large, which the broker holds until it is forgotten."""
-
-
-EARLIER = -1
-"""In place of a Submit's number: it may or may not have arrived, so whatever the broker says of it holds."""
 
 
 class Client:
@@ -158,6 +155,7 @@ class Client:
         timeout_us: int = 0,
         priority: int = 0,
         memory_bytes: int = 0,
+        demand: Demand | None = None,
     ) -> int:
         """Note a call to be run and return its task number; ``token`` comes back with its outcome."""
         number = self._next_task
@@ -174,6 +172,7 @@ class Client:
             timeout_us,
             priority,
             memory_bytes,
+            demand,
         )
         self._tasks[number] = asked
         self._unsent.append(asked)
@@ -446,6 +445,7 @@ class Client:
         setups: Indexed[bytes] = Indexed()
         names: list[str] = []
         calls: list[Call] = []
+        demands: Indexed[Demand] = Indexed()
         bodies: list[Blob] = []
         unsent = self._unsent
         tasks = self._tasks
@@ -485,9 +485,11 @@ class Client:
                 if self._may_have_begun(asked):
                     calls[-1] = msgspec.structs.replace(calls[-1], begun=True)
                 asked.books = asked.books or books
+            if asked.demand is not None:
+                calls[-1] = msgspec.structs.replace(calls[-1], demand=demands[asked.demand] + 1)
             bodies.append(body)
         if calls:
             payload: list[Blob] = [*(blob for blob, _ in functions), *setups, *bodies]
             self._submits += 1
-            submit = Submit(calls, names, len(setups), self._take_forgets(), self._submits)
+            submit = Submit(calls, names, len(setups), self._take_forgets(), self._submits, list(demands))
             actions.append(Send(BROKER, submit, payload))

@@ -11,7 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
@@ -81,9 +81,13 @@ class Worker(Brood):
         pid: int,
         now: float,
         limits: Settings = settings,
+        resources: dict[str, int] | None = None,
+        labels: Sequence[str] = (),
     ) -> None:
-        super().__init__(slots, host, pid, limits)
+        """``resources`` are what there is for calls that demand some, in thousandths."""
+        super().__init__(slots, host, pid, limits, resources)
         self.session = session
+        self.labels = list(labels)
         self.deadline = NOW
         self._versions = versions
         self._joined = False
@@ -254,7 +258,7 @@ class Worker(Brood):
             self._watch_kids(now)
             if self._draining:
                 self._drain_more()
-            if self._queue:
+            if self._queue or self._short:
                 self._feed(now)
             self._retire_kids()
             if not self._joined:
@@ -272,7 +276,7 @@ class Worker(Brood):
 
     def check(self) -> None:
         """Every lease is in the queue or with one child; busy children that do not wait fit the slots."""
-        places = [duty.lease for duty in self._queue]
+        places = [duty.lease for duty in (*self._queue, *self._short)]
         for kid in self._kids.values():
             places.extend(duty.lease for duty in kid.duties() if duty.lease in self._leases)
             assert kid.expected_us == sum(duty.expected_us for duty in kid.duties())
@@ -330,6 +334,8 @@ class Worker(Brood):
             if lease.timeout_us or lease.memory_bytes:  # alone, like a call of which nothing is known
                 duty.timeout_us, duty.memory_bytes = lease.timeout_us, lease.memory_bytes
                 duty.expected_us = 0
+            if lease.demand:
+                duty.takes, duty.expected_us = message.demands[lease.demand - 1].resources, 0
             leases[number] = duty
             self._queue.append(duty)
 
@@ -346,6 +352,7 @@ class Worker(Brood):
                 duty.revoked = True
                 duty.grace_us = message.grace_us
             if duty.kid is None:
+                self._end_shortage()
                 self._queue.remove(duty)
                 self._take_home(duty, now)
             else:
@@ -386,9 +393,11 @@ class Worker(Brood):
         if now < self._join_at:
             return
         self._join_at = now + self._limits.beat_interval_s
-        held = [Held(d.lease, d.owner, d.task, d.kid is not None) for d in self._leases.values()]
+        held = [Held(d.lease, d.owner, d.task, d.kid is not None, d.takes) for d in self._leases.values()]
         held += [Held(lease, owed.owner, owed.task, True) for lease, owed in self._owed.items()]
-        join = Join(self.session, self._versions, self.slots, self._host, self._pid, held)
+        join = Join(
+            self.session, self._versions, self.slots, self._host, self._pid, held, self.resources, self.labels
+        )
         self._actions.append(Send(BROKER, join))
 
     def _room(self) -> int:

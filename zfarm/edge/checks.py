@@ -6,65 +6,31 @@ Malformed with a reason. CHECKS has one entry per message of every direction; a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Sized
-from math import isfinite
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
 from zfarm import messages as m
-from zfarm.errors import ProtocolError
+from zfarm.edge.bounds import (
+    AMOUNT_MAX,
+    COUNT_MAX,
+    NAME_MAX,
+    RESOURCES_MAX,
+    SESSION_MAX,
+    TASK_NUMBER_MAX,
+    Malformed,
+)
+from zfarm.edge.bounds import blobs as _blobs
+from zfarm.edge.bounds import listed as _listed
+from zfarm.edge.bounds import name as _name
+from zfarm.edge.bounds import number as _number
+from zfarm.edge.bounds import numbers as _numbers
+from zfarm.edge.bounds import real as _real
 from zfarm.settings import settings
 
 __all__ = ["CHECKS", "NAME_MAX", "Check", "Malformed"]
 
-NUMBER_MAX: Final = 2**63 - 1
-"""Of task numbers, lease ids and counters: what a signed 64-bit integer holds."""
-TASK_NUMBER_MAX: Final = 2**40 - 1
-"""Of a client: a journal has room for no more."""
-COUNT_MAX: Final = 2**31 - 1
-"""Of items, attempts, slots, channels and pids."""
-NAME_MAX: Final = 1024
-"""Characters of a host or function name, and of a session with its principal."""
-SESSION_MAX: Final = 256
-"""Characters of a session."""
-
-
-class Malformed(ProtocolError, ValueError):
-    """What a peer sent is no message of its direction; the text says why."""
-
-
 Check = Callable[[Any, int], None]
-
-
-def _blobs(message: object, blobs: int, expected: int) -> None:
-    if blobs != expected:
-        raise Malformed(f"{type(message).__name__} with {blobs} blobs, {expected} expected")
-
-
-def _listed(what: str, values: Sized, most: int) -> None:
-    if len(values) > most:
-        raise Malformed(f"{len(values)} {what}, at most {most} allowed")
-
-
-def _number(what: str, value: int, most: int = NUMBER_MAX, least: int = 0) -> None:
-    if not least <= value <= most:
-        raise Malformed(f"{what} is {value}, not within {least} to {most}")
-
-
-def _numbers(what: str, values: Sequence[int], most: int = NUMBER_MAX, least: int = 0) -> None:
-    if values and (min(values) < least or max(values) > most):
-        raise Malformed(f"{what} from {min(values)} to {max(values)}, not within {least} to {most}")
-
-
-def _real(what: str, *values: float) -> None:
-    if not all(map(isfinite, values)):
-        raise Malformed(f"{what} is not a finite number")
-
-
-def _name(what: str, *values: str, most: int = NAME_MAX) -> None:
-    for value in values:
-        if len(value) > most:
-            raise Malformed(f"{what} has {len(value)} characters, at most {most} allowed")
 
 
 def _versions(versions: m.Versions) -> None:
@@ -73,6 +39,24 @@ def _versions(versions: m.Versions) -> None:
 
 
 # ---------------------------------------------------------------- messages of calls and outcomes
+
+
+def _amounts(what: str, amounts: Iterable[tuple[str, int]]) -> None:
+    listed = list(amounts)
+    _listed(what, listed, RESOURCES_MAX)
+    names = [name for name, _ in listed]
+    _name("a resource", *names)
+    if len(set(names)) < len(names):
+        raise Malformed(f"{what} that name one twice")
+    _numbers(what, [amount for _, amount in listed], AMOUNT_MAX)
+
+
+def _demands(demands: Sequence[m.Demand]) -> None:
+    _listed("demands", demands, settings.batch_calls_max)
+    for demand in demands:
+        _amounts("resources", demand.resources)
+        _listed("labels", demand.labels, RESOURCES_MAX)
+        _name("a label", *demand.labels)
 
 
 def _submit(message: m.Submit, blobs: int) -> None:
@@ -87,16 +71,25 @@ def _submit(message: m.Submit, blobs: int) -> None:
     _number("number", message.number)
     _numbers("tasks", [call.task for call in calls], TASK_NUMBER_MAX)
     # the other columns of a batch are nearly constant: their few distinct values are what is checked
+    _demands(message.demands)
     kinds = set(
         map(
             attrgetter(
-                "function", "setup", "items", "max_attempts", "timeout_us", "priority", "memory_bytes"
+                "function",
+                "setup",
+                "items",
+                "max_attempts",
+                "timeout_us",
+                "priority",
+                "memory_bytes",
+                "demand",
             ),
             calls,
         )
     )
-    for function, setup, items, max_attempts, timeout_us, priority, memory_bytes in kinds:
+    for function, setup, items, max_attempts, timeout_us, priority, memory_bytes, demand in kinds:
         _number("memory_bytes", memory_bytes)
+        _number("demand", demand, len(message.demands))
         _number("function", function, functions - 1)
         _number("setup", setup, setups - 1)
         _number("items", items, COUNT_MAX)
@@ -115,9 +108,12 @@ def _grants(message: m.Grants, blobs: int) -> None:
     _name("an owner", *owners)
     _numbers("leases", [lease.lease for lease in leases])
     _numbers("tasks", [lease.task for lease in leases])
-    terms = attrgetter("owner", "function", "setup", "items", "expected_us", "timeout_us", "memory_bytes")
-    for owner, function, setup, items, expected_us, timeout_us, memory_bytes in set(map(terms, leases)):
+    _demands(message.demands)
+    columns = "owner", "function", "setup", "items", "expected_us", "timeout_us", "memory_bytes", "demand"
+    kinds = set(map(attrgetter(*columns), leases))
+    for owner, function, setup, items, expected_us, timeout_us, memory_bytes, demand in kinds:
         _number("memory_bytes", memory_bytes)
+        _number("demand", demand, len(message.demands))
         _number("owner", owner, len(owners) - 1)
         _number("function", function, functions - 1)
         _number("setup", setup, setups - 1)
@@ -302,6 +298,8 @@ def _held(held: Sequence[m.Held]) -> None:
     _numbers("leases", [one.lease for one in held])
     _numbers("tasks", [one.task for one in held])
     _name("an owner", *(one.owner for one in held))
+    for takes in {one.takes for one in held if one.takes}:
+        _amounts("resources", takes)
 
 
 def _join(message: m.Join, blobs: int) -> None:
@@ -311,6 +309,9 @@ def _join(message: m.Join, blobs: int) -> None:
     _name("a host", message.host)
     _numbers("slots and pid", (message.slots, message.pid), COUNT_MAX)
     _held(message.held)
+    _amounts("resources", message.resources.items())
+    _listed("labels", message.labels, RESOURCES_MAX)
+    _name("a label", *message.labels)
 
 
 def _beat(message: m.Beat, blobs: int) -> None:
