@@ -288,6 +288,19 @@ class Look(Message, tag="look"):
     tasks_max: int = 200
 
 
+class Why(Message, tag="why"):
+    """Client or monitor -> broker: why is this task where it is? Answered with Reason; needs no Hello.
+
+    It is the asker's own, unless ``others``: then ``owner`` names its client as pictures do; empty: whoever
+    has it.
+    """
+
+    number: int
+    task: int
+    owner: str = ""
+    others: bool = False
+
+
 # ---------------------------------------------------------------- broker -> client
 
 
@@ -370,6 +383,18 @@ class Echo(Message, tag="echo"):
     slots: int = 0
 
 
+class Reason(Message, tag="reason"):
+    """Broker -> client, answer to Why: why this task is where it is, in a word that stays and a sentence.
+    ``number`` 0: nobody has asked, and no worker can run such tasks."""
+
+    number: int
+    task: int
+    code: str
+    text: str
+    name: str = ""
+    owner: str = ""
+
+
 class TaskPicture(Message):
     """One running task as dashboards show it."""
 
@@ -445,6 +470,7 @@ class Picture(Message, tag="picture"):
     queue: dict[str, int]  # function name -> queued tasks, the largest first, a few
     versions: Versions | None = None  # of the broker
     refusals: dict[str, int] = {}  # what was refused and how often, by the name of the limit or rule
+    unmet: dict[str, int] = {}  # what no worker has, and how many tasks wait for it
 
 
 # ---------------------------------------------------------------- worker -> broker
@@ -471,6 +497,7 @@ class Beat(Message, tag="beat"):
     held: list[int]
     room: int
     vitals: Vitals | None = None
+    waiting: list[int] = []  # those whose calls wait for nested ones
 
 
 class Reports(Message, tag="reports"):
@@ -531,6 +558,7 @@ class Room(Message, tag="room"):
     calls)."""
 
     room: int
+    waiting: list[int] = []  # as in Beat
 
 
 class Leave(Message, tag="leave"):
@@ -647,10 +675,13 @@ class Waits(Message, tag="waits"):
 
 # ---------------------------------------------------------------- the unions, one per direction
 
-FromClient: TypeAlias = Hello | Attach | Submit | Cancel | Ask | Forget | Pulse | Listen | Fetch | Bye | Look
+FromMonitor: TypeAlias = Look | Why
+FromClient: TypeAlias = (
+    Hello | Attach | Submit | Cancel | Ask | Forget | Pulse | Listen | Fetch | Bye | Look | Why
+)
 ToClient: TypeAlias = (
     Welcome | Stranger | Refused | Attached | Booked | Ended | Began | Unknown | Echo | Picture
-    | Streams | Items | Sent | Progress
+    | Streams | Items | Sent | Progress | Reason
 )  # fmt: skip
 FromWorker: TypeAlias = (
     Join | Beat | Reports | Return | Began | Room | Leave | Tunnel | TunnelClosed
@@ -675,6 +706,7 @@ class FarmNote(Message, tag="farm"):
     running: list[TaskPicture]
     queue: dict[str, int]
     clients: list[ClientPicture]
+    unmet: dict[str, int] = {}  # as in Picture
 
 
 class WorkersNote(Message, tag="workers"):
@@ -872,6 +904,12 @@ class Missed(Action):
     attempt: int
     first: int
     last: int
+
+
+class Explained(Action):
+    """Client: the broker says why a task is where it is; ``reason`` is what it said."""
+
+    reason: Any
 
 
 class StreamOver(Action):

@@ -486,7 +486,7 @@ class Books(Readers, Promptness):
         self._prompt(what, task)
         self.waits_no_more(task)
         self.busy += 1
-        run = Run(task, worker, child.number, farm.now)
+        child.running = run = Run(task, worker, child.number, farm.now)
         task.runs.append(run)
         self.unstarted.get(worker.session, set()).discard(task.token)
         if len(task.runs) > 1:

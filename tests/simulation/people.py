@@ -245,6 +245,8 @@ class Person:
             task.flaky = rng.choice((0.5, 0.9))
         if mix.choosy_share:
             self.choose(task)
+            delay = rng.choice((0.001, 0.1, 3.0)) * rng.random()
+            farm.after(delay, partial(self.client.hand, "why", task))
         self.tasks.append(task)
         self.client.hand("submit", task)
         if mix.stream_share:

@@ -9,12 +9,15 @@ if TYPE_CHECKING:
     from tests.simulation.children import Child
     from tests.simulation.farm import Farm
     from tests.simulation.people import Task
+    from tests.simulation.processes import ClientProcess
+    from zfarm.messages import Reason
 
 
 class Placement:
     """Who runs what, as an onlooker sees it."""
 
     farm: Farm
+    numbers: dict[tuple[str, int], Task]
     choosy: dict[int, Task]
     """Tasks that have neither started nor ended, and do not run anywhere."""
     _able_since: float | None
@@ -34,6 +37,22 @@ class Placement:
             if taken == has and len(demands) > 1:
                 self.farm.story.probe("a resource is shared out to the last bit")
         self.farm.story.probe("a call that does not run anywhere")
+
+    def explained(self, client: ClientProcess, reason: Reason) -> None:
+        """The broker says why a task is where it is: no more than what may be so."""
+        task = self.farm.tasks.get(reason.number)
+        if task is None:  # nobody has asked: so it is said of tasks that no worker can run
+            assert not reason.number, f"an answer to no question: {reason}"
+            task = self.numbers[client.session, reason.task]
+        what = f"task {task.token} is said to be: {reason.code} ({reason.text})"
+        known = {"running": task.sent, "behind": task.demand is None, "resources": task.demand is not None}
+        own = self.numbers.get((client.session, reason.task)) is task
+        assert own, what
+        assert known.get(reason.code, True), what
+        assert reason.code != "ambiguous", what
+        if self.farm.mix.calm and self.farm.now > 1.0:
+            assert reason.code not in ("unmet", "no-workers", "restart", "in-doubt"), what
+        self.farm.story.probe(f"why: {reason.code}")
 
     def judge_choosy(self) -> None:
         """What does not run anywhere does not wait for long beside a worker that could run it now either."""

@@ -341,6 +341,8 @@ class ClientProcess(Process):
             task = entry[1]
             if not task.reader.over and not self.machine.listen(task.number):
                 self.farm.books.stream_forgotten(task)
+        elif kind == "why":
+            self.machine.why(entry[1].token, entry[1].number)
         elif kind == "unlisten":
             self.machine.unlisten(entry[1].number)
         elif kind == "took":
@@ -375,6 +377,8 @@ class ClientProcess(Process):
             task = farm.tasks[action.token]
             farm.books.missed(task, action)
             self.hand("took", task, action.attempt, action.last)
+        elif isinstance(action, m.Explained):
+            farm.books.explained(self, action.reason)
         elif isinstance(action, m.StreamOver):
             farm.books.stream_over(farm.tasks[action.token])
         elif isinstance(action, m.Running):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from zfarm.messages import Blob, Demand
+from zfarm.messages import Blob, Call, Demand
 
 __all__ = ["EARLIER", "Asked"]
 
@@ -34,3 +34,10 @@ class Asked(msgspec.Struct, gc=False, eq=False):
     sent: int = 0  # the number of its Submit; EARLIER: one from before the last Welcome; 0: none yet
     cancelling: bool = False
     books: int = 0  # the books of the broker that it was first sent to, as its Welcome named them
+
+    def call(self, function: int, setup: int) -> Call:
+        """What a Submit says of it."""
+        return Call(
+            self.number, function, setup, self.items, self.max_attempts, self.timeout_us, self.priority,
+            False, self.memory_bytes,
+        )  # fmt: skip

@@ -272,6 +272,7 @@ class WorkerRecord:
         "thank_now",
         "thanks",
         "vitals",
+        "waiting",
     )
 
     def __init__(
@@ -309,6 +310,7 @@ class WorkerRecord:
         self.suspects: dict[tuple[str, int], None] = {}  # tasks that died here since one ended well
         self.aside_until = 0.0  # it is granted nothing until then; 0: it is not set aside
         self.vitals = Vitals()
+        self.waiting: frozenset[int] = frozenset()  # leases whose calls wait for nested ones
         self.granted: list[Task] = []
         self.revokes: list[int] = []
         self.stops: list[int] = []

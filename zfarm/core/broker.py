@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec import structs
 
-from zfarm.core import dispatch, pictures, placing
+from zfarm.core import dispatch, pictures, placing, why
 from zfarm.core.aside import Aside
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.greeting import LOCAL, book_key
@@ -61,6 +61,7 @@ from zfarm.messages import (
     Stranger,
     Streams,
     Versions,
+    Why,
 )
 from zfarm.settings import Settings, settings
 
@@ -84,7 +85,7 @@ class Broker(Reception):
         self._note_at = inf
         self._sweep_at = now + limits.beat_interval_s
         self._late_sweeps = 0  # in a row
-        self._hold_until = 0.0
+        self.hold_until = 0.0
         self._from_worker: dict[type, Handler] = {
             Beat: self._on_beat,
             Reports: self._on_reports,
@@ -117,6 +118,10 @@ class Broker(Reception):
             self._on_attach(peer, message, now, principal)  # type: ignore[arg-type]
         elif kind is Look:
             self._send(peer, pictures.picture(self, now, message.tasks_max, principal))  # type: ignore[attr-defined]
+        elif kind is Why:
+            if peer in self.peers:
+                self.peers[peer].heard_at = now
+            self._send(peer, why.answer(self, peer, message, now, principal))  # type: ignore[arg-type]
         else:
             record = self.peers.get(peer)
             if record is None:
@@ -146,7 +151,7 @@ class Broker(Reception):
             client.held = bool(client.queue or client.lines)
             client.ended = []  # it will ask
         self.touched.clear()
-        self._hold_until = now + self.limits.restart_hold_s
+        self.hold_until = now + self.limits.restart_hold_s
 
     def watch(self, watched: bool, now: float) -> None:
         """Somebody subscribes to notes, or nobody does."""
@@ -228,6 +233,7 @@ class Broker(Reception):
 
     def _on_beat(self, worker: WorkerRecord, message: Beat, payload: Payload, now: float) -> None:
         worker.room = 0 if worker.draining else message.room
+        worker.waiting = frozenset(message.waiting)
         if message.vitals is not None:
             worker.vitals = message.vitals
         held = set(message.held)
@@ -309,6 +315,7 @@ class Broker(Reception):
 
     def _on_room(self, worker: WorkerRecord, message: Room, payload: Payload, now: float) -> None:
         worker.room = message.room
+        worker.waiting = frozenset(message.waiting)
         worker.draining = message.room == 0
 
     def _on_leave(self, worker: WorkerRecord, message: Leave, payload: Payload, now: float) -> None:
@@ -333,8 +340,8 @@ class Broker(Reception):
 
     def _sweep(self, now: float) -> None:
         limits = self.limits
-        if self._hold_until and now >= self._hold_until:
-            self._hold_until = 0.0
+        if self.hold_until and now >= self.hold_until:
+            self.hold_until = 0.0
             for client in self.clients.values():
                 client.held = False
                 self.make_ready(client)
@@ -347,6 +354,8 @@ class Broker(Reception):
             self._lose_silent(now)  # else we were away ourselves: first hear what they have said meanwhile
         self.orphans.sweep(now)
         self.aside.sweep(now)
+        if self.choosy:
+            why.warn_unmet(self, now)
 
     def _lose_silent(self, now: float) -> None:
         limits = self.limits

@@ -406,6 +406,9 @@ class Worker(Brood):
         waiting = sum(1 for kid in self._kids.values() if kid.waiting and kid.calls)
         return self.slots + min(waiting, self._limits.blocked_children_max)
 
+    def _waiting(self) -> list[int]:
+        return [kid.head().lease for kid in self._kids.values() if kid.waiting and kid.calls]
+
     def _flush(self, now: float) -> None:
         limits = self._limits
         send = self._actions.append
@@ -431,7 +434,7 @@ class Worker(Brood):
         room = self._room()
         if room != self._room_told:
             self._room_told = room
-            send(Send(BROKER, Room(room=room)))
+            send(Send(BROKER, Room(room, self._waiting())))
         if self._draining and not (self._leases or self._owed or self._outflow.wanted):
             self._over = True
             send(Send(BROKER, Leave()))
@@ -439,7 +442,7 @@ class Worker(Brood):
         elif now >= self._beat_at:
             self._beat_at = now + limits.beat_interval_s
             held = [*self._leases, *self._owed]
-            send(Send(BROKER, Beat(seen=self._seen, held=held, room=room, vitals=self._vitals)))
+            send(Send(BROKER, Beat(self._seen, held, room, self._vitals, self._waiting())))
             self._vitals = None
 
     def _next_deadline(self) -> float:

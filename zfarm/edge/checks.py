@@ -72,21 +72,8 @@ def _submit(message: m.Submit, blobs: int) -> None:
     _numbers("tasks", [call.task for call in calls], TASK_NUMBER_MAX)
     # the other columns of a batch are nearly constant: their few distinct values are what is checked
     _demands(message.demands)
-    kinds = set(
-        map(
-            attrgetter(
-                "function",
-                "setup",
-                "items",
-                "max_attempts",
-                "timeout_us",
-                "priority",
-                "memory_bytes",
-                "demand",
-            ),
-            calls,
-        )
-    )
+    terms = "max_attempts", "timeout_us", "priority", "memory_bytes", "demand"
+    kinds = set(map(attrgetter("function", "setup", "items", *terms), calls))
     for function, setup, items, max_attempts, timeout_us, priority, memory_bytes, demand in kinds:
         _number("memory_bytes", memory_bytes)
         _number("demand", demand, len(message.demands))
@@ -320,8 +307,14 @@ def _beat(message: m.Beat, blobs: int) -> None:
     _number("room", message.room, COUNT_MAX)
     _listed("held leases", message.held, settings.held_max)
     _numbers("leases", message.held)
+    _waiting(message.waiting)
     if message.vitals is not None:
         _vitals(message.vitals)
+
+
+def _waiting(leases: Sequence[int]) -> None:
+    _listed("leases that wait", leases, settings.held_max)
+    _numbers("leases", leases)
 
 
 def _vitals(v: m.Vitals) -> None:
@@ -333,6 +326,7 @@ def _vitals(v: m.Vitals) -> None:
 def _room(message: m.Room, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _number("room", message.room, COUNT_MAX)
+    _waiting(message.waiting)
 
 
 def _tunnel(message: m.Tunnel, blobs: int) -> None:
@@ -412,6 +406,19 @@ def _running(running: Iterable[m.TaskPicture]) -> None:
     _real("a task's age", *(task.age_s for task in running))
 
 
+def _why(message: m.Why, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _numbers("number and task", (message.number, message.task))
+    _name("an owner", message.owner)
+
+
+def _reason(message: m.Reason, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _numbers("number and task", (message.number, message.task))
+    _name("a code, name or owner", message.code, message.name, message.owner)
+    _name("a reason", message.text, most=settings.text_bytes_max)
+
+
 def _picture(message: m.Picture, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _real("the uptime", message.farm.uptime_s)
@@ -440,6 +447,8 @@ CHECKS: Final[dict[type, Check]] = {
     m.Pulse: _pulse,
     m.Bye: _nothing,
     m.Look: _look,
+    m.Why: _why,
+    m.Reason: _reason,
     m.Welcome: _welcome,
     m.Stranger: _nothing,
     m.Refused: _refused,

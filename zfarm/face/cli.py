@@ -263,6 +263,26 @@ def status(address: str | None, connection: Path | None, as_json: bool) -> int:
 
 
 @command.command()
+@click.argument("task", metavar="TASK")
+@_address_argument
+@_connection_option
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object, for programs; its names stay (see `pydoc zfarm.face.why`).",
+)
+def why(task: str, address: str | None, connection: Path | None, as_json: bool) -> int:
+    """Tell why a task is where it is: TASK is CLIENT/NUMBER as `zfarm status` shows them, or NUMBER alone.
+
+    Ends with 1 if the farm does not know the task.
+    """
+    import zfarm.face.why
+
+    return zfarm.face.why.main(task, address, connection, as_json)
+
+
+@command.command()
 @_address_argument
 @_connection_option
 @click.option("--once", is_flag=True, help="Print one picture and leave; so it is without a terminal.")
