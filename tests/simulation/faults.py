@@ -183,8 +183,9 @@ def _let_choose(mix: Mix) -> None:
     if rng.random() < 0.2:  # one gpu for all, and calls that are stopped while they have it
         mix.stocks = {name: ({"gpu": 1000}, ()) for name in mix.slots}
         mix.slots = dict.fromkeys(mix.slots, 4)
-        mix.waves, mix.choosy_share = ("long", "middling"), 0.8
-        mix.cancel_share = mix.force_share = 0.6
+        mix.waves, mix.waves_max, mix.wave_gap_s = ("long", "middling"), 4, 0.1
+        mix.choosy_share, mix.cancel_share, mix.force_share = 0.9, 0.8, 1.0
+        mix.clients, mix.realms, mix.deadly_share, mix.timeout_share = 2, (1,), 0.0, 0.0
 
 
 def _let_flow(mix: Mix) -> None:
