@@ -149,7 +149,9 @@ class Reception(Ledger):
                     self.show(known)
                 elif self.journal:
                     client.booked.append(call.task)
-            elif not call.begun and (full := self._full(client) or self._too_choosy(client, message, call)):
+            elif not call.begun and (
+                full := self._full(client) or (self._too_choosy(client, message, call) if call.demand else "")
+            ):
                 refused.append(call.task)
                 text = full
             else:
@@ -175,7 +177,7 @@ class Reception(Ledger):
     def _too_choosy(self, client: ClientRecord, message: Submit, call: Call) -> str:
         """Why this client can have no further line of calls that wait; empty: it can."""
         lines, most = client.lines, self.limits.client_demands_max
-        if not call.demand or len(lines) < most or message.demands[call.demand - 1] in lines:
+        if len(lines) < most or message.demands[call.demand - 1] in lines:
             return ""
         return (
             f"calls of this client wait with {most} different demands, its limit (ZFARM_CLIENT_DEMANDS_MAX)"
