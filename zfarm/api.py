@@ -7,18 +7,18 @@ boots while the first Executor imports the rest.
 from __future__ import annotations
 
 import concurrent.futures
-import operator
 import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
-from zfarm.errors import BrokerUnreachable, ConfigurationError
+from zfarm.arguments import check_arguments, check_sizes, default_workers, name_of
+from zfarm.errors import BrokerUnreachable
 from zfarm.futures import Future
 from zfarm.settings import settings
 
@@ -38,8 +38,6 @@ T = TypeVar("T")
 
 _SAME: Any = object()
 """An option that was not given."""
-NAME_MAX = 200
-"""Characters of a function's name that travel, for dashboards and messages."""
 LEAVE_WAIT_S = 10.0
 """How long an interrupted ``with`` block waits for the farm to go."""
 
@@ -85,14 +83,14 @@ class Executor(concurrent.futures.Executor):
         """
         if isinstance(address, int) and max_workers is None:
             address, max_workers = None, address
-        _check_arguments(address, max_workers, initializer, max_tasks_per_child)
+        check_arguments(address, max_workers, initializer, max_tasks_per_child)
         world = _World(initializer, initargs, max_tasks_per_child or 0)
         where = os.fspath(address or os.environ.get("ZFARM_ADDRESS", ""))  # type: ignore[arg-type]
         if where or os.environ.get("ZFARM_CONNECTION_FILE"):
             self._serve(*_open_remote(where, world))
             self._reach(self._link)
         else:
-            self._serve(*_open_embedded(max_workers or _default_workers(), world))
+            self._serve(*_open_embedded(max_workers or default_workers(), world))
         self._link.serve(self)
 
     def _serve(self, link: Link, portable: Portable, setups: Setups) -> None:
@@ -159,10 +157,10 @@ class Executor(concurrent.futures.Executor):
         if len(body) + len(function) > self._bytes_max:
             from zfarm.mapping import too_large
 
-            raise too_large(f"the call of {_name_of(fn)}", len(body) + len(function))
+            raise too_large(f"the call of {name_of(fn)}", len(body) + len(function))
         known, name = self._named
         if known is not function:  # the same bytes again are the same function
-            name = _name_of(fn)
+            name = name_of(fn)
             self._named = (function, name)
         return name, function, body
 
@@ -177,6 +175,8 @@ class Executor(concurrent.futures.Executor):
         name: str | None = _SAME,
         force_cancel: bool = _SAME,
         memory: int | str | None = _SAME,
+        resources: Mapping[str, float] | None = _SAME,
+        labels: str | Iterable[str] | Mapping[str, str] | None = _SAME,
     ) -> View:
         """The same farm with other terms: an Executor whose ``submit`` and ``map`` ask for them.
 
@@ -203,6 +203,10 @@ class Executor(concurrent.futures.Executor):
         and messages call these calls. With ``force_cancel`` every cancel stops calls that run, too: that of
         asyncio, of a dropped ``map``, of ``shutdown(cancel_futures=True)``.
 
+        ``resources`` are what a call takes from its worker while it runs, such as ``{"gpu": 1}``: workers say
+        what they have with ``zfarm worker --resource gpu=2``. ``labels`` are what its worker must have said
+        of itself: ``zone=a`` or several, or a mapping. What no worker has is waited for: see ``Future.why``.
+
         What is not said stays as it is here. The view lives as long as this executor; its ``shutdown`` waits
         only for what was submitted through it.
 
@@ -215,6 +219,7 @@ class Executor(concurrent.futures.Executor):
         given = {
             "timeout": timeout, "retries": retries, "retry_on": retry_on, "max_attempts": max_attempts,
             "priority": priority, "name": name, "force_cancel": force_cancel, "memory": memory,
+            "resources": resources, "labels": labels,
         }  # fmt: skip
         terms = getattr(self, "_terms", PLAIN).but(**{k: v for k, v in given.items() if v is not _SAME})
         return View(self, terms)
@@ -259,12 +264,12 @@ class Executor(concurrent.futures.Executor):
         from zfarm import mapping
         from zfarm.core.pace import Pace
 
-        _check_sizes(chunksize, buffersize)
+        check_sizes(chunksize, buffersize)
         link = self._link
         link.check_open()
         star = len(iterables) != 1
         called = mapping.Function(
-            (terms and terms.name) or _name_of(fn), self._encode_function(fn), self._setup(), star, terms
+            (terms and terms.name) or name_of(fn), self._encode_function(fn), self._setup(), star, terms
         )
         source: Iterator[Any] = zip(*iterables) if star else iter(iterables[0])  # noqa: B905  the shortest ends it
         batches: mapping.Batches = deque()
@@ -449,52 +454,3 @@ def _guest_parts(inside: Inside) -> _Parts:
             link.start()
             _guest_made = (inside, _Parts(link, Portable(), Setups(inside.setup)))
         return _guest_made[1]
-
-
-def _check_arguments(
-    address: object, max_workers: object, initializer: object, max_tasks_per_child: object
-) -> None:
-    if address is not None and not isinstance(address, str | os.PathLike):
-        raise TypeError(f"address must be a string or a path, not {type(address).__name__}")
-    if max_workers is not None and operator.index(max_workers) <= 0:  # type: ignore[arg-type]
-        raise ValueError("max_workers must be greater than 0")
-    if initializer is not None and not callable(initializer):
-        raise TypeError("initializer must be a callable")
-    if max_tasks_per_child is not None:
-        if not isinstance(max_tasks_per_child, int):
-            raise TypeError("max_tasks_per_child must be an integer")
-        if max_tasks_per_child <= 0:
-            raise ValueError("max_tasks_per_child must be >= 1")
-
-
-def _check_sizes(chunksize: int, buffersize: object) -> None:
-    if chunksize < 1:
-        raise ValueError("chunksize must be >= 1.")
-    if buffersize is not None and not isinstance(buffersize, int):
-        raise TypeError("buffersize must be an integer or None")
-    if buffersize is not None and buffersize < 1:
-        raise ValueError("buffersize must be None or > 0")
-
-
-def _default_workers() -> int:
-    from zfarm.edge.cores import usable_cores
-
-    text = os.environ.get("ZFARM_MAX_WORKERS")
-    if not text:
-        return usable_cores()
-    if not text.isdecimal() or not int(text):
-        raise ConfigurationError(f"ZFARM_MAX_WORKERS is {text!r}; it must be a whole number greater than 0")
-    return int(text)
-
-
-def _name_of(fn: object) -> str:
-    """What dashboards and messages call a function."""
-    name = getattr(fn, "__qualname__", None)
-    if type(name) is not str:
-        inner = getattr(fn, "func", None)  # functools.partial
-        name = getattr(inner, "__qualname__", None)
-        if type(name) is not str:
-            name = type(fn).__qualname__
-    if not name.isprintable() or len(name) > NAME_MAX:
-        name = ascii(name)[1:-1][:NAME_MAX]
-    return name

@@ -30,6 +30,7 @@ from zfarm.messages import (
     Payload,
     Peer,
     Publish,
+    Reason,
     Refused,
     Send,
     Tell,
@@ -210,7 +211,11 @@ class BrokerShell:
     def perform(self, actions: list[Action]) -> None:
         """Do what the machine wants; nothing overtakes what the journal has not taken yet."""
         if self._stalled:
-            self._stalled.extend(actions)
+            for action in actions:
+                if isinstance(action, Send) and isinstance(action.message, Reason):
+                    self._send(action)  # it rests on nothing that is to be written
+                else:
+                    self._stalled.append(action)
             return
         perform = self._perform
         for number, action in enumerate(actions):

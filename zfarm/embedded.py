@@ -56,6 +56,7 @@ class _Farm:
         from zfarm.edge.loop import Loop
         from zfarm.edge.security import Access
         from zfarm.edge.sockets import new_context
+        from zfarm.placement import stock
         from zfarm.worker import Publisher, WorkerShell
 
         self.loop: Loop = Loop()
@@ -76,6 +77,7 @@ class _Farm:
             tunnel=lambda child, frames: self._broker.tunnelled(WORKER, child, frames),
             tunnel_closed=lambda child: self._broker.tunnel_closed(WORKER, child),
             publisher=Publisher(self.loop, self._context, Access(control)),
+            stock=stock(),
         )
         self._broker.local[WORKER] = self._worker.receive
         self.loop.add_source(self._lifeline, self._client_gone)

@@ -26,6 +26,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from zfarm.reasons import Reason
     from zfarm.streams import Channels, Item, Progress, Stream
     from zfarm.terms import Terms
 
@@ -69,6 +70,9 @@ class Home(Protocol):
     @property
     def streams(self) -> Channels:
         """The streams that are read over this link."""
+
+    def why(self, future: Future[Any]) -> Reason:
+        """Why a future that is in the farm's hands is not done."""
 
     def cancel(self, future: Future[Any], force: bool = False, grace_us: int = 0) -> bool:
         """Cancel a future that is already in the farm's hands, if it has not started or with ``force``."""
@@ -273,6 +277,22 @@ class Future(StandardFuture[T], Generic[T]):
                 if remaining is not None and remaining <= 0:
                     raise TimeoutError
                 condition.wait(remaining)
+
+    def why(self) -> Reason:
+        """Why the call is where it is: a sentence with a ``code``, for people who wonder why it does not run.
+
+        The broker is asked, for at most ``reasons.WHY_WAIT_S`` seconds; that it does not answer is a reason,
+        too.
+
+        Raises:
+            ForkError: this process was forked after the call was submitted, and it had not ended by then.
+        """
+        from zfarm.reasons import Reason
+
+        reason = None if self._state in _DONE or self._home is None else self._home.why(self)
+        if self._state not in _DONE:
+            return reason or Reason("unsent", "no farm has it")
+        return Reason("ended" if self._state == FINISHED else "cancelled", f"it is done: {self!r}")
 
     # ------------------------------------------------------------ while it runs
 

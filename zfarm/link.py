@@ -49,6 +49,7 @@ from zfarm.messages import (
     Arrived,
     Connected,
     Ended,
+    Explained,
     JobTask,
     Message,
     Missed,
@@ -66,6 +67,7 @@ from zfarm.messages import (
     Welcome,
 )
 from zfarm.parties import Feeder, Road, Token
+from zfarm.reasons import Questions, Reason
 from zfarm.settings import settings
 from zfarm.terms import PLAIN, Terms
 
@@ -139,6 +141,7 @@ class Link:
             job=job,
             attach=attach,
         )
+        self.questions = Questions(self._machine, road)
         self._thread = threading.Thread(target=self._run, name="zfarm-client", daemon=True)
 
     # ------------------------------------------------------------ from any thread
@@ -215,6 +218,16 @@ class Link:
         if answer.acquire(timeout=CANCEL_WAIT_S + grace_us / 1e6):
             return future.cancelled()
         return give_up()
+
+    def why(self, future: Future[Any]) -> Reason:
+        """Why a future is not done; see Future.why."""
+        if self._forked:
+            raise self.fork_error()
+        if self.failure is not None:
+            return Reason("broken", f"nothing can go on here: {self.failure}")
+        if not future._task or self.ended or threading.get_ident() == self._thread.ident:
+            return Reason("unsent", "this process has not sent it yet, or is in no position to ask now")
+        return self.questions.ask(future._task, self.call, time.monotonic)
 
     def close(self, cancel: bool = False) -> None:
         """Take no more; end when everything has its outcome. With ``cancel``: cancel what has not started."""
@@ -299,6 +312,7 @@ class Link:
         if self._streams is not None:
             self._streams.cut()
         self.sweep()
+        self.questions.end()
         self.reached.set()
         try:
             self.road.close()
@@ -330,7 +344,7 @@ class Link:
         terms = terms or PLAIN
         number = self._machine.submit(
             token, name, function, setup, body, items, terms.max_attempts, terms.timeout_us,
-            terms.priority, terms.memory_bytes,
+            terms.priority, terms.memory_bytes, terms.demand,
         )  # fmt: skip
         token._task = number
         self._open[number] = token
@@ -482,6 +496,7 @@ class Link:
         Missed: _streamed,
         StreamOver: _streamed,
         Advanced: _advanced,
+        Explained: lambda link, action: link.questions.answered(action.reason),
     }
 
     def _ask_cancel(self, future: Future[Any], answer: threading.Lock, force: bool, grace_us: int) -> None:

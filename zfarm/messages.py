@@ -55,6 +55,13 @@ class Versions(Message):
     python: str
 
 
+class Demand(Message):
+    """What a call takes from its worker while it runs, in thousandths, and which labels that must have."""
+
+    resources: tuple[tuple[str, int], ...] = ()
+    labels: tuple[str, ...] = ()
+
+
 class Call(Message):
     """One call as a client asks for it. ``function`` and ``setup`` are indices into the message's payload
     parts."""
@@ -68,6 +75,7 @@ class Call(Message):
     priority: int = 0  # among the tasks of its client: higher ones first
     begun: bool = False  # at most once, and an earlier broker may have let it begin: not to be granted again
     memory_bytes: int = 0  # that its child may have in use while it runs; 0: no limit
+    demand: int = 0  # the place in Submit.demands, from 1; 0: it runs anywhere
 
 
 class Lease(Message):
@@ -82,6 +90,7 @@ class Lease(Message):
     expected_us: int = 0  # measured run time of such calls; 0: not known yet
     timeout_us: int = 0  # as in Call
     memory_bytes: int = 0  # as in Call
+    demand: int = 0  # the place in Grants.demands, from 1
 
 
 class Held(Message):
@@ -91,6 +100,7 @@ class Held(Message):
     owner: str
     task: int
     started: bool = False
+    takes: tuple[tuple[str, int], ...] = ()  # of the worker's resources, in thousandths; none once it ended
 
 
 class Fate(Message):
@@ -223,6 +233,7 @@ class Submit(Message, tag="submit"):
     setups: int
     forgets: list[int] = []  # as in Forget, which need not be said for itself then
     number: int = 0  # counts the Submits of this client
+    demands: list[Demand] = []
 
 
 class Cancel(Message, tag="cancel"):
@@ -275,6 +286,19 @@ class Look(Message, tag="look"):
     """Client or monitor -> broker: show me the farm. Answered with Picture; needs no Hello."""
 
     tasks_max: int = 200
+
+
+class Why(Message, tag="why"):
+    """Client or monitor -> broker: why is this task where it is? Answered with Reason; needs no Hello.
+
+    It is the asker's own, unless ``others``: then ``owner`` names its client as pictures do; empty: whoever
+    has it.
+    """
+
+    number: int
+    task: int
+    owner: str = ""
+    others: bool = False
 
 
 # ---------------------------------------------------------------- broker -> client
@@ -359,6 +383,18 @@ class Echo(Message, tag="echo"):
     slots: int = 0
 
 
+class Reason(Message, tag="reason"):
+    """Broker -> client, answer to Why: why this task is where it is, in a word that stays and a sentence.
+    ``number`` 0: nobody has asked, and no worker can run such tasks."""
+
+    number: int
+    task: int
+    code: str
+    text: str
+    name: str = ""
+    owner: str = ""
+
+
 class TaskPicture(Message):
     """One running task as dashboards show it."""
 
@@ -434,6 +470,7 @@ class Picture(Message, tag="picture"):
     queue: dict[str, int]  # function name -> queued tasks, the largest first, a few
     versions: Versions | None = None  # of the broker
     refusals: dict[str, int] = {}  # what was refused and how often, by the name of the limit or rule
+    unmet: dict[str, int] = {}  # what no worker has, and how many tasks wait for it
 
 
 # ---------------------------------------------------------------- worker -> broker
@@ -448,6 +485,8 @@ class Join(Message, tag="join"):
     host: str
     pid: int
     held: list[Held] = []
+    resources: dict[str, int] = {}  # what it has for its calls, in thousandths
+    labels: list[str] = []
 
 
 class Beat(Message, tag="beat"):
@@ -458,6 +497,7 @@ class Beat(Message, tag="beat"):
     held: list[int]
     room: int
     vitals: Vitals | None = None
+    waiting: list[int] = []  # those whose calls wait for nested ones
 
 
 class Reports(Message, tag="reports"):
@@ -518,6 +558,7 @@ class Room(Message, tag="room"):
     calls)."""
 
     room: int
+    waiting: list[int] = []  # as in Beat
 
 
 class Leave(Message, tag="leave"):
@@ -551,6 +592,7 @@ class Grants(Message, tag="grants"):
     owners: list[str]
     functions: int
     setups: int
+    demands: list[Demand] = []
 
 
 class Revoke(Message, tag="revoke"):
@@ -633,10 +675,13 @@ class Waits(Message, tag="waits"):
 
 # ---------------------------------------------------------------- the unions, one per direction
 
-FromClient: TypeAlias = Hello | Attach | Submit | Cancel | Ask | Forget | Pulse | Listen | Fetch | Bye | Look
+FromMonitor: TypeAlias = Look | Why
+FromClient: TypeAlias = (
+    Hello | Attach | Submit | Cancel | Ask | Forget | Pulse | Listen | Fetch | Bye | Look | Why
+)
 ToClient: TypeAlias = (
     Welcome | Stranger | Refused | Attached | Booked | Ended | Began | Unknown | Echo | Picture
-    | Streams | Items | Sent | Progress
+    | Streams | Items | Sent | Progress | Reason
 )  # fmt: skip
 FromWorker: TypeAlias = (
     Join | Beat | Reports | Return | Began | Room | Leave | Tunnel | TunnelClosed
@@ -661,6 +706,7 @@ class FarmNote(Message, tag="farm"):
     running: list[TaskPicture]
     queue: dict[str, int]
     clients: list[ClientPicture]
+    unmet: dict[str, int] = {}  # as in Picture
 
 
 class WorkersNote(Message, tag="workers"):
@@ -707,6 +753,7 @@ class Accepted(Message, tag="accepted"):
     timeout_us: int = 0
     priority: int = 0
     memory_bytes: int = 0
+    demand: Demand | None = None
 
 
 class Struck(Message, tag="struck"):
@@ -857,6 +904,12 @@ class Missed(Action):
     attempt: int
     first: int
     last: int
+
+
+class Explained(Action):
+    """Client: the broker says why a task is where it is; ``reason`` is what it said."""
+
+    reason: Any
 
 
 class StreamOver(Action):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from zfarm import __version__, errors
 from zfarm.edge import wire
@@ -22,12 +22,12 @@ from zfarm.edge.ports import DealerPort
 from zfarm.edge.security import MONITOR, Access, connections_directory, load_connection, parse_address
 from zfarm.edge.sockets import close_context, new_context
 from zfarm.errors import BrokerUnreachable, ConfigurationError, FarmError, ProtocolError, VersionMismatch
-from zfarm.messages import Look, Note, Picture, Refused
+from zfarm.messages import Look, Note, Picture, Reason, Refused, Why
 from zfarm.settings import settings
 
 __all__ = ["Heard", "Monitor", "find_farm"]
 
-Heard: TypeAlias = "Callable[[Picture | Note], None]"
+Heard: TypeAlias = "Callable[[Any], None]"
 ASK_AGAIN_S: Final = 1.0
 
 
@@ -71,22 +71,39 @@ class Monitor:
     def look(self, timeout_s: float = settings.reach_timeout_s) -> Picture:
         """Ask for a picture and wait for it.
 
+        Raises: as ``why``, with a picture in place of the reason.
+        """
+        picture = self._question(self.ask, Picture, timeout_s)
+        assert isinstance(picture, Picture)
+        return picture
+
+    def why(self, task: int, owner: str = "", timeout_s: float = settings.reach_timeout_s) -> Reason:
+        """Ask why a task is where it is; ``owner`` names its client, empty: the only one with such a task.
+
         Raises:
             BrokerUnreachable: there was no answer within ``timeout_s`` seconds.
             AccessDenied: the broker does not know our key, or has another one than we were told.
-            ProtocolError: what was answered is no picture that this version understands.
+            ProtocolError: what was answered is nothing that this version understands.
         """
-        got: list[Picture] = []
+        asked = wire.encode(Why(1, task, owner, True))
+        reason = self._question(lambda: self._port.send(asked), Reason, timeout_s)
+        assert isinstance(reason, Reason)
+        return reason
 
-        def hear(message: Picture | Note) -> None:
-            if isinstance(message, Picture):
+    def _question(
+        self, ask: Callable[[], None], wanted: type[Picture | Reason], timeout_s: float
+    ) -> Picture | Reason:
+        got: list[Picture | Reason] = []
+
+        def hear(message: Picture | Reason | Note) -> None:
+            if isinstance(message, wanted):
                 got.append(message)
 
         before, self._heard = self._heard, hear
         deadline = time.monotonic() + timeout_s
-        timer = self.loop.add_timer(self.ask, ASK_AGAIN_S)
+        timer = self.loop.add_timer(ask, ASK_AGAIN_S)
         try:
-            self.ask()
+            ask()
             while not got:
                 left = deadline - time.monotonic()
                 if self.trouble is not None:
@@ -153,7 +170,7 @@ class Monitor:
                 continue
             if isinstance(message, Refused):
                 self._refused(getattr(errors, message.code, ProtocolError)(message.text))
-            elif isinstance(message, Picture):
+            elif isinstance(message, Picture | Reason):
                 self.trouble = None
                 if self._heard is not None:
                     self._heard(message)

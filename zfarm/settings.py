@@ -137,6 +137,9 @@ class Settings:
     """Tasks of one client that a broker holds, kept outcomes included: half of ``tasks_max``."""
     client_bytes_max: int = 8192 * MIB
     """Bytes of one client's calls and kept outcomes in a broker: two of the largest payloads."""
+    client_demands_max: int = 256
+    """Different demands (resources and labels) with which calls of one client may wait at once: each is
+    looked at whenever a slot is free."""
     client_links_max: int = 4096
     """Connections that one key may have at once: a shared key serves all programs of a farm."""
     knocks_per_s: float = 200.0

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any, Final
 
+from zfarm.messages import Demand
+from zfarm.placement import demand_labels, demand_of, demand_resources
 from zfarm.settings import settings
 
 __all__ = ["PLAIN", "Terms"]
@@ -32,6 +34,9 @@ class Terms:
     name: str = ""
     force_cancel: bool = False
     memory_bytes: int = 0
+    resources: tuple[tuple[str, int], ...] = ()
+    labels: tuple[str, ...] = ()
+    demand: Demand | None = None  # resources and labels in one
 
     @property
     def alone(self) -> bool:
@@ -49,6 +54,7 @@ class Terms:
         chosen = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in given.items():
             chosen.update(_READ[name](value))
+        chosen["demand"] = demand_of(chosen["resources"], chosen["labels"])
         if chosen["retry_on"] and not chosen["counted"]:
             raise ValueError("retry_on needs retries: how often a call may be run again, such as retries=3")
         if chosen["retry_on"] and chosen["max_attempts"] == 1:
@@ -161,6 +167,14 @@ def _size(text: str) -> int:
     return int(float(found[1]) * base ** " kmgt".index(unit[0] if unit != "b" else " "))
 
 
+def _resources(value: Any) -> dict[str, Any]:
+    return {"resources": demand_resources(value)}
+
+
+def _labels(value: Any) -> dict[str, Any]:
+    return {"labels": demand_labels(value)}
+
+
 _READ: Final = {
     "memory": _memory,
     "timeout": _timeout,
@@ -170,6 +184,8 @@ _READ: Final = {
     "priority": _priority,
     "name": _name,
     "force_cancel": _force_cancel,
+    "resources": _resources,
+    "labels": _labels,
 }
 
 PLAIN: Final = Terms()

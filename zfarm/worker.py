@@ -8,7 +8,7 @@ import platform
 import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Versions,
         Vitals,
     )
+    from zfarm.placement import Stock
 
 __all__ = ["Publisher", "WorkerShell", "main"]
 
@@ -57,6 +58,7 @@ class WorkerShell:
         tunnel: Callable[[int, Payload], None],
         tunnel_closed: Callable[[int], None],
         publisher: Publisher,
+        stock: Stock,
         name: str = "",
     ) -> None:
         from zfarm import messages
@@ -68,8 +70,9 @@ class WorkerShell:
 
         now = time.monotonic()
         self.machine = Worker(
-            secrets.token_hex(16), versions, slots, name or platform.node(), os.getpid(), now
-        )
+            secrets.token_hex(16), versions, slots, name or platform.node(), os.getpid(), now,
+            resources=stock.resources, labels=stock.labels,
+        )  # fmt: skip
         self.children = Children(nursery, self, loop)
         self._memory = MemoryWatch(self.children, self.machine.child_overshot)
         self.rejected: Rejected | None = None
@@ -252,7 +255,7 @@ class Publisher:
 class _Process:
     """A worker of its own: one connection to the broker, over which it dials out and is never dialled."""
 
-    def __init__(self, access: Access, nursery: Nursery, slots: int, name: str) -> None:
+    def __init__(self, access: Access, nursery: Nursery, slots: int, name: str, stock: Stock) -> None:
         from zfarm.brokershell import own_versions
         from zfarm.edge import wire
         from zfarm.edge.loop import Loop
@@ -277,6 +280,7 @@ class _Process:
             tunnel=lambda child, frames: port.send(wire.encode(Tunnel(channel=child), frames)),
             tunnel_closed=lambda child: port.send(wire.encode(TunnelClosed(channel=child))),
             publisher=Publisher(self.loop, self._context, access),
+            stock=stock,
             name=name,
         )
         self.loop.add_source(port.socket, self._receive)
@@ -338,9 +342,13 @@ def main(
     connection: Path | None = None,
     name: str | None = None,
     token_file: str = "",
+    resources: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> int:
     """Run a worker with ``slots`` slots (default: the usable cores) until it has drained, and return 0.
 
+    ``resources`` (such as ``gpu=2``) and ``labels`` (such as ``zone=a``) are what it has for calls that ask
+    for them; default: those of ZFARM_RESOURCES and ZFARM_LABELS.
     ``token_file`` names a private file with a join token, or is "-" for standard input.
     It waits for a broker that is not there yet. SIGTERM or SIGINT drains it, a second one stops it.
 
@@ -352,13 +360,15 @@ def main(
     from zfarm.edge.cores import usable_cores
     from zfarm.edge.security import WORKER, parse_address
     from zfarm.edge.tokens import read_token, token_of
+    from zfarm.placement import stock
 
+    has = stock(resources, labels)
     if token_file:
         access = read_token(token_of(token_file))
     else:
         access = parse_address(address or os.environ.get("ZFARM_ADDRESS", ""), WORKER, connection or "")
     nursery = Nursery.start()  # before ZeroMQ is imported: it forks children, and must have no threads
-    process = _Process(access, nursery, slots or usable_cores(), name or platform.node())
+    process = _Process(access, nursery, slots or usable_cores(), name or platform.node(), has)
     try:
         for signum in (signal.SIGTERM, signal.SIGINT):
             process.loop.on_signal(signum, process.on_signal)

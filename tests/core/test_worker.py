@@ -257,7 +257,7 @@ def test_a_call_that_waits_frees_its_slot_and_makes_room(rig: WorkerRig) -> None
     rig.granted(1, {FIRST: 1})
     rig.machine.child_waits(1, True, rig.now)
 
-    assert rig.turn() == [Send(BROKER, Room(2))]
+    assert rig.turn() == [Send(BROKER, Room(2, [FIRST]))]
     actions = rig.granted(2, {FIRST + 1: 2})
     assert [run.child for run in of(actions, RunCalls)] == [2]
     rig.machine.child_waits(1, False, rig.now)

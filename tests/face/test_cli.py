@@ -35,7 +35,8 @@ class Shells:
         self.calls: list[tuple[object, ...]] = []
         self.result = 0
         self.error: BaseException | None = None
-        for name in ("zfarm.broker", "zfarm.worker", "zfarm.face.status", "zfarm.face.dashboard"):
+        faces = "zfarm.face.status", "zfarm.face.dashboard", "zfarm.face.why"
+        for name in ("zfarm.broker", "zfarm.worker", *faces):
             module = types.ModuleType(name)
             module.main = lambda *args, _name=name, **named: self.called(_name, *args, *named.values())  # type: ignore[attr-defined]
             monkeypatch.setitem(sys.modules, name, module)
@@ -91,9 +92,15 @@ def test_help_of_the_group_names_every_command_and_the_exit_codes():
     [
         (
             "worker tcp://h:1 --slots 3 --name n --connection c.json",
-            ("zfarm.worker", "tcp://h:1", 3, Path("c.json"), "n", ""),
+            ("zfarm.worker", "tcp://h:1", 3, Path("c.json"), "n", "", (), ()),
         ),
-        ("worker", ("zfarm.worker", None, None, None, None, "")),
+        ("worker", ("zfarm.worker", None, None, None, None, "", (), ())),
+        (
+            "worker --resource gpu=2 --resource disk=0.5 --label ssd",
+            ("zfarm.worker", None, None, None, None, "", ("gpu=2", "disk=0.5"), ("ssd",)),
+        ),
+        ("why ab12/7", ("zfarm.face.why", "ab12/7", None, None, False)),
+        ("why 7 x --json --connection f", ("zfarm.face.why", "7", "x", Path("f"), True)),
         ("status", ("zfarm.face.status", None, None, False)),
         ("status x --json --connection f", ("zfarm.face.status", "x", Path("f"), True)),
         ("top", ("zfarm.face.dashboard", None, None, False)),

@@ -70,9 +70,12 @@ class Books(Readers, Promptness):
         """Tokens submitted and neither resolved nor abandoned."""
         self.waiting = 0
         """Tasks submitted that have neither started nor ended."""
+        self.choosy: dict[int, Task] = {}
+        """Those of them that do not run anywhere."""
         self.busy = 0
         """Children that run a call and do not wait for nested ones."""
         self._idle_since: float | None = None
+        self._able_since: float | None = None
         self._broker_born = 0.0
         self.quiet_kinds: set[str] | None = None
 
@@ -82,8 +85,11 @@ class Books(Readers, Promptness):
         task.number = number
         self.numbers[client.session, number] = task
         self.pending.add(task.token)
-        task.prompt = not (self.waiting or self.busy) and self.farm.now > 1.0
+        idle = not (self.waiting or self.busy) and self.farm.now > 1.0
+        task.prompt = idle and task.demand is None
         self.waiting += 1
+        if task.demand is not None:
+            self.choosy[task.token] = task
         self.changed()
 
     def resolved(self, client: ClientProcess, task: Task, outcome: m.Outcome, blob: m.Blob) -> None:
@@ -91,7 +97,7 @@ class Books(Readers, Promptness):
         what = f"task {task.token} ({task.name})"
         assert task.outcome is None, f"{what} was resolved twice: {task.outcome}, {outcome}"
         assert outcome.task == task.number, f"{what} got the outcome of another"
-        self.waiting -= task.waits
+        self.waits_no_more(task)
         task.outcome = outcome
         self.pending.discard(task.token)
         self.changed()
@@ -198,7 +204,7 @@ class Books(Readers, Promptness):
         for token in sorted(self.pending):
             task = self.farm.tasks[token]
             if task.client == client.name:
-                self.waiting -= task.waits
+                self.waits_no_more(task)
                 task.abandoned = True
                 self.pending.discard(token)
         self.reader_gone(client.name)
@@ -472,14 +478,15 @@ class Books(Readers, Promptness):
         assert task.cancelled_at is None or voided, f"{what} starts, and was cancelled"
         running = [other for other in child.owner.all.values() if other.running is not None]
         assert sum(not other.has_waited for other in running) < worker.slots, f"{worker.name} is overbooked"
+        self.allowed(what, child, task)
         if task.raised_at is not None:
             least = task.raised_at + 0.48 * farm.mix.settings.retry_backoff_s
             assert farm.now >= least or worker.lost, f"{what} did not wait: it had raised at {task.raised_at}"
             task.raised_at = None
         self._prompt(what, task)
-        self.waiting -= task.waits
+        self.waits_no_more(task)
         self.busy += 1
-        run = Run(task, worker, child.number, farm.now)
+        child.running = run = Run(task, worker, child.number, farm.now)
         task.runs.append(run)
         self.unstarted.get(worker.session, set()).discard(task.token)
         if len(task.runs) > 1:

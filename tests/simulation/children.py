@@ -167,7 +167,7 @@ class Child:
             self.meter.begun()
             if call.timed:
                 self.say("child_starts", call.seq)
-            self.running = self.farm.books.started(self, task)
+            self.farm.books.started(self, task)
             self._work(call, task)
 
     def _work(self, call: ChildCall, task: Task) -> None:

@@ -85,6 +85,11 @@ class Mix:
     flaky_share: float = 0.0
     deadly_share: float = 0.0
     fail_share: float = 0.0
+    # placement
+    stocks: dict[str, tuple[dict[str, int], tuple[str, ...]]] = field(default_factory=dict)
+    """Resources and labels of each worker."""
+    choosy_share: float = 0.0
+    """Tasks that do not run anywhere."""
     # streams
     stream_share: float = 0.0
     """Calls that emit items."""
@@ -163,7 +168,28 @@ def mix_of(seed: int) -> Mix:
     mix.settings = dataclasses.replace(
         mix.settings, worker_deaths_max=more.choice((2, 3, 5)), worker_aside_s=more.choice((2.0, 10.0))
     )
+    _let_choose(mix)
     return mix
+
+
+def _let_choose(mix: Mix) -> None:
+    """In some farms workers differ, and calls ask for this or that. The dice are of their own here, too."""
+    rng = Random(f"placement {mix.seed}")
+    mix.choosy_share = rng.choice((0.0, 0.0, 0.2, 0.8))
+    if not mix.choosy_share:
+        return
+    for name in mix.slots:
+        resources = {
+            what: rng.choice((1, 1000, 2000, 2500)) for what in ("gpu", "disk") if rng.random() < 0.7
+        }
+        labels = tuple(label for label in ("zone=a", "zone=b", "ssd") if rng.random() < 0.4)
+        mix.stocks[name] = resources, labels
+    if rng.random() < 0.2:  # one gpu for all, and calls that are stopped while they have it
+        mix.stocks = {name: ({"gpu": 1000}, ()) for name in mix.slots}
+        mix.slots = dict.fromkeys(mix.slots, 4)
+        mix.waves, mix.waves_max, mix.wave_gap_s = ("long", "middling"), 4, 0.1
+        mix.choosy_share, mix.cancel_share, mix.force_share = 0.9, 0.8, 1.0
+        mix.clients, mix.realms, mix.deadly_share, mix.timeout_share = 2, (1,), 0.0, 0.0
 
 
 def _let_flow(mix: Mix) -> None:

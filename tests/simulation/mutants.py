@@ -41,15 +41,20 @@ class Mutant:
         flags = __future__.annotations.compiler_flag
         code = compile(source.replace(self.old, self.new), f"<mutant: {self.name}>", "exec", flags=flags)
         planted: dict[str, Any] = {}
-        exec(code, vars(sys.modules[owner.__module__]), planted)
+        exec(code, vars(sys.modules[getattr(owner, "__module__", owner.__name__)]), planted)
         monkeypatch.setattr(owner, self.function, planted[self.function])
 
 
-def functions(name: str) -> Iterator[tuple[type, Any]]:
-    """Every class of the core that has a method or property of its own by this name, and that."""
-    for module in pkgutil.iter_modules(zfarm.core.__path__, "zfarm.core."):
-        for owner in vars(importlib.import_module(module.name)).values():
-            if isinstance(owner, type) and owner.__module__ == module.name:
+def functions(name: str) -> Iterator[tuple[Any, Any]]:
+    """Every module or class of the core that has a function, method or property of its own by this name, and
+    that."""
+    for info in pkgutil.iter_modules(zfarm.core.__path__, "zfarm.core."):
+        module = importlib.import_module(info.name)
+        function = vars(module).get(name)
+        if isinstance(function, FunctionType) and function.__module__ == info.name:
+            yield module, function
+        for owner in vars(module).values():
+            if isinstance(owner, type) and owner.__module__ == info.name:
                 found = vars(owner).get(name)
                 if isinstance(found, FunctionType | property):
                     yield owner, found
@@ -192,4 +197,17 @@ MUTANTS = [
     Mutant("dropped under its reader", "pauses", "(stream.reading and not stream.away)", "(False)"),
     Mutant("streams not told after Welcome", "welcome", "self._fresh = list(self._streams)", "pass"),
     Mutant("streams of a lost worker kept", "_drop_worker", "self.routes.lose(worker)", "pass"),
+    # resources and labels
+    Mutant("labels ignored", "suits", "self.labels.issuperset(demand.labels)", "True"),
+    Mutant("resources ignored", "affords", ">= amount", ">= 0"),
+    Mutant("resources given back twice", "give", "-= amount", "-= 2 * amount"),
+    Mutant("resources kept after the end", "unlease", "worker.give(task.lease)", "pass"),
+    Mutant("what an orphan took stays taken", "_stop", "worker.give(lease)", "pass"),
+    Mutant("given back before the child is gone", "_feed", "not self._affords(queue[0])", "False"),
+    Mutant("demands forgotten with the broker", "apply", "demand=record.demand", "demand=None"),
+    Mutant("demands forgotten by the client", "_send_submit", "asked.demand is not None", "False"),
+    Mutant("what is missing blocks the others", "place", "for h in heads if", "for h in heads[:1] if"),
+    Mutant("workers that came are not seen", "_on_join", "self.crew += 1", "pass"),
+    Mutant("lines are not ready", "make_ready", "if client.lines:", "if False:"),
+    Mutant("short of resources for ever", "_end_shortage", "self._queue.extendleft(", "list("),
 ]

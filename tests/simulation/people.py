@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from zfarm.messages import ERROR, MIXED, VALUE, Outcome, Setup
+from zfarm.messages import ERROR, MIXED, VALUE, Demand, Outcome, Setup
 
 if TYPE_CHECKING:
     from random import Random
@@ -91,6 +91,8 @@ class Task:
     """After what part of its run it has too much memory in use, if it has a limit."""
     grace_s: float | None = None
     """It is cancelled with force, if at all."""
+    demand: Demand | None = None
+    priority: int = 0
     number: int = 0
     outcome: Outcome | None = None
     abandoned: bool = False
@@ -152,10 +154,13 @@ class Task:
         """The smaller tasks that take the place of a batch which was lost."""
         middle = len(self.parts) // 2
         halves = [self.parts[:middle], self.parts[middle:]] if middle > 2 else [[part] for part in self.parts]
-        return [
+        tasks = [
             new_task(farm, self.client, self.name, self.function, self.setup, half, self.max_attempts)
             for half in halves
         ]
+        for task in tasks:
+            task.demand, task.priority = self.demand, self.priority
+        return tasks
 
 
 def new_task(
@@ -185,6 +190,15 @@ def setup_of(session: str, realm: int, initializer: bytes = b"", tasks_max: int 
         max_tasks_per_child=tasks_max,
     )
     return msgspec.msgpack.encode(setup)
+
+
+def demand_on(stock: tuple[dict[str, int], tuple[str, ...]], rng: Random) -> Demand | None:
+    """What a worker with this stock can meet: all that there is of something, or a part of it."""
+    resources, labels = stock
+    wanted = [(name, rng.choice((has, has, max(1, has // 2)))) for name, has in sorted(resources.items())]
+    taken = tuple(pair for pair in wanted if rng.random() < 0.8)
+    needed = tuple(label for label in labels if rng.random() < 0.5)
+    return Demand(taken, needed) if taken or needed else None
 
 
 class Person:
@@ -229,6 +243,10 @@ class Person:
             task.hungry = rng.choice((0.0, 0.0, 0.2, 0.98, 1.0))
         if mix.flaky_share and attempts > 1 and not task.items and rng.random() < mix.flaky_share:
             task.flaky = rng.choice((0.5, 0.9))
+        if mix.choosy_share:
+            self.choose(task)
+            delay = rng.choice((0.001, 0.1, 3.0)) * rng.random()
+            farm.after(delay, partial(self.client.hand, "why", task))
         self.tasks.append(task)
         self.client.hand("submit", task)
         if mix.stream_share:
@@ -239,6 +257,13 @@ class Person:
                 task.grace_s = rng.choice((0.0, 0.0, 0.01, 0.5))
             farm.after(delay, partial(self.client.hand, "cancel", task))
         return task
+
+    def choose(self, task: Task) -> None:
+        """Give a task a priority, and say where it may run: somewhere, or it would never come to its end."""
+        rng, mix = self.farm.rng, self.farm.mix
+        task.priority = rng.choice((0, 0, 0, 5, -3))
+        if rng.random() < mix.choosy_share:
+            task.demand = demand_on(rng.choice(list(mix.stocks.values())), rng)
 
     def item(self, run_s: float) -> Item:
         """A call of about that length; some fail, some die."""

@@ -232,7 +232,12 @@ class WorkerProcess(Process):
         """The broker has not heard of this life for too long, at some time or other."""
         self.children = Children(self)
         self.link = Link(farm, name, partial(self.hand, "message"), near)
-        self.machine = Worker(session, VERSIONS, self.slots, f"host-{name}", 1, self.clock, farm.mix.settings)
+        resources, labels = farm.mix.stocks.get(name, ({}, ()))
+        self.resources = resources
+        self.labels = labels
+        self.machine = Worker(
+            session, VERSIONS, self.slots, f"host-{name}", 1, self.clock, farm.mix.settings, resources, labels
+        )
         self.hand("advance")
 
     def die(self) -> None:
@@ -336,6 +341,8 @@ class ClientProcess(Process):
             task = entry[1]
             if not task.reader.over and not self.machine.listen(task.number):
                 self.farm.books.stream_forgotten(task)
+        elif kind == "why":
+            self.machine.why(entry[1].token, entry[1].number)
         elif kind == "unlisten":
             self.machine.unlisten(entry[1].number)
         elif kind == "took":
@@ -370,6 +377,8 @@ class ClientProcess(Process):
             task = farm.tasks[action.token]
             farm.books.missed(task, action)
             self.hand("took", task, action.attempt, action.last)
+        elif isinstance(action, m.Explained):
+            farm.books.explained(self, action.reason)
         elif isinstance(action, m.StreamOver):
             farm.books.stream_over(farm.tasks[action.token])
         elif isinstance(action, m.Running):
@@ -384,7 +393,7 @@ class ClientProcess(Process):
     def _submit(self, task: Task) -> None:
         number = self.machine.submit(
             task.token, task.name, task.function, task.setup, task.body, task.items, task.max_attempts,
-            int(task.timeout_s * 1e6), 0, task.memory,
+            int(task.timeout_s * 1e6), task.priority, task.memory, task.demand,
         )  # fmt: skip
         self.farm.books.submitted(self, number, task)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.simulation.placement import Placement
+
 if TYPE_CHECKING:
     from tests.simulation.farm import Farm
     from tests.simulation.people import Task
 
 
-class Promptness:
+class Promptness(Placement):
     """How long calls wait, as an onlooker sees it."""
 
     farm: Farm
@@ -21,7 +23,8 @@ class Promptness:
         """Judge late binding: while calls wait, no slot stays free for long."""
         if not self.farm.mix.calm:
             return
-        idle = self.waiting > 0 and self.busy < self._capacity()
+        self.judge_choosy()
+        idle = self.waiting > len(self.choosy) and self.busy < self._capacity()
         if not idle:
             if self._idle_since is not None:
                 took = self.farm.now - self._idle_since
@@ -29,6 +32,12 @@ class Promptness:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = self.farm.now
+
+    def waits_no_more(self, task: Task) -> None:
+        """It starts, or ends without."""
+        self.waiting -= task.waits
+        if task.waits and self.choosy.pop(task.token, None) is not None:
+            self._able_since = None  # one of them goes: the others wait for their turn
 
     def _capacity(self) -> int:
         """Slots of the workers that have had the time to join."""

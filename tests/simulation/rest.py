@@ -21,6 +21,12 @@ KEPT = {
     "Broker.counts",
     "Broker.peers[].suspects",
     "Broker.workers[].suspects",
+    "Broker.peers[].resources",
+    "Broker.workers[].resources",
+    "Broker.peers[].taken",
+    "Broker.workers[].taken",
+    "Worker.resources",
+    "Worker.labels",
     "Worker._kids",
     "Worker._init_deaths",
 }

@@ -1,4 +1,4 @@
-"""What a client's machine knows of one open task; no behaviour."""
+"""What a client keeps of one open task, to be able to ask for it again; it decides nothing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import Any
 
 import msgspec
 
-from zfarm.messages import Blob
+from zfarm.messages import Blob, Call, Demand
 
-__all__ = ["Asked"]
+__all__ = ["EARLIER", "Asked"]
+
+EARLIER = -1
+"""In place of a Submit's number: it may or may not have arrived, so whatever the broker says of it holds."""
 
 
 class Asked(msgspec.Struct, gc=False, eq=False):
@@ -27,6 +30,14 @@ class Asked(msgspec.Struct, gc=False, eq=False):
     timeout_us: int = 0
     priority: int = 0
     memory_bytes: int = 0
+    demand: Demand | None = None
     sent: int = 0  # the number of its Submit; EARLIER: one from before the last Welcome; 0: none yet
     cancelling: bool = False
     books: int = 0  # the books of the broker that it was first sent to, as its Welcome named them
+
+    def call(self, function: int, setup: int) -> Call:
+        """What a Submit says of it."""
+        return Call(
+            self.number, function, setup, self.items, self.max_attempts, self.timeout_us, self.priority,
+            False, self.memory_bytes,
+        )  # fmt: skip

@@ -8,13 +8,18 @@ A task is queued, leased or ended, exactly one of the three, and that is derived
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
+from typing import TypeAlias
 
 import msgspec
 
-from zfarm.messages import Blob, Fate, Outcome, Peer, Vitals
+from zfarm.core.lines import Lines
+from zfarm.messages import Blob, Demand, Fate, Outcome, Peer, Vitals
 
-__all__ = ["ANY_LEASE", "ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
+__all__ = ["ANY_LEASE", "Amounts", "ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
 
+Amounts: TypeAlias = tuple[tuple[str, int], ...]
+"""Of resources, in thousandths."""
 ANY_LEASE = -1
 """In place of the lease that a task had begun with: an earlier broker's, which nobody here knows."""
 FUNCTIONS_KEPT = 256
@@ -128,6 +133,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     spent: int = 0  # of one that may begin once only: the lease that it may have begun with
     until: float = 0.0  # parked: it has no lease, and gets none until then
     stray: bool = False  # its lease was taken over: its place in the queue may still be there
+    demand: Demand | None = None  # it waits in a line of its client, and not in the queue
 
     @property
     def attempts(self) -> int:
@@ -156,6 +162,7 @@ class ClientRecord:
         "host",
         "job",
         "leased",
+        "lines",
         "name",
         "others",
         "peer",
@@ -166,6 +173,7 @@ class ClientRecord:
         "setups",
         "submit_seen",
         "tasks",
+        "turn",
         "unforgotten",
         "unknown",
     )
@@ -187,6 +195,8 @@ class ClientRecord:
         self.queue: deque[Task] = deque()  # may also hold tasks that are queued no more; they are passed over
         self.rank = 0  # the priority of the tasks in ``queue``; ``others`` has those of lower ones
         self.others: dict[int, deque[Task]] = {}
+        self.lines = Lines()  # what waits and does not run anywhere
+        self.turn = 0  # its last one among clients, while there is something in lines
         self.setups: dict[bytes, bytes] = {}
         self.leased = 0
         self.ended_count = 0
@@ -200,6 +210,9 @@ class ClientRecord:
 
     def enqueue(self, task: Task, front: bool = False) -> None:
         """Put a task of whatever priority into its place: behind its like, or before them."""
+        if task.demand is not None:
+            self.lines.put(task, task.demand, front)
+            return
         rank = task.priority
         if rank > self.rank or not self.queue:
             if self.queue:
@@ -217,6 +230,7 @@ class ClientRecord:
         kept = {rank: deque(t for t in queue if not t.until) for rank, queue in self.others.items()}
         self.others = {rank: queue for rank, queue in kept.items() if queue}
         self.refill()
+        self.lines.sort_out()
 
     def refill(self) -> None:
         """The queue has come to its end: go on with the next lower priority, if there is one."""
@@ -241,25 +255,44 @@ class WorkerRecord:
         "heard_at",
         "host",
         "joined_at",
+        "labels",
         "leases",
         "peer",
         "pid",
         "repeated",
+        "resources",
         "revokes",
         "room",
         "session",
         "slots",
         "stops",
         "suspects",
+        "taken",
+        "takes",
         "thank_now",
         "thanks",
         "vitals",
+        "waiting",
     )
 
-    def __init__(self, session: str, peer: Peer, slots: int, host: str, pid: int, now: float) -> None:
+    def __init__(
+        self,
+        session: str,
+        peer: Peer,
+        slots: int,
+        host: str,
+        pid: int,
+        now: float,
+        resources: dict[str, int] | None = None,
+        labels: Iterable[str] = (),
+    ) -> None:
         self.session = session
         self.peer = peer
         self.slots = slots
+        self.resources = resources or {}  # in thousandths, as all amounts
+        self.labels = frozenset(labels)
+        self.taken = dict.fromkeys(self.resources, 0)
+        self.takes: dict[int, Amounts] = {}  # leases, and what each of them takes
         self.room = slots
         self.host = host
         self.pid = pid
@@ -277,11 +310,39 @@ class WorkerRecord:
         self.suspects: dict[tuple[str, int], None] = {}  # tasks that died here since one ended well
         self.aside_until = 0.0  # it is granted nothing until then; 0: it is not set aside
         self.vitals = Vitals()
+        self.waiting: frozenset[int] = frozenset()  # leases whose calls wait for nested ones
         self.granted: list[Task] = []
         self.revokes: list[int] = []
         self.stops: list[int] = []
         self.thanks: list[int] = []
         self.thank_now = False
+
+    def suits(self, demand: Demand) -> bool:
+        """It could run such a call if it had nothing else to do."""
+        has = self.resources
+        return self.labels.issuperset(demand.labels) and all(
+            has.get(name, 0) >= amount for name, amount in demand.resources
+        )
+
+    def affords(self, demand: Demand) -> bool:
+        """It has left what such a call takes; asked of one that suits."""
+        return all(self.resources[name] - self.taken[name] >= amount for name, amount in demand.resources)
+
+    def take(self, lease: int, amounts: Amounts) -> None:
+        """This lease takes so much, and what is not there it does not get: a worker that came back may hold
+        leases that were given up."""
+        if lease in self.takes:
+            return
+        has, taken = self.resources, self.taken
+        got = [(name, min(amount, has[name] - taken[name])) for name, amount in amounts if name in has]
+        for name, amount in got:
+            taken[name] += amount
+        self.takes[lease] = tuple(got)
+
+    def give(self, lease: int) -> None:
+        """What this lease has taken is free again."""
+        for name, amount in self.takes.pop(lease, ()):
+            self.taken[name] -= amount
 
     @property
     def open(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec import structs
 
-from zfarm.core import dispatch, pictures
+from zfarm.core import dispatch, pictures, placing, why
 from zfarm.core.aside import Aside
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.greeting import LOCAL, book_key
@@ -61,6 +61,7 @@ from zfarm.messages import (
     Stranger,
     Streams,
     Versions,
+    Why,
 )
 from zfarm.settings import Settings, settings
 
@@ -84,7 +85,7 @@ class Broker(Reception):
         self._note_at = inf
         self._sweep_at = now + limits.beat_interval_s
         self._late_sweeps = 0  # in a row
-        self._hold_until = 0.0
+        self.hold_until = 0.0
         self._from_worker: dict[type, Handler] = {
             Beat: self._on_beat,
             Reports: self._on_reports,
@@ -117,6 +118,10 @@ class Broker(Reception):
             self._on_attach(peer, message, now, principal)  # type: ignore[arg-type]
         elif kind is Look:
             self._send(peer, pictures.picture(self, now, message.tasks_max, principal))  # type: ignore[attr-defined]
+        elif kind is Why:
+            if peer in self.peers:
+                self.peers[peer].heard_at = now
+            self._send(peer, why.answer(self, peer, message, now, principal))  # type: ignore[arg-type]
         else:
             record = self.peers.get(peer)
             if record is None:
@@ -143,10 +148,10 @@ class Broker(Reception):
         for client in self.clients.values():
             if self.parked:
                 client.sort_out()
-            client.held = bool(client.queue)
+            client.held = bool(client.queue or client.lines)
             client.ended = []  # it will ask
         self.touched.clear()
-        self._hold_until = now + self.limits.restart_hold_s
+        self.hold_until = now + self.limits.restart_hold_s
 
     def watch(self, watched: bool, now: float) -> None:
         """Somebody subscribes to notes, or nobody does."""
@@ -162,7 +167,9 @@ class Broker(Reception):
             self._sweep_at = now + self.limits.beat_interval_s / 2
         if self.parked:
             self.unpark(now)
-        if self.ready and self.workers:
+        if self.choosy and self.workers:
+            placing.place(self, now)
+        elif self.ready and self.workers:
             dispatch.dispatch(self, now)
         for peer in self._strangers:
             self._send(peer, Stranger())
@@ -198,8 +205,11 @@ class Broker(Reception):
             worker.heard_at = now
             return  # said again while the Welcome is on its way: the link is in order, so it will arrive
         if worker is None:
-            worker = WorkerRecord(key, peer, message.slots, message.host, message.pid, now)
+            worker = WorkerRecord(
+                key, peer, message.slots, message.host, message.pid, now, message.resources, message.labels
+            )
             self.workers[key] = worker
+            self.crew += 1
             self.tell("info", f"worker {worker.short_name} joined with {worker.slots} slots")
         else:
             worker.room = message.slots
@@ -223,6 +233,7 @@ class Broker(Reception):
 
     def _on_beat(self, worker: WorkerRecord, message: Beat, payload: Payload, now: float) -> None:
         worker.room = 0 if worker.draining else message.room
+        worker.waiting = frozenset(message.waiting)
         if message.vitals is not None:
             worker.vitals = message.vitals
         held = set(message.held)
@@ -304,6 +315,7 @@ class Broker(Reception):
 
     def _on_room(self, worker: WorkerRecord, message: Room, payload: Payload, now: float) -> None:
         worker.room = message.room
+        worker.waiting = frozenset(message.waiting)
         worker.draining = message.room == 0
 
     def _on_leave(self, worker: WorkerRecord, message: Leave, payload: Payload, now: float) -> None:
@@ -315,6 +327,7 @@ class Broker(Reception):
     def _drop_worker(self, worker: WorkerRecord, why: str) -> None:
         """Forget a worker; its leases are void, and their tasks lose an attempt."""
         del self.workers[worker.session]
+        self.crew += 1
         if worker.peer is not None:
             del self.peers[worker.peer]
         self.touched.pop(id(worker), None)
@@ -327,12 +340,11 @@ class Broker(Reception):
 
     def _sweep(self, now: float) -> None:
         limits = self.limits
-        if self._hold_until and now >= self._hold_until:
-            self._hold_until = 0.0
+        if self.hold_until and now >= self.hold_until:
+            self.hold_until = 0.0
             for client in self.clients.values():
                 client.held = False
-                if client.queue:
-                    self.make_ready(client)
+                self.make_ready(client)
         for worker in self.workers.values():
             if worker.thanks:
                 self.touch(worker)
@@ -342,6 +354,8 @@ class Broker(Reception):
             self._lose_silent(now)  # else we were away ourselves: first hear what they have said meanwhile
         self.orphans.sweep(now)
         self.aside.sweep(now)
+        if self.choosy:
+            why.warn_unmet(self, now)
 
     def _lose_silent(self, now: float) -> None:
         limits = self.limits

@@ -39,14 +39,19 @@ NOTHING: Final = Left()
 class Brood:
     """Leases, children and what the broker is to be told of them in this turn."""
 
-    def __init__(self, slots: int, host: str, pid: int, limits: Settings) -> None:
+    def __init__(
+        self, slots: int, host: str, pid: int, limits: Settings, resources: dict[str, int] | None = None
+    ) -> None:
         self.slots = slots
+        self.resources = resources or {}
+        """What there is for the calls that run, in thousandths."""
         self._host = host
         self._pid = pid
         self._limits = limits
         self._draining = False
         self._leases: dict[int, Duty] = {}
         self._queue: deque[Duty] = deque()
+        self._short: deque[Duty] = deque()  # for which resources are missing: somebody still has them
         self._owed: dict[int, Owed] = {}
         self._kids: dict[int, Kid] = {}
         self._next_kid = 1
@@ -89,6 +94,7 @@ class Brood:
             self._begans.append(duty.lease)
 
     def _return_queue(self) -> None:
+        self._end_shortage()
         for duty in self._queue:
             del self._leases[duty.lease]
             self._returns.append(duty.lease)
@@ -142,12 +148,30 @@ class Brood:
             self._stop_kid(spare[0], kill=False)
         return None if self._short_until else self._start_kid()
 
+    def _end_shortage(self) -> None:
+        """Let all that waits for resources wait in the queue again, where it came from."""
+        self._queue.extendleft(reversed(self._short))
+        self._short.clear()
+
+    def _affords(self, duty: Duty) -> bool:
+        """Whether its children, those that are being ended included, leave what this call takes."""
+        left = dict(self.resources)
+        for kid in self._kids.values():
+            for other in kid.duties():
+                for name, amount in other.takes:
+                    left[name] = left.get(name, 0) - amount
+        return all(left.get(name, 0) >= amount for name, amount in duty.takes)
+
     def _feed(self, now: float) -> None:
         """Send queued calls to children: first to idle ones while there are free slots, then a little ahead
         of busy ones."""
+        self._end_shortage()
         queue, limits = self._queue, self._limits
         free = self.slots - self._busy()
         while queue and free > 0:
+            if queue[0].takes and not self._affords(queue[0]):
+                self._short.append(queue.popleft())
+                continue
             kid = self._idle_kid(queue[0].realm)
             if kid is None:
                 break
@@ -240,6 +264,7 @@ class Brood:
         if deaths < self._limits.initializer_deaths_max:
             return
         del self._init_deaths[kid.realm]
+        self._end_shortage()
         broken = [duty for duty in self._queue if duty.realm == kid.realm]
         self._queue = deque(duty for duty in self._queue if duty.realm != kid.realm)
         for duty in broken:

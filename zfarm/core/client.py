@@ -11,13 +11,14 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from math import inf
+from typing import Any
 
 import msgspec
 
-from zfarm.core.asked import Asked
+from zfarm.core.asked import EARLIER, Asked
 from zfarm.core.inflow import Inflow
 from zfarm.core.machine import NOW, Indexed
 from zfarm.messages import (
@@ -36,8 +37,10 @@ from zfarm.messages import (
     Call,
     Cancel,
     Connected,
+    Demand,
     Echo,
     Ended,
+    Explained,
     Fate,
     Forget,
     Hello,
@@ -49,6 +52,7 @@ from zfarm.messages import (
     Peer,
     Progress,
     Pulse,
+    Reason,
     Refused,
     Rejected,
     Resolve,
@@ -63,6 +67,7 @@ from zfarm.messages import (
     Unknown,
     Versions,
     Welcome,
+    Why,
 )
 from zfarm.settings import Settings, settings
 
@@ -72,10 +77,6 @@ FORGETS_AT_ONCE = 256
 """Forgets wait for something to travel with, or for the next beat: alone they would wake the broker for
 nothing.
 Unless an outcome was large, which the broker holds until it is forgotten."""
-
-
-EARLIER = -1
-"""In place of a Submit's number: it may or may not have arrived, so whatever the broker says of it holds."""
 
 
 class Client:
@@ -122,8 +123,9 @@ class Client:
         self._forgot: list[int] = []
         self._unconfirmed: dict[int, list[int]] = {}
         self._actions: list[Action] = []
+        self._whys: list[Why] = []
         self._inflow = Inflow(limits)
-        self._handlers = {
+        self._handlers: dict[type, Callable[[Any, Payload, float], None]] = {
             Welcome: self._on_welcome,
             Stranger: self._on_stranger,
             Refused: self._on_refused,
@@ -133,10 +135,11 @@ class Client:
             Began: self._on_began,
             Unknown: self._on_unknown,
             Echo: self._on_echo,
-            Streams: self._on_streams,
-            Items: self._on_items,
-            Sent: self._on_sent,
+            Streams: lambda message, *_: self._inflow.streams(message, self._tasks),
+            Items: self._inflow.items,
+            Sent: lambda message, _, now: self._inflow.sent(message, now),
             Progress: self._on_progress,
+            Reason: lambda message, *_: self._actions.append(Explained(message)),
         }
 
     # ------------------------------------------------------------ local inputs
@@ -158,6 +161,7 @@ class Client:
         timeout_us: int = 0,
         priority: int = 0,
         memory_bytes: int = 0,
+        demand: Demand | None = None,
     ) -> int:
         """Note a call to be run and return its task number; ``token`` comes back with its outcome."""
         number = self._next_task
@@ -174,6 +178,7 @@ class Client:
             timeout_us,
             priority,
             memory_bytes,
+            demand,
         )
         self._tasks[number] = asked
         self._unsent.append(asked)
@@ -195,6 +200,16 @@ class Client:
             self._cancels.append(task)
         else:
             self._resolve(asked, Outcome(task=task, kind=CANCELLED), b"")
+
+    def why(self, number: int, task: int) -> None:
+        """Ask why ``task`` is where it is; Explained answers, if there is a link to ask over."""
+        if self._welcome is not None and not self._over:
+            self._whys.append(Why(number, task))
+            self.deadline = NOW
+
+    def heard(self, now: float) -> tuple[bool, float]:
+        """Whether there is a link to the broker, and for how long nothing was heard of it."""
+        return self._welcome is not None and not self._over, now - self._heard_at
 
     def listen(self, task: int) -> bool:
         """Read the stream of ``task`` from where it stands; False: of that nothing is known any more."""
@@ -242,7 +257,7 @@ class Client:
         self._heard_at = now
         handler = self._handlers.get(type(message))
         if handler is not None and not self._over:
-            handler(message, payload, now)  # type: ignore[operator]
+            handler(message, payload, now)
             self.deadline = NOW
 
     def advance(self, now: float) -> list[Action]:
@@ -377,15 +392,6 @@ class Client:
         for number in [number for number in self._unconfirmed if number <= message.number]:
             del self._unconfirmed[number]  # all that was sent before that Pulse has arrived
 
-    def _on_streams(self, message: Streams, payload: Payload, now: float) -> None:
-        self._inflow.streams(message, self._tasks)
-
-    def _on_items(self, message: Items, payload: Payload, now: float) -> None:
-        self._inflow.items(message, payload, now)
-
-    def _on_sent(self, message: Sent, payload: Payload, now: float) -> None:
-        self._inflow.sent(message, now)
-
     def _on_progress(self, message: Progress, payload: Payload, now: float) -> None:
         asked = self._tasks.get(message.number)
         if asked is not None:
@@ -416,6 +422,8 @@ class Client:
             self._asks = []
         while self._unsent:
             self._send_submit(actions)
+        actions.extend(Send(BROKER, asked) for asked in self._whys)  # after the submits, too
+        self._whys = []
         if self._cancels:  # after the submits: FIFO makes the broker know what is cancelled
             self._send_cancels(actions)
         if self._forgets and (beat or self._forget_now or len(self._forgets) >= FORGETS_AT_ONCE):
@@ -446,6 +454,7 @@ class Client:
         setups: Indexed[bytes] = Indexed()
         names: list[str] = []
         calls: list[Call] = []
+        demands: Indexed[Demand] = Indexed()
         bodies: list[Blob] = []
         unsent = self._unsent
         tasks = self._tasks
@@ -475,19 +484,16 @@ class Client:
                 last_setup = asked.setup
                 setup = setups[last_setup]
             asked.sent = self._submits + 1
-            calls.append(
-                Call(
-                    asked.number, function, setup, asked.items, asked.max_attempts, asked.timeout_us,
-                    asked.priority, False, asked.memory_bytes,
-                )
-            )  # fmt: skip
+            calls.append(asked.call(function, setup))
             if asked.max_attempts == 1:
                 if self._may_have_begun(asked):
                     calls[-1] = msgspec.structs.replace(calls[-1], begun=True)
                 asked.books = asked.books or books
+            if asked.demand is not None:
+                calls[-1] = msgspec.structs.replace(calls[-1], demand=demands[asked.demand] + 1)
             bodies.append(body)
         if calls:
             payload: list[Blob] = [*(blob for blob, _ in functions), *setups, *bodies]
             self._submits += 1
-            submit = Submit(calls, names, len(setups), self._take_forgets(), self._submits)
+            submit = Submit(calls, names, len(setups), self._take_forgets(), self._submits, list(demands))
             actions.append(Send(BROKER, submit, payload))

@@ -9,6 +9,7 @@ Settings.lookahead_us.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from heapq import heapify, heapreplace
 from typing import TYPE_CHECKING
 
@@ -17,19 +18,22 @@ from zfarm.core.books import ClientRecord, Task, WorkerRecord
 if TYPE_CHECKING:
     from zfarm.core.broker import Broker
 
-__all__ = ["dispatch"]
+__all__ = ["dispatch", "grant", "head", "rotate"]
 
 HANDFUL_US = 250
 """Work granted ahead to one worker, from one client, before the next worker and client have their turn."""
 
 
-def dispatch(broker: Broker, now: float) -> None:
-    """Grant what can be granted now."""
+def dispatch(broker: Broker, now: float, wanted: Collection[WorkerRecord] = ()) -> None:
+    """Grant what can be granted now; nothing is granted ahead to workers that are ``wanted`` for something
+    else."""
     open_workers = [worker for worker in broker.workers.values() if worker.open]
     if not open_workers:
         return
     _fill_slots(broker, open_workers, now)
     if broker.ready:
+        if wanted:
+            open_workers = [worker for worker in open_workers if worker not in wanted]
         _fill_ahead(broker, open_workers, now)
 
 
@@ -46,7 +50,7 @@ def _fill_slots(broker: Broker, workers: list[WorkerRecord], now: float) -> None
         task = _take(broker)
         if task is None:
             return
-        _grant(broker, task, worker, now)
+        grant(broker, task, worker, now)
         heapreplace(free, (len(worker.leases) / worker.room, n, worker))
 
 
@@ -92,17 +96,18 @@ def _grant_handful(
         client.refill()
     if some:
         broker.touch(worker)
-        _rotate(broker, client)
+        rotate(broker, client)
     return some
 
 
-def _grant(broker: Broker, task: Task, worker: WorkerRecord, now: float) -> None:
+def grant(broker: Broker, task: Task, worker: WorkerRecord, now: float) -> None:
+    """Give this worker a fresh lease on a task."""
     broker.lease(task, worker, 0, now)
     worker.granted.append(task)
     broker.touch(worker)
 
 
-def _head(client: ClientRecord) -> Task | None:
+def head(client: ClientRecord) -> Task | None:
     """The first task of the queue that is still queued; what is not is dropped from the queue."""
     queue = client.queue
     while queue:
@@ -112,7 +117,7 @@ def _head(client: ClientRecord) -> Task | None:
         queue.popleft()
     if client.others:
         client.refill()
-        return _head(client)
+        return head(client)
     return None
 
 
@@ -121,7 +126,7 @@ def _peek(broker: Broker) -> Task | None:
     ready = broker.ready
     while ready:
         session = next(iter(ready))
-        task = _head(ready[session])
+        task = head(ready[session])
         if task is not None:
             return task
         del ready[session]
@@ -134,11 +139,11 @@ def _take(broker: Broker) -> Task | None:
         task.client.queue.popleft()
         if task.client.others:
             task.client.refill()
-        _rotate(broker, task.client)
+        rotate(broker, task.client)
     return task
 
 
-def _rotate(broker: Broker, client: ClientRecord) -> None:
+def rotate(broker: Broker, client: ClientRecord) -> None:
     """The client had its turn."""
     if len(broker.ready) > 1 or not client.queue:
         del broker.ready[client.session]

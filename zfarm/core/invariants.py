@@ -6,15 +6,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from zfarm.core.books import WorkerRecord
     from zfarm.core.broker import Broker
 
 __all__ = ["check_books"]
+
+
+def check_resources(broker: Broker, worker: WorkerRecord) -> None:
+    """What a worker has is given to leases that it holds, once and no more than there is."""
+    for name, has in worker.resources.items():
+        taken = sum(amount for takes in worker.takes.values() for what, amount in takes if what == name)
+        assert taken == worker.taken[name], f"{name}: {taken} taken, {worker.taken[name]} in the books"
+        assert 0 <= taken <= has, f"{name}: {taken} taken of {has}"
+    unheld = worker.takes.keys() - worker.leases.keys() - broker.orphans.leases()
+    assert not unheld, f"leases {unheld} have ended, and what they took is not free"
 
 
 def check_books(broker: Broker) -> None:
     """Raise AssertionError when the books contradict themselves."""
     for worker in broker.workers.values():
         assert worker.expected_us == sum(task.expected_us for task in worker.leases.values())
+        check_resources(broker, worker)
         for lease, task in worker.leases.items():
             assert task.lease == lease and task.worker is worker and task.outcome is None
             assert broker.clients.get(task.client.session) is task.client, "a lease outlived its client"
@@ -22,6 +34,7 @@ def check_books(broker: Broker) -> None:
     parked = {(until, id(task)) for until, _, task in broker.parked}
     for session, client in broker.clients.items():
         queued = {id(task) for queue in (client.queue, *client.others.values()) for task in queue}
+        lined = {id(task) for line in client.lines for task in line}
         assert client.queue or not client.others, "tasks of low priority are out of reach"
         assert all(rank < client.rank for rank in client.others), "a low priority comes first"
         leased = 0
@@ -33,12 +46,13 @@ def check_books(broker: Broker) -> None:
                 assert task.outcome is None and task.worker.leases.get(task.lease) is task
                 assert broker.workers.get(task.worker.session) is task.worker, "a lease outlived its worker"
             elif task.until and task.outcome is None:
-                assert id(task) not in queued, "what is parked is not to be granted"
+                assert id(task) not in queued | lined, "what is parked is not to be granted"
                 assert (task.until, id(task)) in parked, "what is parked must come back"
             elif task.outcome is None:
                 assert not task.spent, "what may have begun is never granted again"
-                assert id(task) in queued, "a task that nobody holds must be in the queue"
-                assert client.held or session in broker.ready, "a client with queued tasks must be ready"
+                place, ready = (queued, broker.ready) if task.demand is None else (lined, broker.choosy)
+                assert id(task) in place, "a task that nobody holds must be in the queue"
+                assert client.held or session in ready, "a client with queued tasks must be ready"
         assert leased == client.leased
         assert client.unforgotten == sum(task.outcome is not None for task in client.tasks.values())
         assert client.bytes == sum(len(task.body) + len(task.blob) for task in client.tasks.values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
-from zfarm.core.books import ANY_LEASE, ClientRecord, Function, Functions, Task, WorkerRecord
+from zfarm.core.books import ANY_LEASE, Amounts, ClientRecord, Function, Functions, Task, WorkerRecord
 from zfarm.core.deaths import with_death
 from zfarm.messages import (
     BROKEN,
@@ -24,6 +24,7 @@ from zfarm.messages import (
     Begun,
     Blob,
     Call,
+    Demand,
     Dropped,
     Enrolled,
     Fate,
@@ -68,6 +69,9 @@ class Ledger:
         self.workers: dict[str, WorkerRecord] = {}
         self.functions = Functions()
         self.ready: dict[str, ClientRecord] = {}  # clients with something in their queue, next one first
+        self.choosy: dict[str, ClientRecord] = {}  # clients with something in their lines
+        self.crew = 0  # counts the comings and goings of workers
+        self.turns = 0  # of clients, while there is something in lines
         # items, not batches
         self.counts = dict.fromkeys((VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT, MEMORY), 0)
         self.retried = 0
@@ -114,7 +118,7 @@ class Ledger:
         if isinstance(record, Accepted):
             function = self.functions.intern(bytes(payload[0]), record.name)
             setup = client.setups.setdefault(bytes(payload[1]), bytes(payload[1]))
-            self.accept(client, record, function, setup, payload[2])
+            self.accept(client, record, function, setup, payload[2], demand=record.demand)
         elif isinstance(record, Forgotten):
             self.forget(client, record.tasks)
         elif isinstance(record, Dropped):
@@ -158,6 +162,7 @@ class Ledger:
         setup: bytes,
         body: Blob,
         queued: bool = True,
+        demand: Demand | None = None,
     ) -> Task:
         """Enter a task, and queue it."""
         function.refs += 1
@@ -169,8 +174,11 @@ class Ledger:
             task.memory_bytes = call.memory_bytes
         client.tasks[number] = task
         task.priority = call.priority
+        task.demand = demand
         if not queued:
             pass
+        elif demand is not None:
+            client.enqueue(task)
         elif call.priority == client.rank:
             client.queue.append(task)
         else:
@@ -180,7 +188,7 @@ class Ledger:
         if self.journal:
             accepted = Accepted(
                 client.session, number, function.name, call.items, call.max_attempts, call.timeout_us,
-                call.priority, call.memory_bytes,
+                call.priority, call.memory_bytes, demand,
             )  # fmt: skip
             self.records.append((accepted, (function.blob, setup, body)))
             client.booked.append(number)
@@ -218,7 +226,9 @@ class Ledger:
         client.tasks.clear()
         client.queue.clear()
         client.others.clear()
+        client.lines.clear()
         self.ready.pop(client.session, None)
+        self.choosy.pop(client.session, None)
         self.touched.pop(id(client), None)
         del self.clients[client.session]
         if self.journal:
@@ -226,8 +236,11 @@ class Ledger:
 
     # ------------------------------------------------------------ leases and outcomes
 
-    def lease(self, task: Task, worker: WorkerRecord, lease: int, now: float) -> None:
-        """Enter a lease into the books; 0 makes a fresh one."""
+    def lease(
+        self, task: Task, worker: WorkerRecord, lease: int, now: float, takes: Amounts | None = None
+    ) -> None:
+        """Enter a lease into the books; 0 makes a fresh one. ``takes``: of the worker's resources, if that is
+        not what the task demands."""
         if not lease:
             lease = self.epoch << 32 | self._next_lease
             self._next_lease += 1
@@ -238,6 +251,8 @@ class Ledger:
             self._spend(task, lease)
         task.granted_at = now
         task.expected_us = task.function.expected_us(task.items)
+        if task.demand is not None:
+            worker.take(lease, task.demand.resources if takes is None else takes)
         worker.leases[lease] = task
         worker.expected_us += task.expected_us
         task.client.leased += 1
@@ -247,6 +262,8 @@ class Ledger:
         worker = task.worker
         assert worker is not None, "a task without a lease has none to lose"
         del worker.leases[task.lease]
+        if worker.takes:
+            worker.give(task.lease)
         worker.expected_us -= task.expected_us
         task.worker = None
         task.lease = -task.lease
@@ -267,7 +284,7 @@ class Ledger:
     def requeue(self, task: Task, behind: int = 0) -> None:
         """Put a task to the front of its client's queue, ``behind`` so many others."""
         client = task.client
-        if task.priority == client.rank:
+        if task.demand is None and task.priority == client.rank:
             client.queue.insert(behind, task)
         else:
             client.enqueue(task, front=True)
@@ -275,8 +292,12 @@ class Ledger:
 
     def make_ready(self, client: ClientRecord) -> None:
         """The client has something in its queue: it takes part in the round, unless it is held."""
-        if not client.held:
+        if client.held:
+            return
+        if client.queue:
             self.ready.setdefault(client.session, client)
+        if client.lines:
+            self.choosy.setdefault(client.session, client)
 
     def give_back(self, task: Task) -> None:
         """A lease ended without having started: nobody is blamed, the task waits again or is cancelled."""

@@ -56,12 +56,16 @@ class Orphans:
         ours = held.lease >> 32 == broker.epoch  # granted by this very broker: it would know task and client
         if task is None and not ours:
             until = now + broker.limits.client_grace_s
+            before = self._kept.get((held.owner, held.task))
+            if before is not None:
+                before.worker.give(before.lease)
             self._kept[(held.owner, held.task)] = Orphan(worker, held.lease, held.started, until)
+            worker.take(held.lease, held.takes)
         elif task is None or not self._may_live(task, held.lease, ours):
             self._stop(worker, held.lease)
         else:
             task.stray = True
-            broker.lease(task, worker, held.lease, now)
+            broker.lease(task, worker, held.lease, now, held.takes)
             task.began = held.started
             if task.cancelling:
                 worker.revokes.append(held.lease)
@@ -94,7 +98,7 @@ class Orphans:
                 self._stop(orphan.worker, orphan.lease)
                 continue
             task.stray = True
-            broker.lease(task, orphan.worker, orphan.lease, now)
+            broker.lease(task, orphan.worker, orphan.lease, now, ())  # what it takes was noted when it came
             task.began = orphan.started
             if orphan.report is not None:
                 orphan.worker.thanks.append(orphan.lease)
@@ -106,6 +110,7 @@ class Orphans:
         for orphan in self._kept.values():
             if orphan.lease == report.lease and orphan.worker is worker:
                 orphan.report, orphan.blob = report, blob
+                worker.give(orphan.lease)
                 return True
         return False
 
@@ -127,6 +132,8 @@ class Orphans:
             self._stop(orphan.worker, orphan.lease)
 
     def _stop(self, worker: WorkerRecord, lease: int) -> None:
+        if lease not in worker.leases:
+            worker.give(lease)
         worker.stops.append(lease)
         worker.thanks.append(lease)
         self._broker.touch(worker)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from zfarm.core.books import ClientRecord
 from zfarm.core.greeting import LOCAL, bare, sees
+from zfarm.core.placing import suited
+from zfarm.core.why import unmet
 from zfarm.messages import (
     BROKEN,
     CANCELLED,
@@ -50,6 +52,7 @@ def picture(broker: Broker, now: float, tasks_max: int, principal: str = LOCAL) 
         queue=_queue(broker, principal),
         versions=broker.versions,
         refusals=dict(broker.refusals),
+        unmet=_unmet(broker, principal),
     )
 
 
@@ -60,7 +63,9 @@ def notes(broker: Broker, now: float) -> list[Note]:
     running = _running(broker, now, broker.limits.picture_tasks_max)
     return [
         WorkersNote(number=broker.notes - 1, workers=_workers(broker, now)),
-        FarmNote(farm=farm, running=running, queue=_queue(broker), clients=_clients(broker)),
+        FarmNote(
+            farm=farm, running=running, queue=_queue(broker), clients=_clients(broker), unmet=_unmet(broker)
+        ),
     ]
 
 
@@ -150,6 +155,18 @@ def _running(broker: Broker, now: float, tasks_max: int, principal: str = LOCAL)
     return running
 
 
+def _unmet(broker: Broker, principal: str = LOCAL) -> dict[str, int]:
+    """What no worker has, and how many tasks wait for it; the largest first, a few."""
+    total: Counter[str] = Counter()
+    for client in broker.choosy.values():
+        if not broker.workers or not sees(principal, client.session):
+            continue
+        for line in client.lines:
+            if not suited(broker, line):
+                total[unmet(broker, line.demand)] += len(line)
+    return dict(total.most_common(QUEUE_NAMES))
+
+
 def _queue(broker: Broker, principal: str = LOCAL) -> dict[str, int]:
     """Names of the functions that wait, by how many of their tasks do; estimated from the head of each
     queue."""
@@ -160,7 +177,7 @@ def _queue(broker: Broker, principal: str = LOCAL) -> dict[str, int]:
             continue
         names = Counter(
             task.function.name
-            for task in islice(chain(client.queue, *client.others.values()), QUEUE_SAMPLE)
+            for task in islice(chain(client.queue, *client.others.values(), *client.lines), QUEUE_SAMPLE)
             if task.worker is None and task.outcome is None
         )
         looked_at = names.total() or 1

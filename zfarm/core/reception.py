@@ -24,6 +24,7 @@ from zfarm.messages import (
     Attach,
     Attached,
     Bye,
+    Call,
     Cancel,
     Drop,
     Echo,
@@ -148,20 +149,22 @@ class Reception(Ledger):
                     self.show(known)
                 elif self.journal:
                     client.booked.append(call.task)
-            elif not call.begun and (full := self._full(client)):
+            elif not call.begun and (
+                full := self._full(client) or (self._too_choosy(client, message, call) if call.demand else "")
+            ):
                 refused.append(call.task)
                 text = full
             else:
                 function, setup = functions[call.function], setups[call.setup]
-                task = self.accept(client, call, function, setup, payload[i], not call.begun)
+                demand = message.demands[call.demand - 1] if call.demand else None
+                task = self.accept(client, call, function, setup, payload[i], not call.begun, demand)
                 if call.begun:
                     self.doubt(task, now)
         if client.booked:
             self.touch(client)
         if self.orphans:
             self.orphans.claimed(client, [call.task for call in message.calls], now)
-        if client.queue:
-            self.make_ready(client)
+        self.make_ready(client)
         if refused:
             self.refusals["tasks"] = self.refusals.get("tasks", 0) + len(refused)
             self.touch(client)
@@ -170,6 +173,15 @@ class Reception(Ledger):
         for function in functions:  # a repeated submit must not leave a function behind that no task needs
             if not function.refs:
                 self.functions.rest(function)
+
+    def _too_choosy(self, client: ClientRecord, message: Submit, call: Call) -> str:
+        """Why this client can have no further line of calls that wait; empty: it can."""
+        lines, most = client.lines, self.limits.client_demands_max
+        if len(lines) < most or message.demands[call.demand - 1] in lines:
+            return ""
+        return (
+            f"calls of this client wait with {most} different demands, its limit (ZFARM_CLIENT_DEMANDS_MAX)"
+        )
 
     def _full(self, client: ClientRecord) -> str:
         """Why this client can have no further task now; empty: it can."""

@@ -73,6 +73,8 @@ class View:
         self.clients: list[ClientPicture] = []
         self.running: list[TaskPicture] = []
         self.queue: dict[str, int] = {}
+        self.unmet: dict[str, int] = {}
+        """What no worker has, and how many tasks wait for it."""
         self.texts: deque[Said] = deque(maxlen=TEXTS_MAX)
         self.history: deque[float] = deque(maxlen=HISTORY_MAX)
         """Ended tasks per second, one value for about each second, the newest last."""
@@ -93,6 +95,7 @@ class View:
             self._show_workers(picture.workers, number)
         if number >= self._farm_number:
             self._show_farm(picture.farm, picture.running, picture.queue, picture.clients)
+            self.unmet = picture.unmet
         if number >= self._whole_from - 1:
             self.stale = False
             self._whole_from = min(self._whole_from, number)
@@ -114,6 +117,7 @@ class View:
         self._number = number
         if isinstance(note, FarmNote):
             self._show_farm(note.farm, note.running, note.queue, note.clients)
+            self.unmet = note.unmet
         elif isinstance(note, WorkersNote):
             self._show_workers(note.workers, number)
         self._seen_at = now

@@ -11,7 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
@@ -82,9 +82,13 @@ class Worker(Brood):
         pid: int,
         now: float,
         limits: Settings = settings,
+        resources: dict[str, int] | None = None,
+        labels: Sequence[str] = (),
     ) -> None:
-        super().__init__(slots, host, pid, limits)
+        """``resources`` are what there is for calls that demand some, in thousandths."""
+        super().__init__(slots, host, pid, limits, resources)
         self.session = session
+        self.labels = list(labels)
         self.deadline = NOW
         self._versions = versions
         self._joined = False
@@ -269,7 +273,7 @@ class Worker(Brood):
             self._watch_kids(now)
             if self._draining:
                 self._drain_more()
-            if self._queue:
+            if self._queue or self._short:
                 self._feed(now)
             self._retire_kids()
             if not self._joined:
@@ -287,7 +291,7 @@ class Worker(Brood):
 
     def check(self) -> None:
         """Every lease is in the queue or with one child; busy children that do not wait fit the slots."""
-        places = [duty.lease for duty in self._queue]
+        places = [duty.lease for duty in (*self._queue, *self._short)]
         for kid in self._kids.values():
             places.extend(duty.lease for duty in kid.duties() if duty.lease in self._leases)
             assert kid.expected_us == sum(duty.expected_us for duty in kid.duties())
@@ -345,6 +349,8 @@ class Worker(Brood):
             if lease.timeout_us or lease.memory_bytes:  # alone, like a call of which nothing is known
                 duty.timeout_us, duty.memory_bytes = lease.timeout_us, lease.memory_bytes
                 duty.expected_us = 0
+            if lease.demand:
+                duty.takes, duty.expected_us = message.demands[lease.demand - 1].resources, 0
             leases[number] = duty
             self._queue.append(duty)
 
@@ -361,6 +367,7 @@ class Worker(Brood):
                 duty.revoked = True
                 duty.grace_us = message.grace_us
             if duty.kid is None:
+                self._end_shortage()
                 self._queue.remove(duty)
                 self._take_home(duty, now)
             else:
@@ -401,9 +408,11 @@ class Worker(Brood):
         if now < self._join_at:
             return
         self._join_at = now + self._limits.beat_interval_s
-        held = [Held(d.lease, d.owner, d.task, d.kid is not None) for d in self._leases.values()]
+        held = [Held(d.lease, d.owner, d.task, d.kid is not None, d.takes) for d in self._leases.values()]
         held += [Held(lease, owed.owner, owed.task, True) for lease, owed in self._owed.items()]
-        join = Join(self.session, self._versions, self.slots, self._host, self._pid, held)
+        join = Join(
+            self.session, self._versions, self.slots, self._host, self._pid, held, self.resources, self.labels
+        )
         self._actions.append(Send(BROKER, join))
 
     def _room(self) -> int:
@@ -414,6 +423,9 @@ class Worker(Brood):
             slots = min(slots, sum(1 for kid in self._kids.values() if not kid.waiting))
         waiting = sum(1 for kid in self._kids.values() if kid.waiting and kid.calls)
         return slots + min(waiting, self._limits.blocked_children_max)
+
+    def _waiting(self) -> list[int]:
+        return [kid.head().lease for kid in self._kids.values() if kid.waiting and kid.calls]
 
     def _flush(self, now: float) -> None:
         limits = self._limits
@@ -440,7 +452,7 @@ class Worker(Brood):
         room = self._room()
         if room != self._room_told:
             self._room_told = room
-            send(Send(BROKER, Room(room=room)))
+            send(Send(BROKER, Room(room, self._waiting())))
         if self._draining and not (self._leases or self._owed or self._outflow.wanted):
             self._over = True
             send(Send(BROKER, Leave()))
@@ -448,7 +460,7 @@ class Worker(Brood):
         elif now >= self._beat_at:
             self._beat_at = now + limits.beat_interval_s
             held = [*self._leases, *self._owed]
-            send(Send(BROKER, Beat(seen=self._seen, held=held, room=room, vitals=self._vitals)))
+            send(Send(BROKER, Beat(self._seen, held, room, self._vitals, self._waiting())))
             self._vitals = None
 
     def _next_deadline(self) -> float:

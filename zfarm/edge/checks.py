@@ -6,65 +6,31 @@ Malformed with a reason. CHECKS has one entry per message of every direction; a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Sized
-from math import isfinite
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
 from zfarm import messages as m
-from zfarm.errors import ProtocolError
+from zfarm.edge.bounds import (
+    AMOUNT_MAX,
+    COUNT_MAX,
+    NAME_MAX,
+    RESOURCES_MAX,
+    SESSION_MAX,
+    TASK_NUMBER_MAX,
+    Malformed,
+)
+from zfarm.edge.bounds import blobs as _blobs
+from zfarm.edge.bounds import listed as _listed
+from zfarm.edge.bounds import name as _name
+from zfarm.edge.bounds import number as _number
+from zfarm.edge.bounds import numbers as _numbers
+from zfarm.edge.bounds import real as _real
 from zfarm.settings import settings
 
 __all__ = ["CHECKS", "NAME_MAX", "Check", "Malformed"]
 
-NUMBER_MAX: Final = 2**63 - 1
-"""Of task numbers, lease ids and counters: what a signed 64-bit integer holds."""
-TASK_NUMBER_MAX: Final = 2**40 - 1
-"""Of a client: a journal has room for no more."""
-COUNT_MAX: Final = 2**31 - 1
-"""Of items, attempts, slots, channels and pids."""
-NAME_MAX: Final = 1024
-"""Characters of a host or function name, and of a session with its principal."""
-SESSION_MAX: Final = 256
-"""Characters of a session."""
-
-
-class Malformed(ProtocolError, ValueError):
-    """What a peer sent is no message of its direction; the text says why."""
-
-
 Check = Callable[[Any, int], None]
-
-
-def _blobs(message: object, blobs: int, expected: int) -> None:
-    if blobs != expected:
-        raise Malformed(f"{type(message).__name__} with {blobs} blobs, {expected} expected")
-
-
-def _listed(what: str, values: Sized, most: int) -> None:
-    if len(values) > most:
-        raise Malformed(f"{len(values)} {what}, at most {most} allowed")
-
-
-def _number(what: str, value: int, most: int = NUMBER_MAX, least: int = 0) -> None:
-    if not least <= value <= most:
-        raise Malformed(f"{what} is {value}, not within {least} to {most}")
-
-
-def _numbers(what: str, values: Sequence[int], most: int = NUMBER_MAX, least: int = 0) -> None:
-    if values and (min(values) < least or max(values) > most):
-        raise Malformed(f"{what} from {min(values)} to {max(values)}, not within {least} to {most}")
-
-
-def _real(what: str, *values: float) -> None:
-    if not all(map(isfinite, values)):
-        raise Malformed(f"{what} is not a finite number")
-
-
-def _name(what: str, *values: str, most: int = NAME_MAX) -> None:
-    for value in values:
-        if len(value) > most:
-            raise Malformed(f"{what} has {len(value)} characters, at most {most} allowed")
 
 
 def _versions(versions: m.Versions) -> None:
@@ -73,6 +39,24 @@ def _versions(versions: m.Versions) -> None:
 
 
 # ---------------------------------------------------------------- messages of calls and outcomes
+
+
+def _amounts(what: str, amounts: Iterable[tuple[str, int]]) -> None:
+    listed = list(amounts)
+    _listed(what, listed, RESOURCES_MAX)
+    names = [name for name, _ in listed]
+    _name("a resource", *names)
+    if len(set(names)) < len(names):
+        raise Malformed(f"{what} that name one twice")
+    _numbers(what, [amount for _, amount in listed], AMOUNT_MAX)
+
+
+def _demands(demands: Sequence[m.Demand]) -> None:
+    _listed("demands", demands, settings.batch_calls_max)
+    for demand in demands:
+        _amounts("resources", demand.resources)
+        _listed("labels", demand.labels, RESOURCES_MAX)
+        _name("a label", *demand.labels)
 
 
 def _submit(message: m.Submit, blobs: int) -> None:
@@ -87,16 +71,12 @@ def _submit(message: m.Submit, blobs: int) -> None:
     _number("number", message.number)
     _numbers("tasks", [call.task for call in calls], TASK_NUMBER_MAX)
     # the other columns of a batch are nearly constant: their few distinct values are what is checked
-    kinds = set(
-        map(
-            attrgetter(
-                "function", "setup", "items", "max_attempts", "timeout_us", "priority", "memory_bytes"
-            ),
-            calls,
-        )
-    )
-    for function, setup, items, max_attempts, timeout_us, priority, memory_bytes in kinds:
+    _demands(message.demands)
+    terms = "max_attempts", "timeout_us", "priority", "memory_bytes", "demand"
+    kinds = set(map(attrgetter("function", "setup", "items", *terms), calls))
+    for function, setup, items, max_attempts, timeout_us, priority, memory_bytes, demand in kinds:
         _number("memory_bytes", memory_bytes)
+        _number("demand", demand, len(message.demands))
         _number("function", function, functions - 1)
         _number("setup", setup, setups - 1)
         _number("items", items, COUNT_MAX)
@@ -115,9 +95,12 @@ def _grants(message: m.Grants, blobs: int) -> None:
     _name("an owner", *owners)
     _numbers("leases", [lease.lease for lease in leases])
     _numbers("tasks", [lease.task for lease in leases])
-    terms = attrgetter("owner", "function", "setup", "items", "expected_us", "timeout_us", "memory_bytes")
-    for owner, function, setup, items, expected_us, timeout_us, memory_bytes in set(map(terms, leases)):
+    _demands(message.demands)
+    columns = "owner", "function", "setup", "items", "expected_us", "timeout_us", "memory_bytes", "demand"
+    kinds = set(map(attrgetter(*columns), leases))
+    for owner, function, setup, items, expected_us, timeout_us, memory_bytes, demand in kinds:
         _number("memory_bytes", memory_bytes)
+        _number("demand", demand, len(message.demands))
         _number("owner", owner, len(owners) - 1)
         _number("function", function, functions - 1)
         _number("setup", setup, setups - 1)
@@ -302,6 +285,8 @@ def _held(held: Sequence[m.Held]) -> None:
     _numbers("leases", [one.lease for one in held])
     _numbers("tasks", [one.task for one in held])
     _name("an owner", *(one.owner for one in held))
+    for takes in {one.takes for one in held if one.takes}:
+        _amounts("resources", takes)
 
 
 def _join(message: m.Join, blobs: int) -> None:
@@ -311,6 +296,9 @@ def _join(message: m.Join, blobs: int) -> None:
     _name("a host", message.host)
     _numbers("slots and pid", (message.slots, message.pid), COUNT_MAX)
     _held(message.held)
+    _amounts("resources", message.resources.items())
+    _listed("labels", message.labels, RESOURCES_MAX)
+    _name("a label", *message.labels)
 
 
 def _beat(message: m.Beat, blobs: int) -> None:
@@ -319,8 +307,14 @@ def _beat(message: m.Beat, blobs: int) -> None:
     _number("room", message.room, COUNT_MAX)
     _listed("held leases", message.held, settings.held_max)
     _numbers("leases", message.held)
+    _waiting(message.waiting)
     if message.vitals is not None:
         _vitals(message.vitals)
+
+
+def _waiting(leases: Sequence[int]) -> None:
+    _listed("leases that wait", leases, settings.held_max)
+    _numbers("leases", leases)
 
 
 def _vitals(v: m.Vitals) -> None:
@@ -332,6 +326,7 @@ def _vitals(v: m.Vitals) -> None:
 def _room(message: m.Room, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _number("room", message.room, COUNT_MAX)
+    _waiting(message.waiting)
 
 
 def _tunnel(message: m.Tunnel, blobs: int) -> None:
@@ -411,6 +406,19 @@ def _running(running: Iterable[m.TaskPicture]) -> None:
     _real("a task's age", *(task.age_s for task in running))
 
 
+def _why(message: m.Why, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _numbers("number and task", (message.number, message.task))
+    _name("an owner", message.owner)
+
+
+def _reason(message: m.Reason, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _numbers("number and task", (message.number, message.task))
+    _name("a code, name or owner", message.code, message.name, message.owner)
+    _name("a reason", message.text, most=settings.text_bytes_max)
+
+
 def _picture(message: m.Picture, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _real("the uptime", message.farm.uptime_s)
@@ -439,6 +447,8 @@ CHECKS: Final[dict[type, Check]] = {
     m.Pulse: _pulse,
     m.Bye: _nothing,
     m.Look: _look,
+    m.Why: _why,
+    m.Reason: _reason,
     m.Welcome: _welcome,
     m.Stranger: _nothing,
     m.Refused: _refused,

@@ -149,8 +149,8 @@ def _mixed_blobs(sizes: list[int], frames: Sequence[Frame]) -> list[Blob]:
 from_client: Final = Decoder[messages.FromClient](messages.FromClient)
 to_client: Final = Decoder[messages.ToClient](messages.ToClient)
 from_worker: Final = Decoder[messages.FromWorker](messages.FromWorker)
-from_monitor: Final = Decoder[messages.Look](messages.Look)
-"""Monitors look, and can say nothing else."""
+from_monitor: Final = Decoder[messages.FromMonitor](messages.FromMonitor)
+"""Monitors look and ask why, and can say nothing else."""
 from_anyone: Final = Decoder[messages.FromClient | messages.FromWorker](
     messages.FromClient | messages.FromWorker
 )

@@ -208,6 +208,20 @@ def _announce(connection: Any) -> None:
     metavar="FILE|-",
     help="Private file with the line of `zfarm token`, - for standard input; instead of ADDRESS and FILE.",
 )
+@click.option(
+    "--resource",
+    "resources",
+    multiple=True,
+    metavar="NAME=AMOUNT",
+    help="What calls may ask for, such as gpu=2; may be repeated.  [default: $ZFARM_RESOURCES]",
+)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="WORD|NAME=VALUE",
+    help="A label that calls may ask for, such as zone=a; may be repeated.  [default: $ZFARM_LABELS]",
+)
 @_log_options
 def worker(
     address: str | None,
@@ -215,6 +229,8 @@ def worker(
     connection: Path | None,
     name: str | None,
     token_file: str,
+    resources: tuple[str, ...],
+    labels: tuple[str, ...],
     log_level: str,
     log_format: str,
 ) -> int:
@@ -227,7 +243,7 @@ def worker(
     set_up(log_level, log_format)
     import zfarm.worker
 
-    return zfarm.worker.main(address, slots, connection, name, token_file)
+    return zfarm.worker.main(address, slots, connection, name, token_file, resources, labels)
 
 
 @command.command()
@@ -244,6 +260,26 @@ def status(address: str | None, connection: Path | None, as_json: bool) -> int:
     import zfarm.face.status
 
     return zfarm.face.status.main(address, connection, as_json)
+
+
+@command.command()
+@click.argument("task", metavar="TASK")
+@_address_argument
+@_connection_option
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object, for programs; its names stay (see `pydoc zfarm.face.why`).",
+)
+def why(task: str, address: str | None, connection: Path | None, as_json: bool) -> int:
+    """Tell why a task is where it is: TASK is CLIENT/NUMBER as `zfarm status` shows them, or NUMBER alone.
+
+    Ends with 1 if the farm does not know the task.
+    """
+    import zfarm.face.why
+
+    return zfarm.face.why.main(task, address, connection, as_json)
 
 
 @command.command()

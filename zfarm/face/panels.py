@@ -215,6 +215,9 @@ def _blocks(scene: Scene) -> list[Block]:
     if farm is None:
         return []
     queue = sorted(view.queue.items(), key=lambda item: (-item[1], item[0]))
+    unmet: list[Line] = [
+        [(f" {count(tasks, 5)} wait: {clean(text)}", "yellow")] for text, tasks in sorted(view.unmet.items())
+    ]
     return [
         Block(
             "workers",
@@ -242,8 +245,8 @@ def _blocks(scene: Scene) -> list[Block]:
         Block(
             "queue",
             f"{view.waiting_now:,}",
-            lambda width: len(queue),
-            lambda width, height: _queue(queue, width, height),
+            lambda width: len(unmet) + len(queue),
+            lambda width, height: [*unmet, *_queue(queue, width, height - len(unmet))][:height],
         ),
         Block(
             "recent",

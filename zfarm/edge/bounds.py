@@ -1,0 +1,70 @@
+"""The bounds of numbers, names and lists in messages, and the refusal of what is outside; no message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+from math import isfinite
+from typing import Final
+
+from zfarm.errors import ProtocolError
+
+__all__ = [
+    "AMOUNT_MAX", "COUNT_MAX", "NAME_MAX", "NUMBER_MAX", "RESOURCES_MAX", "SESSION_MAX", "TASK_NUMBER_MAX",
+    "Malformed", "blobs", "listed", "name", "number", "numbers", "real",
+]  # fmt: skip
+
+NUMBER_MAX: Final = 2**63 - 1
+"""Of task numbers, lease ids and counters: what a signed 64-bit integer holds."""
+TASK_NUMBER_MAX: Final = 2**40 - 1
+"""Of a client: a journal has room for no more."""
+COUNT_MAX: Final = 2**31 - 1
+"""Of items, attempts, slots, channels and pids."""
+NAME_MAX: Final = 1024
+"""Characters of a host or function name, and of a session with its principal."""
+RESOURCES_MAX: Final = 64
+"""Of a worker or a call: resources, and labels."""
+AMOUNT_MAX: Final = 10**15
+"""Of a resource, in thousandths."""
+SESSION_MAX: Final = 256
+"""Characters of a session."""
+
+
+class Malformed(ProtocolError, ValueError):
+    """What a peer sent is no message of its direction; the text says why."""
+
+
+def blobs(message: object, count: int, expected: int) -> None:
+    """As many blobs as the message says."""
+    if count != expected:
+        raise Malformed(f"{type(message).__name__} with {count} blobs, {expected} expected")
+
+
+def listed(what: str, values: Sized, most: int) -> None:
+    """No more than so many."""
+    if len(values) > most:
+        raise Malformed(f"{len(values)} {what}, at most {most} allowed")
+
+
+def number(what: str, value: int, most: int = NUMBER_MAX, least: int = 0) -> None:
+    """Within these bounds."""
+    if not least <= value <= most:
+        raise Malformed(f"{what} is {value}, not within {least} to {most}")
+
+
+def numbers(what: str, values: Sequence[int], most: int = NUMBER_MAX, least: int = 0) -> None:
+    """All of them within these bounds."""
+    if values and (min(values) < least or max(values) > most):
+        raise Malformed(f"{what} from {min(values)} to {max(values)}, not within {least} to {most}")
+
+
+def real(what: str, *values: float) -> None:
+    """Finite."""
+    if not all(map(isfinite, values)):
+        raise Malformed(f"{what} is not a finite number")
+
+
+def name(what: str, *values: str, most: int = NAME_MAX) -> None:
+    """No longer than so many characters."""
+    for value in values:
+        if len(value) > most:
+            raise Malformed(f"{what} has {len(value)} characters, at most {most} allowed")
