@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from zfarm.futures import Future
     from zfarm.jobs import Job, attach
+    from zfarm.merging import StreamItem
     from zfarm.streams import Item, Progress, Stream, emit, progress
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "RemoteTraceback",
     "Stream",
     "StreamGap",
+    "StreamItem",
     "TaskError",
     "TaskLost",
     "TaskTimeout",
@@ -80,6 +82,7 @@ _HOMES = {
     "Job": "zfarm.jobs",
     "Progress": "zfarm.streams",
     "Stream": "zfarm.streams",
+    "StreamItem": "zfarm.merging",
     "attach": "zfarm.jobs",
     "current_farm": "zfarm.api",
     "emit": "zfarm.streams",

@@ -6,7 +6,6 @@ boots while the first Executor imports the rest.
 
 from __future__ import annotations
 
-import concurrent.futures
 import operator
 import os
 import sys
@@ -18,6 +17,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
+from zfarm.beyond import Beyond, check_sizes
 from zfarm.errors import BrokerUnreachable, ConfigurationError
 from zfarm.futures import Future
 from zfarm.settings import settings
@@ -44,7 +44,7 @@ LEAVE_WAIT_S = 10.0
 """How long an interrupted ``with`` block waits for the farm to go."""
 
 
-class Executor(concurrent.futures.Executor):
+class Executor(Beyond):
     """Runs calls on a farm: the cores of this machine, or the hosts behind ``address``.
 
     It keeps the whole contract of ``concurrent.futures``, and what process pools cannot do works: lambdas,
@@ -258,7 +258,7 @@ class Executor(concurrent.futures.Executor):
         from zfarm import mapping
         from zfarm.core.pace import Pace
 
-        _check_sizes(chunksize, buffersize)
+        check_sizes(chunksize, buffersize)
         link = self._link
         link.check_open()
         star = len(iterables) != 1
@@ -464,15 +464,6 @@ def _check_arguments(
             raise TypeError("max_tasks_per_child must be an integer")
         if max_tasks_per_child <= 0:
             raise ValueError("max_tasks_per_child must be >= 1")
-
-
-def _check_sizes(chunksize: int, buffersize: object) -> None:
-    if chunksize < 1:
-        raise ValueError("chunksize must be >= 1.")
-    if buffersize is not None and not isinstance(buffersize, int):
-        raise TypeError("buffersize must be an integer or None")
-    if buffersize is not None and buffersize < 1:
-        raise ValueError("buffersize must be None or > 0")
 
 
 def _default_workers() -> int:

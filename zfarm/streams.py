@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zfarm.link import Link
     from zfarm.messages import Arrived, Missed
 
-__all__ = ["Channels", "Item", "Progress", "Stream", "emit", "progress"]
+__all__ = ["Buffer", "Channels", "Item", "Progress", "Stream", "emit", "progress"]
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ class _Piece(NamedTuple):
     blobs: Any
 
 
-class _Buffer:
+class Buffer:
     """What one reader has not read yet. The link's thread fills it, the reader's empties it."""
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ class _Buffer:
             wake()
 
 
-class _Called(_Buffer):
+class _Called(Buffer):
     """A reader that is a callback, called in the link's thread."""
 
     def __init__(self, callback: Callable[[Any], object]) -> None:
@@ -196,7 +196,7 @@ class Stream(Generic[T]):
     of it reads no more; a later ``future.stream()`` goes on from there.
     """
 
-    def __init__(self, future: Future[Any], buffer: _Buffer, sync: Callable[[], None]) -> None:
+    def __init__(self, future: Future[Any], buffer: Buffer, sync: Callable[[], None]) -> None:
         """Only futures make streams."""
         self._future = future
         self._buffer = buffer
@@ -248,9 +248,7 @@ class Stream(Generic[T]):
     def _next(self) -> bool:
         """Go to the next piece; False: there is none (yet)."""
         buffer = self._buffer
-        if buffer.piece.attempt and buffer.taken != (buffer.piece.attempt, buffer.piece.last):
-            buffer.taken = (buffer.piece.attempt, buffer.piece.last)
-            self._sync()
+        self._used()
         if not buffer.pieces:
             return False
         piece = buffer.pieces.popleft()
@@ -259,6 +257,13 @@ class Stream(Generic[T]):
         if piece.blobs is None:
             raise _gap(piece)
         return True
+
+    def _used(self) -> None:
+        """This piece has been read to its end: there is room for more."""
+        buffer = self._buffer
+        if buffer.piece.attempt and buffer.taken != (buffer.piece.attempt, buffer.piece.last):
+            buffer.taken = (buffer.piece.attempt, buffer.piece.last)
+            self._sync()
 
     def _wait(self) -> None:
         home, buffer = self._future._home, self._buffer
@@ -317,7 +322,7 @@ class _Channel:
 
     def __init__(self, task: int) -> None:
         self.task = task
-        self.readers: list[_Buffer] = []
+        self.readers: list[Buffer] = []
         self.attempt = 0
         self.next = 1
         self.over = False
@@ -335,9 +340,15 @@ class Channels:
 
     # ------------------------------------------------------------ from any thread
 
-    def open(self, future: Future[T], callback: Callable[[Any], object] | None = None) -> Stream[T]:
-        """Read the stream of ``future``; without a callback the caller iterates over what this returns."""
-        buffer = _Buffer() if callback is None else _Called(callback)
+    def open(
+        self,
+        future: Future[T],
+        callback: Callable[[Any], object] | None = None,
+        buffer: Buffer | None = None,
+    ) -> Stream[T]:
+        """Read the stream of ``future``; without a callback the caller iterates over what this returns.
+        ``buffer`` is one of the caller's own kind."""
+        buffer = buffer or (Buffer() if callback is None else _Called(callback))
         link = self._link
         stream: Stream[T] = Stream(future, buffer, lambda: link.call(lambda: self._took(future._task)))
         if callback is None:  # whoever has let go of its stream reads no more
@@ -348,7 +359,7 @@ class Channels:
             buffer.end(_cut())
         return stream
 
-    def _closed(self, future: Future[Any], buffer: _Buffer) -> None:
+    def _closed(self, future: Future[Any], buffer: Buffer) -> None:
         if not (buffer.over or self._link.ended):
             self._link.call(lambda: self._detach(future._task, buffer))
 
@@ -361,7 +372,7 @@ class Channels:
             isinstance(reader, _Called) for channel in self._channels.values() for reader in channel.readers
         )
 
-    def _attach(self, future: Future[Any], buffer: _Buffer) -> None:
+    def _attach(self, future: Future[Any], buffer: Buffer) -> None:
         self._link.take()
         task = future._task
         channel = self._channels.get(task)
@@ -383,7 +394,7 @@ class Channels:
             buffer.put(_Piece(channel.attempt, 1, channel.next - 1, None))
         channel.readers.append(buffer)
 
-    def _detach(self, task: int, buffer: _Buffer) -> None:
+    def _detach(self, task: int, buffer: Buffer) -> None:
         channel = self._channels.get(task)
         if channel is None or buffer not in channel.readers:
             return
