@@ -603,9 +603,11 @@ class Starts(Message, tag="starts"):
 
 
 class Emits(Message, tag="emits"):
-    """Child -> worker: call ``seq`` has emitted these. Payload: one blob per item, in order."""
+    """Child -> worker: call ``seq`` has emitted these. Payload: one blob per item, in order. Of one that is
+    ``latest`` only the newest counts."""
 
     seq: int
+    latest: bool = False
 
 
 class Waits(Message, tag="waits"):

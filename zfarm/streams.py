@@ -50,13 +50,18 @@ class Progress(NamedTuple):
 # ---------------------------------------------------------------- in a task
 
 
-def emit(value: object) -> None:
+def emit(value: object, *, latest: bool = False) -> None:
     """Send ``value`` from the running task to whoever reads ``future.stream()``; it is pickled at once.
 
-    Waits while the reader is behind by more than the room that there is, for at most
+    With ``latest`` only the newest counts, as of a gauge: it never waits, and the next such value takes its
+    place while it is not on its way. The reader gets it as an item like any other, in its place between
+    those that were emitted before and after; the last one of a task always arrives.
+
+    Otherwise it waits while the reader is behind by more than the room that there is, for at most
     ``settings.stream_patience_s`` seconds without progress; while nobody has begun to read,
     ``settings.stream_grace_s``. After that the oldest items make room for new ones, and who reads later is
-    told what is missing.
+    told what is missing. In a function that ``map`` calls it does nothing more than to check the value: a map
+    has no streams, ``stream_map`` has.
 
     Raises:
         NotPortable: it cannot be pickled; the text says why.
@@ -70,7 +75,12 @@ def emit(value: object) -> None:
             f"the emitted value has {len(blob):,} bytes pickled, at most {settings.payload_bytes_max:,} may "
             "travel; emit less at a time, or set ZFARM_PAYLOAD_BYTES_MAX for client, broker and workers"
         )
-    inside.emitter.emit(inside.seq, blob)
+    if inside.emitter.muted:
+        return
+    if latest:
+        inside.emitter.emit_latest(inside.seq, blob)
+    else:
+        inside.emitter.emit(inside.seq, blob)
 
 
 def progress(done: float, total: float | None = None, note: str = "") -> None:

@@ -133,9 +133,9 @@ class WorkerShell:
         """See Worker.child_starts."""
         self.machine.child_starts(child, seq, now)
 
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
+    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float, latest: bool = False) -> None:
         """See Worker.child_emitted."""
-        self.machine.child_emitted(child, seq, blobs, now)
+        self.machine.child_emitted(child, seq, blobs, now, latest)
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:
         """See Worker.child_advanced."""

@@ -141,11 +141,11 @@ class Worker(Brood):
             kid.waiting = waiting
             self.deadline = NOW
 
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
-        """Call ``seq`` of this child has emitted items."""
+    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float, latest: bool = False) -> None:
+        """Call ``seq`` of this child has emitted items, or one of which only the ``latest`` counts."""
         duty = self._duty(child, seq)
         if duty is not None:
-            self._outflow.emitted(duty.lease, duty.owner, duty.task, blobs, now)
+            self._outflow.emitted(duty.lease, duty.owner, duty.task, blobs, now, latest)
             self.deadline = NOW
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:

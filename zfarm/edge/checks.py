@@ -341,6 +341,8 @@ def _emits(message: m.Emits, blobs: int) -> None:
     _number("seq", message.seq)
     if not blobs:
         raise Malformed("Emits without an item")
+    if message.latest:
+        _blobs(message, blobs, 1)
 
 
 def _streams(message: m.Streams, blobs: int) -> None:

@@ -148,6 +148,7 @@ class Child:
         except BaseException as error:
             return self._failed(opened(error, self._realm.host))
         del body
+        self._here.emitter.muted = items > 0
         try:
             if items:
                 kind, blob = _run_batch(function, target, *args)

@@ -73,8 +73,8 @@ class Listener(Protocol):
     def child_starts(self, child: int, seq: int, now: float) -> None:
         """Its call ``seq``, which has a timeout, has started."""
 
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
-        """Its call ``seq`` has emitted these items."""
+    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float, latest: bool = False) -> None:
+        """Its call ``seq`` has emitted these items; of one that is ``latest`` only the newest counts."""
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:
         """Its call says how far it is."""
@@ -352,7 +352,7 @@ class Children:
         elif isinstance(message, Starts):
             self._listener.child_starts(kid.number, message.seq, now)
         elif isinstance(message, Emits):
-            self._listener.child_emitted(kid.number, message.seq, payload, now)
+            self._listener.child_emitted(kid.number, message.seq, payload, now, message.latest)
         elif isinstance(message, Progress):
             self._listener.child_advanced(kid.number, message, now)
         elif isinstance(message, Waits):
