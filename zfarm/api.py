@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from time import monotonic
 from types import TracebackType
@@ -98,6 +99,8 @@ class Executor(Beyond):
     def _serve(self, link: Link, portable: Portable, setups: Setups) -> None:
         self._link = link
         self._encode_function: Callable[[Callable[..., Any]], bytes] = portable.encode_function
+        if link.output:
+            self._encode_function = partial(portable.encode_function, output=link.output)
         self._encode_arguments = portable.encode_arguments
         self._portable = portable
         self._setups = setups
@@ -176,6 +179,7 @@ class Executor(Beyond):
         priority: int = _SAME,
         name: str | None = _SAME,
         force_cancel: bool = _SAME,
+        output: Literal["forward", "keep", "off"] | None = _SAME,
     ) -> View:
         """The same farm with other terms: an Executor whose ``submit`` and ``map`` ask for them.
 
@@ -197,6 +201,11 @@ class Executor(Beyond):
         and messages call these calls. With ``force_cancel`` every cancel stops calls that run, too: that of
         asyncio, of a dropped ``map``, of ``shutdown(cancel_futures=True)``.
 
+        ``output`` is where what the calls print goes, C libraries included: ``forward`` shows it here, line
+        by line and tagged; ``keep`` does not; with both ``future.stdout`` and ``future.stderr`` have the last
+        of it; ``off`` drops it. None: as ZFARM_OUTPUT says, else ``forward`` from a farm that is there (and
+        in notebooks); of an embedded farm it goes to this program's own, as in process pools.
+
         What is not said stays as it is here. The view lives as long as this executor; its ``shutdown`` waits
         only for what was submitted through it.
 
@@ -214,6 +223,7 @@ class Executor(Beyond):
             "priority": priority,
             "name": name,
             "force_cancel": force_cancel,
+            "output": output,
         }
         terms = getattr(self, "_terms", PLAIN).but(**{k: v for k, v in given.items() if v is not _SAME})
         return View(self, terms)

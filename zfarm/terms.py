@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from zfarm.settings import settings
 
-__all__ = ["PLAIN", "Terms"]
+__all__ = ["FORWARD", "PLAIN", "Terms"]
 
 NAME_MAX: Final = 200
 ATTEMPTS_MAX: Final = 1000
@@ -27,6 +27,7 @@ class Terms:
     priority: int = 0
     name: str = ""
     force_cancel: bool = False
+    output: str = ""
 
     @property
     def alone(self) -> bool:
@@ -126,6 +127,18 @@ def _force_cancel(value: Any) -> dict[str, Any]:
     return {"force_cancel": value}
 
 
+FORWARD: Final = "forward"
+_OUTPUTS: Final = (FORWARD, "keep", "off")
+
+
+def _output(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {"output": ""}
+    if value not in _OUTPUTS:
+        raise ValueError(f"output must be one of {', '.join(_OUTPUTS)}, or None, not {value!r}")
+    return {"output": value}
+
+
 _READ: Final = {
     "timeout": _timeout,
     "retries": _retries,
@@ -134,6 +147,7 @@ _READ: Final = {
     "priority": _priority,
     "name": _name,
     "force_cancel": _force_cancel,
+    "output": _output,
 }
 
 PLAIN: Final = Terms()

@@ -49,6 +49,7 @@ from zfarm.messages import (
     Message,
     Payload,
     Peer,
+    Printed,
     Progress,
     Publish,
     Record,
@@ -95,6 +96,7 @@ class Broker(Reception):
             Items: self.routes.on_items,
             Sent: self.routes.on_items,
             Progress: self.routes.on_progress,
+            Printed: self.routes.on_printed,
         }
 
     # ------------------------------------------------------------ the machine

@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import chain
 from math import inf
-from typing import Any
 
 import msgspec
 
+from zfarm.core.asked import EARLIER, Asked
 from zfarm.core.inflow import Inflow
 from zfarm.core.machine import NOW, Indexed
 from zfarm.messages import (
@@ -40,6 +40,7 @@ from zfarm.messages import (
     Ended,
     Fate,
     Forget,
+    Heard,
     Hello,
     Items,
     JobTask,
@@ -47,6 +48,7 @@ from zfarm.messages import (
     Outcome,
     Payload,
     Peer,
+    Printed,
     Progress,
     Pulse,
     Refused,
@@ -72,30 +74,6 @@ FORGETS_AT_ONCE = 256
 """Forgets wait for something to travel with, or for the next beat: alone they would wake the broker for
 nothing.
 Unless an outcome was large, which the broker holds until it is forgotten."""
-
-
-EARLIER = -1
-"""In place of a Submit's number: it may or may not have arrived, so whatever the broker says of it holds."""
-
-
-class Asked(msgspec.Struct, gc=False, eq=False):
-    """One open task: all that is needed to ask for it again. Untracked by the garbage collector: there may be
-    millions, and they refer to nothing that refers back but their token, which the client's ``_tasks`` lets
-    go."""
-
-    number: int
-    token: Any
-    name: str
-    function: bytes
-    setup: bytes
-    body: Blob
-    items: int
-    max_attempts: int
-    timeout_us: int = 0
-    priority: int = 0
-    sent: int = 0  # the number of its Submit; EARLIER: one from before the last Welcome; 0: none yet
-    cancelling: bool = False
-    books: int = 0  # the books of the broker that it was first sent to, as its Welcome named them
 
 
 class Client:
@@ -157,6 +135,7 @@ class Client:
             Items: self._on_items,
             Sent: self._on_sent,
             Progress: self._on_progress,
+            Printed: self._on_printed,
         }
 
     # ------------------------------------------------------------ local inputs
@@ -397,6 +376,11 @@ class Client:
         asked = self._tasks.get(message.number)
         if asked is not None:
             self._actions.append(Advanced(asked.token, message))
+
+    def _on_printed(self, message: Printed, payload: Payload, now: float) -> None:
+        asked = self._tasks.get(message.number)
+        if asked is not None:
+            self._actions.append(Heard(asked.token, asked.name, message, payload[0]))
 
     # ------------------------------------------------------------ sending
 

@@ -21,6 +21,7 @@ from zfarm.core.brood import Brood
 from zfarm.core.kids import Duty, facts
 from zfarm.core.machine import NOW, batches
 from zfarm.core.outflow import Outflow
+from zfarm.core.printouts import Printouts
 from zfarm.messages import (
     BROKEN,
     BROKER,
@@ -90,6 +91,7 @@ class Worker(Brood):
         self._room_told = slots
         self._vitals: Vitals | None = None
         self._outflow = Outflow(limits)
+        self._printouts = Printouts(limits)
         self._handlers: dict[type, Handler] = {
             Welcome: self._on_welcome,
             Stranger: self._on_stranger,
@@ -154,6 +156,14 @@ class Worker(Brood):
         if duty is not None:
             self._outflow.advanced(duty.lease, progress)
             self.deadline = NOW
+
+    def child_printed(self, child: int, seq: int, source: int, blob: Blob, dropped: int, now: float) -> bool:
+        """Call ``seq`` of this child has printed this. False: it is no call whose client wants to know."""
+        duty = self._duty(child, seq)
+        if duty is not None:
+            self._printouts.add(duty.lease, source, blob, dropped)
+            self.deadline = NOW
+        return duty is not None
 
     def _duty(self, child: int, seq: int) -> Duty | None:
         """The call of this number, if it is wanted; those before it may not have been reported yet."""
@@ -236,6 +246,7 @@ class Worker(Brood):
                 else:
                     self._join(now)
             else:
+                self._printouts.flush(self._actions)
                 self._flush(now)
             self._pause_kids(now)
         actions, self._actions = self._actions, []

@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from math import inf
-from typing import Final, Protocol
+from typing import Final
 
 from zfarm.edge import wire
 from zfarm.edge.fates import failure_of, fate_of
+from zfarm.edge.listener import Listener, Sources
 from zfarm.edge.nursery import Forked, Gone, Nursery, Report
 from zfarm.edge.page import Mark, Page
 from zfarm.edge.pipe import READ_BYTES, Frames, Outbox, Reader
+from zfarm.edge.taps import Taps
 from zfarm.edge.wire import Malformed
 from zfarm.messages import (
     Action,
@@ -28,7 +30,6 @@ from zfarm.messages import (
     Done,
     Dones,
     Emits,
-    Payload,
     Progress,
     Run,
     Starts,
@@ -36,68 +37,13 @@ from zfarm.messages import (
 )
 from zfarm.settings import Settings, settings
 
-__all__ = ["Children", "Listener", "Sources"]
+__all__ = ["Children"]
 
 _DESCRIPTORS: Final = 10_000
 _PIPE_READS: Final = 16
 """Readings that certainly take all that a pipe can hold: it is smaller than what one reading may take."""
 _SETTLE_S: Final = 0.0015
 """Between the two steps of taking calls back; zfarm.edge.page says why."""
-
-
-class Sources(Protocol):
-    """What the loop offers (zfarm.edge.loop.Loop)."""
-
-    def add_source(
-        self, source: int, on_ready: Callable[[], None], on_writable: Callable[[], None] | None = None
-    ) -> None:
-        """Call ``on_ready`` when it can be read, ``on_writable`` when it can be written and is watched for
-        it."""
-
-    def watch(self, source: int, *, readable: bool = True, writable: bool = False) -> None:
-        """Say what is of interest."""
-
-    def remove_source(self, source: int) -> None:
-        """Forget it."""
-
-
-class Listener(Protocol):
-    """Who is told; the first eight are zfarm.core.worker.Worker's."""
-
-    def child_started(self, child: int, now: float) -> None:
-        """Its process exists."""
-
-    def child_reported(self, child: int, dones: list[Done], payload: Payload, now: float) -> None:
-        """These calls have ended; each is told once, in order."""
-
-    def child_starts(self, child: int, seq: int, now: float) -> None:
-        """Its call ``seq``, which has a timeout, has started."""
-
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float, latest: bool = False) -> None:
-        """Its call ``seq`` has emitted these items; of one that is ``latest`` only the newest counts."""
-
-    def child_advanced(self, child: int, progress: Progress, now: float) -> None:
-        """Its call says how far it is."""
-
-    def child_waits(self, child: int, waiting: bool, now: float) -> None:
-        """Its call waits for other tasks, or goes on."""
-
-    def child_took_back(self, child: int, started_seq: int, now: float) -> None:
-        """Its calls after ``started_seq`` will never run."""
-
-    def child_died(
-        self, child: int, started_seq: int, signal: int, exit_code: int, text: str, now: float
-    ) -> None:
-        """It is gone; its calls after ``started_seq`` have never run."""
-
-    def tunnel_frames(self, child: int, frames: Frames) -> None:
-        """A client in this child says something."""
-
-    def tunnel_closed(self, child: int) -> None:
-        """There is no client in this child any more."""
-
-    def nursery_died(self, now: float) -> None:
-        """No child can be started any more; those that lived have been told as dead."""
 
 
 class _Kid:
@@ -119,6 +65,7 @@ class _Kid:
         "reason",
         "settle_at",
         "stopping",
+        "taps",
         "tunnel",
         "tunnel_open",
         "tunnel_outbox",
@@ -126,12 +73,15 @@ class _Kid:
         "tunnel_used",
     )
 
-    def __init__(self, number: int, pipe: socket.socket, tunnel: socket.socket, scratch: bytearray) -> None:
+    def __init__(
+        self, number: int, pipe: socket.socket, tunnel: socket.socket, taps: Taps, scratch: bytearray
+    ) -> None:
         pipe.setblocking(False)
         tunnel.setblocking(False)
         self.number = number
         self.pid = 0
         self.page = Page()
+        self.taps = taps
         self.pipe, self.tunnel = pipe, tunnel
         self.outbox, self.tunnel_outbox = Outbox(pipe), Outbox(tunnel)
         self.reader, self.tunnel_reader = Reader(scratch), Reader(scratch)
@@ -182,7 +132,9 @@ class Children:
                 tunnels = socket.socketpair()
                 for sock in tunnels:
                     undo.enter_context(sock)
-                kid = _Kid(child, pipes[0], tunnels[0], self._scratch)
+                taps = Taps(self._limits, self._clock())
+                undo.callback(taps.close)
+                kid = _Kid(child, pipes[0], tunnels[0], taps, self._scratch)
                 undo.pop_all()
         except OSError as error:
             self._unborn[child] = f"could not be started: {error.strerror}"
@@ -190,8 +142,11 @@ class Children:
             return
         self._kids[child] = kid
         with pipes[1], tunnels[1], suppress(OSError):  # the end of the nursery is told in its own time
-            self._nursery.fork(child, (pipes[1].fileno(), tunnels[1].fileno(), kid.page.fd))
+            self._nursery.fork(child, (pipes[1].fileno(), tunnels[1].fileno(), kid.page.fd, *taps.theirs))
         kid.page.close_fd()
+        taps.close_theirs()
+        for source in taps.sources:
+            self._sources.add_source(source, lambda: self._hear_output(kid))
         self._sources.add_source(kid.pipe.fileno(), lambda: self._hear_pipe(kid), lambda: self._flush(kid))
         self._sources.add_source(
             kid.tunnel.fileno(), lambda: self._hear_tunnel(kid), lambda: self._flush_tunnel(kid)
@@ -343,6 +298,8 @@ class Children:
         now = self._clock()
         if isinstance(message, Dones):
             dones = message.dones
+            if message.printed:
+                self._hear_output(kid, whole=True)
             if dones and dones[0].seq <= kid.last_done:
                 self._report(kid, list(zip(dones, payload, strict=True)), now)
                 return
@@ -359,6 +316,16 @@ class Children:
             self._listener.child_waits(kid.number, message.waiting, now)
         else:
             raise Malformed(f"{type(message).__name__} on the pipe of a child")
+
+    def _hear_output(self, kid: _Kid, whole: bool = False) -> None:
+        """Tell what it has printed; with ``whole`` what its last line has so far, too."""
+        before = kid.taps.sources
+        now = self._clock()
+        for piece in kid.taps.read(kid.page.started(), now, whole):
+            self._listener.child_printed(kid.number, piece, now)
+        for source in before:
+            if source not in kid.taps.sources:
+                self._sources.remove_source(source)
 
     def _report(self, kid: _Kid, results: Sequence[tuple[Done, Blob]], now: float) -> None:
         """Tell those that have not been told."""
@@ -457,6 +424,9 @@ class Children:
 
     def _end(self, kid: _Kid, number: int, exit_code: int, text: str) -> None:
         self._drain(kid)
+        for _ in range(_PIPE_READS):  # a process that it has left behind may go on writing
+            self._hear_output(kid)
+        self._hear_output(kid, whole=True)
         while kid.tunnel_open and self._read_tunnel(kid):
             pass
         now = self._clock()
@@ -484,13 +454,16 @@ class Children:
             kid.open = False
             self._sources.remove_source(kid.pipe.fileno())
         self._close_tunnel(kid)
+        for source in kid.taps.sources:
+            self._sources.remove_source(source)
+        kid.taps.close()
         kid.pipe.close()
         kid.tunnel.close()
         kid.page.close()
 
 
 def _allow_descriptors() -> None:
-    """Each child takes two descriptors, and hundreds may wait for nested calls; they keep the old limit."""
+    """Each child takes four descriptors, and hundreds may wait for nested calls; they keep the old limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

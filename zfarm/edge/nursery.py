@@ -31,7 +31,7 @@ _INTERRUPT: Final = b"int "
 _FORKED: Final = b"born"
 _FAILED: Final = b"fail"
 _GONE: Final = b"gone"
-_FDS: Final = 3
+_FDS: Final = 5
 _CAN_PEEK: Final = hasattr(os, "waitid")
 _MAXRSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
 
@@ -98,7 +98,9 @@ class Nursery:
         return self._sock.fileno()
 
     def fork(self, child: int, fds: Sequence[int]) -> None:
-        """Ask for a child that gets these descriptors: pipe, tunnel, page. Answered by Forked or Failed.
+        """Ask for a child that gets these descriptors: pipe, tunnel, page, output, errors.
+
+        Answered by Forked or Failed.
 
         Raises:
             OSError: the nursery is gone.
@@ -279,8 +281,7 @@ class _Keeper:
             os.close(self._awake)
             os.close(self._wakeup)
             gc.unfreeze()
-            pipe, tunnel, page = fds
-            code = child.main(parent, pipe, tunnel, page)
+            code = child.main(parent, *fds)
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
         finally:
