@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # type checkers know better; typing itself costs more than all the rest here
 if TYPE_CHECKING:
     from zfarm.api import Executor, current_farm
+    from zfarm.bars import track
     from zfarm.errors import (
         AccessDenied,
         BrokerUnreachable,
@@ -73,6 +74,7 @@ __all__ = [
     "current_farm",
     "emit",
     "progress",
+    "track",
 ]
 
 _HOMES = {
@@ -87,6 +89,7 @@ _HOMES = {
     "current_farm": "zfarm.api",
     "emit": "zfarm.streams",
     "progress": "zfarm.streams",
+    "track": "zfarm.bars",
 }
 
 

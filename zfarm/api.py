@@ -18,7 +18,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
-from zfarm.beyond import Beyond, check_sizes
+from zfarm.beyond import Beyond, check_sizes, name_of, sized
 from zfarm.errors import BrokerUnreachable, ConfigurationError
 from zfarm.futures import Future
 from zfarm.settings import settings
@@ -39,8 +39,6 @@ T = TypeVar("T")
 
 _SAME: Any = object()
 """An option that was not given."""
-NAME_MAX = 200
-"""Characters of a function's name that travel, for dashboards and messages."""
 LEAVE_WAIT_S = 10.0
 """How long an interrupted ``with`` block waits for the farm to go."""
 
@@ -162,10 +160,10 @@ class Executor(Beyond):
         if len(body) + len(function) > self._bytes_max:
             from zfarm.mapping import too_large
 
-            raise too_large(f"the call of {_name_of(fn)}", len(body) + len(function))
+            raise too_large(f"the call of {name_of(fn)}", len(body) + len(function))
         known, name = self._named
         if known is not function:  # the same bytes again are the same function
-            name = _name_of(fn)
+            name = name_of(fn)
             self._named = (function, name)
         return name, function, body
 
@@ -235,6 +233,7 @@ class Executor(Beyond):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
+        progress: bool = False,
     ) -> Iterator[T]:
         """Call ``fn`` on the items of ``iterables``, as ``map`` does, and return an iterator over the
         results.
@@ -243,7 +242,7 @@ class Executor(Beyond):
         unless ``buffersize`` bounds how many items are taken ahead of the results that were read. Items
         travel in batches whose size follows the measured run time; a ``chunksize`` above 1 fixes it. Each
         item has its own outcome: an exception comes at its place and ends the iterator, which cancels the
-        rest, as dropping it does once it was begun.
+        rest, as dropping it does once it was begun. With ``progress`` it has a bar: see ``zfarm.track``.
 
         Raises:
             NotPortable: the function cannot be pickled. What cannot be pickled of the items comes at its
@@ -254,6 +253,10 @@ class Executor(Beyond):
         end = None if timeout is None else monotonic() + timeout
         owner, results = self._map(fn, iterables, end, chunksize, buffersize)
         owner.start()
+        if progress:
+            from zfarm.bars import track
+
+            return track(results, sized(iterables), name_of(fn))
         return results
 
     def _map(
@@ -273,7 +276,7 @@ class Executor(Beyond):
         link.check_open()
         star = len(iterables) != 1
         called = mapping.Function(
-            (terms and terms.name) or _name_of(fn), self._encode_function(fn), self._setup(), star, terms
+            (terms and terms.name) or name_of(fn), self._encode_function(fn), self._setup(), star, terms
         )
         source: Iterator[Any] = zip(*iterables) if star else iter(iterables[0])  # noqa: B905  the shortest ends it
         batches: mapping.Batches = deque()
@@ -485,16 +488,3 @@ def _default_workers() -> int:
     if not text.isdecimal() or not int(text):
         raise ConfigurationError(f"ZFARM_MAX_WORKERS is {text!r}; it must be a whole number greater than 0")
     return int(text)
-
-
-def _name_of(fn: object) -> str:
-    """What dashboards and messages call a function."""
-    name = getattr(fn, "__qualname__", None)
-    if type(name) is not str:
-        inner = getattr(fn, "func", None)  # functools.partial
-        name = getattr(inner, "__qualname__", None)
-        if type(name) is not str:
-            name = type(fn).__qualname__
-    if not name.isprintable() or len(name) > NAME_MAX:
-        name = ascii(name)[1:-1][:NAME_MAX]
-    return name

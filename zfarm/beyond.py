@@ -4,15 +4,40 @@ through ``submit``, and knows no message."""
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from zfarm.merging import Merged
 
-__all__ = ["Beyond", "check_sizes"]
+__all__ = ["Beyond", "Completed", "check_sizes", "name_of", "sized"]
+
+NAME_MAX = 200
+"""Characters of a function's name that travel, for dashboards and messages."""
 
 F = TypeVar("F", bound="concurrent.futures.Future[Any]")
+
+
+class Completed(Iterator[F]):
+    """Futures as they end, each once; ``len`` is how many are still to come."""
+
+    def __init__(self, futures: Iterable[F], timeout: float | None) -> None:
+        """Only executors make these: ``farm.as_completed``."""
+        self.futures = set(futures)
+        """All of them."""
+        self._left = len(self.futures)
+        self._ended: Iterator[Any] = concurrent.futures.as_completed(self.futures, timeout)
+
+    def __next__(self) -> F:
+        """The next one that has ended."""
+        future: F = next(self._ended)
+        self.futures.discard(future)
+        self._left -= 1
+        return future
+
+    def __len__(self) -> int:
+        """How many are still to come."""
+        return self._left
 
 
 class Beyond(concurrent.futures.Executor):
@@ -48,14 +73,14 @@ class Beyond(concurrent.futures.Executor):
         check_sizes(1, buffersize)
         return Merged(self, fn, inputs, buffersize, return_exceptions)  # type: ignore[arg-type]
 
-    def as_completed(self, futures: Iterable[F], timeout: float | None = None) -> Iterator[F]:
-        """The ``futures`` as they end: ``concurrent.futures.as_completed``, at hand.
+    def as_completed(self, futures: Iterable[F], timeout: float | None = None) -> Completed[F]:
+        """The ``futures`` as they end: ``concurrent.futures.as_completed``, at hand and with a length, for
+        ``zfarm.track``.
 
         Raises:
-            TimeoutError: by the iterator, when not all have ended ``timeout`` seconds after this call.
+            TimeoutError: by the iterator, when not all have ended ``timeout`` seconds after its first step.
         """
-        completed: Iterator[Any] = concurrent.futures.as_completed(futures, timeout)
-        return completed
+        return Completed(futures, timeout)
 
 
 def check_sizes(chunksize: int, buffersize: object) -> None:
@@ -66,3 +91,22 @@ def check_sizes(chunksize: int, buffersize: object) -> None:
         raise TypeError("buffersize must be an integer or None")
     if buffersize is not None and buffersize < 1:
         raise ValueError("buffersize must be None or > 0")
+
+
+def name_of(fn: object) -> str:
+    """What dashboards and messages call a function."""
+    name = getattr(fn, "__qualname__", None)
+    if type(name) is not str:
+        inner = getattr(fn, "func", None)  # functools.partial
+        name = getattr(inner, "__qualname__", None)
+        if type(name) is not str:
+            name = type(fn).__qualname__
+    if not name.isprintable() or len(name) > NAME_MAX:
+        name = ascii(name)[1:-1][:NAME_MAX]
+    return name
+
+
+def sized(iterables: tuple[Iterable[Any], ...]) -> int | None:
+    """How many items a map over these has, if that can be known without taking them."""
+    sizes = [len(one) for one in iterables if isinstance(one, Sized)]
+    return min(sizes) if len(sizes) == len(iterables) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.core.rigs import LIMITS, sent
 from zfarm.core.outflow import Outflow
-from zfarm.messages import Action, Fetch, Items, Listening, PublishItems, Send
+from zfarm.messages import Action, Fetch, Items, Listening, Progress, PublishItems, Send
 
 LEASE = 7
 
@@ -114,3 +114,15 @@ def test_items_after_a_gauge_do_not_wait_for_its_reader() -> None:
     assert outflow.end(LEASE, died=False) == 6
     read(outflow, 6)
     assert published(turn(outflow)) == [(6, 6, [b"c"])]
+
+
+def test_progress_is_due_at_once_and_then_at_intervals() -> None:
+    outflow = Outflow(LIMITS)
+    turn(outflow)
+    outflow.advanced(LEASE, Progress(3, 1.0, 2.0))
+    assert outflow.deadline <= 1000.0
+    assert sent(turn(outflow)) == [Progress(LEASE, 1.0, 2.0)]
+    outflow.advanced(LEASE, Progress(3, 2.0, 2.0))
+    assert outflow.deadline == 1000.0 + LIMITS.progress_interval_s
+    assert sent(turn(outflow)) == []
+    assert sent(turn(outflow, outflow.deadline)) == [Progress(LEASE, 2.0, 2.0)]

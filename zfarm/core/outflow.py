@@ -221,6 +221,7 @@ class Outflow:
         if gauge is None:
             gauge = self._gauges[lease] = Gauge(progress)
         gauge.progress, gauge.told = progress, False
+        self.deadline = min(self.deadline, gauge.told_at + self._limits.progress_interval_s)
 
     def end(self, lease: int, died: bool) -> int:
         """The task has ended; the number of its last item. What has ``died`` will have a successor."""
