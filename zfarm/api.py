@@ -177,6 +177,7 @@ class Executor(Beyond):
         priority: int = _SAME,
         name: str | None = _SAME,
         force_cancel: bool = _SAME,
+        memory: int | str | None = _SAME,
         output: Literal["forward", "keep", "off"] | None = _SAME,
     ) -> View:
         """The same farm with other terms: an Executor whose ``submit`` and ``map`` ask for them.
@@ -192,8 +193,13 @@ class Executor(Beyond):
         which it is run again, too, ``settings.retry_backoff_s`` seconds later and each time twice as long;
         the last exception is the outcome, with a note. ``retries=0`` is at most once: the call never begins
         a second time, whatever dies and is started again, and TaskLost has ``maybe_ran`` when nobody can know
-        whether it has. With ``timeout``, ``retry_on`` or ``retries=0`` each item of a ``map`` travels alone
-        and has its own time and runs.
+        whether it has. With ``timeout``, ``memory``, ``retry_on`` or ``retries=0`` each item of a ``map``
+        travels alone and has its own time, limit and runs.
+
+        ``memory`` is how many bytes (or a text: ``"500MB"``, ``"2GiB"``) the call's child may have in use,
+        together with the processes that it starts, while the call runs. A call that wants more raises
+        MemoryLimit, either where it is refused the memory or because its child is killed; it is not run
+        again. None: no limit.
 
         Calls of higher ``priority`` go before others of this client that wait. ``name`` is what dashboards
         and messages call these calls. With ``force_cancel`` every cancel stops calls that run, too: that of
@@ -214,15 +220,10 @@ class Executor(Beyond):
         from zfarm.views import View
 
         given = {
-            "timeout": timeout,
-            "retries": retries,
-            "retry_on": retry_on,
-            "max_attempts": max_attempts,
-            "priority": priority,
-            "name": name,
-            "force_cancel": force_cancel,
+            "timeout": timeout, "retries": retries, "retry_on": retry_on, "max_attempts": max_attempts,
+            "priority": priority, "name": name, "force_cancel": force_cancel, "memory": memory,
             "output": output,
-        }
+        }  # fmt: skip
         terms = getattr(self, "_terms", PLAIN).but(**{k: v for k, v in given.items() if v is not _SAME})
         return View(self, terms)
 

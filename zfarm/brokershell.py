@@ -5,7 +5,6 @@ What happens to tasks is decided in the core; keys and journals are made by zfar
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
@@ -285,8 +284,11 @@ class BrokerShell:
         """Answer what a peer cannot say: because it is no message, or because its key does not allow it."""
         self.malformed += 1
         code, text = "ProtocolError", f"malformed message: {error}"
-        with contextlib.suppress(wire.Malformed):
+        try:
             message, _ = wire.from_anyone.decode(frames)
+        except wire.Malformed:  # what it meant to say is lost: no more of this link is believed until it says
+            self._lost(peer)  # Hello or Join again
+        else:
             if type(message) is not Tunnel:  # of that it is the content that is malformed
                 code = "AccessDenied"
                 text = f"the key of a {role} does not allow {type(message).__name__}"

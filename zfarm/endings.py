@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from textwrap import indent
 
-from zfarm.errors import Death, FarmBusy, FarmError, TaskLost, TaskTimeout
-from zfarm.messages import LOST, TIMEOUT, Fate, Outcome
+from zfarm.errors import Death, FarmBusy, FarmError, MemoryLimit, TaskLost, TaskTimeout
+from zfarm.messages import LOST, MEMORY, TIMEOUT, Fate, Outcome
 
 __all__ = ["ending", "tries"]
 
@@ -15,12 +16,27 @@ def ending(name: str, outcome: Outcome) -> FarmError:
     deaths = tuple(map(_death, outcome.deaths))
     if outcome.kind == TIMEOUT:
         return TaskTimeout(f"{name}: {deaths[-1]}", deaths)
+    if outcome.kind == MEMORY:
+        used = deaths[-1].peak_bytes
+        return MemoryLimit(f"{name}: {deaths[-1]}{_last_words(deaths[-1].stderr)}", used, deaths)
     if outcome.kind != LOST:
         return FarmBusy(outcome.deaths[0].text)
     counted = Counter(map(str, deaths))
     ways = ", ".join(f"{way} ({count} times)" if count > 1 else way for way, count in counted.items())
     times = "once" if len(deaths) == 1 else f"{len(deaths)} times"
-    return TaskLost(f"{name}: what ran it died {times}: {ways or 'no word how'}", deaths)
+    return TaskLost(f"{name}: what ran it died {times}: {ways or 'no word how'}{_traces(deaths)}", deaths)
+
+
+def _traces(deaths: tuple[Death, ...]) -> str:
+    """What the last child left behind that is worth reading."""
+    peak = max((death.peak_bytes for death in deaths), default=0)
+    said = next((death.stderr for death in reversed(deaths) if death.stderr), "")
+    text = f"; its child had at most {peak / 1e6:.1f} MB in use" if peak else ""
+    return text + _last_words(said)
+
+
+def _last_words(said: str) -> str:
+    return "\nThe last lines of its stderr:\n" + indent(said, "  ") if said else ""
 
 
 def tries(outcome: Outcome) -> str:
@@ -33,4 +49,6 @@ def tries(outcome: Outcome) -> str:
 
 
 def _death(fate: Fate) -> Death:
-    return Death(fate.host, fate.worker, fate.signal, fate.exit_code, fate.text)
+    return Death(
+        fate.host, fate.worker, fate.signal, fate.exit_code, fate.text, fate.stderr, fate.peak_bytes, fate.oom
+    )

@@ -20,6 +20,7 @@ FarmError(Exception)                            catch this and you have caught z
 `- TaskError                                    the task has no value
    |- TaskLost (BrokenExecutor)                 children or workers died under it: how often, how, where
    |- TaskTimeout (TimeoutError)                 it ran for longer than its timeout, and was stopped
+   |- MemoryLimit (MemoryError)                  it had more memory in use than it may
    |- StreamGap (LookupError)                   items of its stream that cannot be had, by number
    |- NotPortable (TypeError)                   a call, value or error that cannot be pickled; what and why
    `- RemoteError                               stands for an exception that could not come home
@@ -49,6 +50,7 @@ __all__ = [
     "JournalCorrupt",
     "JournalError",
     "LimitExceeded",
+    "MemoryLimit",
     "NotPortable",
     "ProtocolError",
     "RemoteError",
@@ -171,13 +173,22 @@ class TaskError(FarmError):
 
 @dataclass(frozen=True)
 class Death:
-    """How one attempt of a task ended without an outcome."""
+    """How one attempt of a task ended without an outcome.
+
+    ``stderr`` holds the last lines that its child wrote there since it was last idle (of the last three
+    attempts), with its stack if it crashed. ``peak_bytes`` is the most memory that the child had in use in
+    its life; 0: not known. ``oom`` says what speaks for a kill by the kernel for lack of memory: evidence,
+    and no proof; empty: nothing does.
+    """
 
     host: str
     worker: str
     signal: int
     exit_code: int
     text: str
+    stderr: str = ""
+    peak_bytes: int = 0
+    oom: str = ""
 
     def __str__(self) -> str:
         return f"{self.text} on {self.host}" if self.host else self.text
@@ -202,6 +213,19 @@ class TaskTimeout(TaskError, TimeoutError):
 
     def __init__(self, text: str, deaths: tuple[Death, ...] = ()) -> None:
         super().__init__(text)
+        self.deaths = deaths
+
+
+class MemoryLimit(TaskError, MemoryError):
+    """The call wanted more memory than its ``memory`` option allows. It is not run again.
+
+    Either it was refused the memory and raised: then the ``__cause__`` shows where, and its child lives on.
+    Or it had it in use and its child was killed: then ``deaths`` tells that, and ``used_bytes`` how much.
+    """
+
+    def __init__(self, text: str, used_bytes: int = 0, deaths: tuple[Death, ...] = ()) -> None:
+        super().__init__(text)
+        self.used_bytes = used_bytes
         self.deaths = deaths
 
 

@@ -39,6 +39,7 @@ from zfarm.messages import (
     BROKER,
     CANCELLED,
     LOST,
+    MEMORY,
     MIXED,
     REFUSED,
     TIMEOUT,
@@ -335,7 +336,7 @@ class Link:
         terms = terms or PLAIN
         number = self._machine.submit(
             token, name, function, setup, body, items, terms.max_attempts, terms.timeout_us,
-            terms.priority,
+            terms.priority, terms.memory_bytes,
         )  # fmt: skip
         token._task = number
         self._open[number] = token
@@ -404,7 +405,7 @@ class Link:
         elif kind == MIXED:  # of a map whose job was taken over: its first error stands for the batch
             failed = decode_batch(MIXED, blob, len(decode_outcome(VALUE, blob)[0][0]))[1]
             token._settle(FINISHED, None, failed[min(failed)])
-        elif kind in (LOST, REFUSED, TIMEOUT):
+        elif kind in (LOST, REFUSED, TIMEOUT, MEMORY):
             token._fail(ending(token._name, outcome))
         else:
             value, error = decode_outcome(kind, blob)

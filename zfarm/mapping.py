@@ -29,6 +29,7 @@ from zfarm.messages import (
     CANCELLED,
     ERROR,
     LOST,
+    MEMORY,
     REFUSED,
     TIMEOUT,
     Outcome,
@@ -295,7 +296,7 @@ class Map:
         kind = outcome.kind
         if kind == CANCELLED:
             self.failed(batch, CancelledError())
-        elif kind in (REFUSED, TIMEOUT):
+        elif kind in (REFUSED, TIMEOUT, MEMORY):
             self.failed(batch, ending(self._function.name, outcome))
         elif kind == LOST:
             self._blame(batch, ending(self._function.name, outcome))

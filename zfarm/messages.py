@@ -33,6 +33,7 @@ LOST: Final = 4  # no payload; ``deaths`` tells why
 BROKEN: Final = 5  # payload: the pickled exception of the initializer
 REFUSED: Final = 6  # no payload; the farm did not take it, and ``deaths`` holds the reason
 TIMEOUT: Final = 7  # no payload; it ran for longer than it may, and the last of ``deaths`` is its end
+MEMORY: Final = 9  # no payload; it was stopped at its memory limit, and the last of ``deaths`` is its end
 AGAIN: Final = (
     8  # of reports alone, payload as of ERROR (a batch: MIXED); the call wants to be run again for it
 )
@@ -66,6 +67,7 @@ class Call(Message):
     timeout_us: int = 0  # from its start in the child, unpickling included; 0: none
     priority: int = 0  # among the tasks of its client: higher ones first
     begun: bool = False  # at most once, and an earlier broker may have let it begin: not to be granted again
+    memory_bytes: int = 0  # that its child may have in use while it runs; 0: no limit
 
 
 class Lease(Message):
@@ -79,6 +81,7 @@ class Lease(Message):
     items: int = 0
     expected_us: int = 0  # measured run time of such calls; 0: not known yet
     timeout_us: int = 0  # as in Call
+    memory_bytes: int = 0  # as in Call
 
 
 class Held(Message):
@@ -98,11 +101,23 @@ class Fate(Message):
     signal: int = 0
     exit_code: int = 0
     text: str = ""
+    stderr: str = ""  # the last lines that its child wrote there
+    peak_bytes: int = 0  # the most memory that its child had in use, ever; 0: not known
+    oom: str = ""  # what speaks for a kill for lack of memory
+
+
+class Left(Message):
+    """What a child that died has left behind, for its Fate."""
+
+    stderr: str = ""
+    peak_bytes: int = 0
+    oom: str = ""
+    starved: bool = False  # its last words say that it was refused memory
 
 
 class Report(Message):
-    """What a worker has to say about one lease. ``kind`` LOST: its child died, TIMEOUT: it was killed for it;
-    ``fate`` tells how."""
+    """What a worker has to say about one lease. ``kind`` LOST: its child died, TIMEOUT or MEMORY: it was
+    killed for it; ``fate`` tells how."""
 
     lease: int
     kind: int
@@ -576,12 +591,14 @@ class Drain(Message, tag="drain"):
 
 class ChildCall(Message):
     """One call for a child; ``seq`` counts the calls of that child. ``function`` indexes the payload. A
-    ``timed`` one is alone in its Run, and answered with Starts first."""
+    ``timed`` one, which has a timeout or a memory limit, is alone in its Run, and answered with Starts
+    first."""
 
     seq: int
     function: int
     items: int = 0
     timed: bool = False
+    memory_bytes: int = 0  # as in Call
 
 
 class Run(Message, tag="run"):
@@ -704,6 +721,7 @@ class Accepted(Message, tag="accepted"):
     max_attempts: int = 3
     timeout_us: int = 0
     priority: int = 0
+    memory_bytes: int = 0
 
 
 class Struck(Message, tag="struck"):
@@ -910,6 +928,14 @@ class TakeBack(Action):
     """Worker: void the calls that this child has not started; answer with ``child_took_back``."""
 
     child: int
+
+
+class LimitChild(Action):
+    """Worker: watch what this child has in use; answer with ``child_overshot`` if it becomes more than
+    ``memory_bytes``. 0: watch it no more."""
+
+    child: int
+    memory_bytes: int
 
 
 class InterruptChild(Action):

@@ -142,6 +142,8 @@ class Monitor:
             try:
                 message, _ = wire.to_client.decode(frames)
             except wire.Malformed as error:
+                if self._port.misunderstood():
+                    return
                 self._refused(
                     VersionMismatch(
                         f"the broker at {self.address} answers in a way that zfarm {__version__} does not "

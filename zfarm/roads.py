@@ -21,7 +21,7 @@ from zfarm.edge.ports import DealerPort
 from zfarm.edge.security import Access
 from zfarm.edge.sockets import Context, new_context
 from zfarm.errors import FarmBroken, FarmError
-from zfarm.messages import Hello, Look, Message, Payload, Picture, Stranger, Welcome
+from zfarm.messages import Hello, Look, Message, Payload, Picture, Refused, Stranger, Welcome
 from zfarm.settings import settings
 
 if TYPE_CHECKING:
@@ -140,9 +140,16 @@ class SocketRoad:
             return
         try:
             for frames in port.receive():
-                self._deliver(link, *wire.to_client.decode(frames))
+                message, payload = wire.to_client.decode(frames)
+                if type(message) is Refused and message.code == "ProtocolError" and port.misunderstood():
+                    log.warning("the broker did not understand us; dialling anew: %s", message.text)
+                    return
+                self._deliver(link, message, payload)
         except wire.Malformed as error:
-            link.fail(error)
+            if not port.misunderstood():
+                link.fail(error)
+            else:
+                log.warning("the broker was not understood; dialling anew: %s", error)
 
     def _deliver(self, link: Link, message: Message, payload: Payload) -> None:
         link.receive(message, payload)

@@ -80,6 +80,8 @@ class Settings:
     """Children that may die inside the initializer before the realm counts as broken."""
     stop_grace_s: float = 2.0
     """How long a child may take to leave after its pipe was closed before it is killed."""
+    stderr_kept: int = 4096
+    """Characters of a dead child's stderr that travel with the news of its death: the last ones."""
     farm_restarts_max: int = 3
     """Deaths of an embedded farm without one outcome in between, after which it counts as broken."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any, Final
@@ -13,6 +14,9 @@ __all__ = ["FORWARD", "PLAIN", "Terms"]
 NAME_MAX: Final = 200
 ATTEMPTS_MAX: Final = 1000
 PRIORITY_MAX: Final = 1_000_000
+MEMORY_MIN: Final = 16 * 1024**2
+MEMORY_MAX: Final = 1024**5
+SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) *(B|[kMGT]i?B)", re.IGNORECASE | re.ASCII)
 TIMEOUT_MAX_S: Final = 10.0 * 366 * 24 * 3600
 
 
@@ -27,12 +31,13 @@ class Terms:
     priority: int = 0
     name: str = ""
     force_cancel: bool = False
+    memory_bytes: int = 0
     output: str = ""
 
     @property
     def alone(self) -> bool:
         """Each item of a map travels alone: what holds for a call must hold for each of them."""
-        return bool(self.timeout_us or self.retry_on) or self.max_attempts == 1
+        return bool(self.timeout_us or self.memory_bytes or self.retry_on) or self.max_attempts == 1
 
     def but(self, **given: Any) -> Terms:
         """These terms with what is ``given`` in place of what was.
@@ -127,6 +132,36 @@ def _force_cancel(value: Any) -> dict[str, Any]:
     return {"force_cancel": value}
 
 
+def _memory(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {"memory_bytes": 0}
+    if isinstance(value, str):
+        size = _size(value)
+    elif isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(
+            f"memory must be a whole number of bytes, or a text such as '2GiB', not {type(value).__name__}"
+        )
+    else:
+        size = value
+    if not MEMORY_MIN <= size <= MEMORY_MAX:
+        raise ValueError(
+            f"memory must be from 16MiB (a child that does nothing needs some) to 1PiB, not {value!r}"
+        )
+    return {"memory_bytes": size}
+
+
+def _size(text: str) -> int:
+    found = SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(
+            f"memory cannot be {text!r}: say a number and its unit, such as '500MB' (of 1000 kB) or '2GiB' "
+            "(of 1024 MiB); the units are B, kB, MB, GB, TB, KiB, MiB, GiB and TiB"
+        )
+    unit = found[2].lower()
+    base = 1024 if "i" in unit else 1000
+    return int(float(found[1]) * base ** " kmgt".index(unit[0] if unit != "b" else " "))
+
+
 FORWARD: Final = "forward"
 _OUTPUTS: Final = (FORWARD, "keep", "off")
 
@@ -140,6 +175,7 @@ def _output(value: Any) -> dict[str, Any]:
 
 
 _READ: Final = {
+    "memory": _memory,
     "timeout": _timeout,
     "retries": _retries,
     "max_attempts": _attempts,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zfarm.edge.nursery import Nursery
-from zfarm.errors import AccessDenied, FarmError
+from zfarm.errors import AccessDenied, FarmError, ProtocolError
 
 if TYPE_CHECKING:
     from zfarm.edge.items import ItemsWriter
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Connected,
         Done,
         Items,
+        Left,
         Payload,
         Progress,
         PublishItems,
@@ -63,6 +64,7 @@ class WorkerShell:
         from zfarm import messages
         from zfarm.core.worker import Worker
         from zfarm.edge.children import Children
+        from zfarm.edge.memory import MemoryWatch
         from zfarm.edge.vitals import VitalsSampler
         from zfarm.settings import settings
 
@@ -71,6 +73,7 @@ class WorkerShell:
             secrets.token_hex(16), versions, slots, name or platform.node(), os.getpid(), now
         )
         self.children = Children(nursery, self, loop)
+        self._memory = MemoryWatch(self.children, self.machine.child_overshot)
         self.rejected: Rejected | None = None
         self._loop = loop
         self._send = send
@@ -85,6 +88,7 @@ class WorkerShell:
             messages.TakeBack: lambda action: children.take_back(action.child),
             messages.PauseChild: lambda action: children.pause(action.child, action.paused),
             messages.PublishItems: self._publish,
+            messages.LimitChild: lambda action: self._memory.limit(action.child, action.memory_bytes),
             messages.InterruptChild: lambda action: children.interrupt(action.child),
             messages.StopChild: lambda action: children.stop(action.child, action.kill),
             messages.Connected: self._on_connected,
@@ -94,6 +98,7 @@ class WorkerShell:
         }
         loop.add_machine(self.machine, self.perform)
         loop.add_machine(self.children, self.perform)
+        loop.add_machine(self._memory, self.perform)
         self._sampler = VitalsSampler(settings.beat_interval_s, self._deliver, self._pids)
 
     def start(self) -> None:
@@ -159,10 +164,10 @@ class WorkerShell:
         self.machine.child_took_back(child, started_seq, now)
 
     def child_died(
-        self, child: int, started_seq: int, signal: int, exit_code: int, text: str, now: float
+        self, child: int, started_seq: int, signal: int, exit_code: int, text: str, now: float, left: Left
     ) -> None:
         """See Worker.child_died."""
-        self.machine.child_died(child, started_seq, signal, exit_code, text, now)
+        self.machine.child_died(child, started_seq, signal, exit_code, text, now, left)
 
     def nursery_died(self, now: float) -> None:
         """The process that makes children is gone: this worker cannot go on, and its leases move to
@@ -199,7 +204,11 @@ class WorkerShell:
         return list(self.children.pids().values())
 
     def _deliver(self, vitals: Vitals) -> None:
-        self._loop.call_soon(lambda: self.machine.vitals(vitals, self._loop.now))
+        self._loop.call_soon(lambda: self._note(vitals))
+
+    def _note(self, vitals: Vitals) -> None:
+        self.machine.vitals(vitals, self._loop.now)
+        self.children.ooms.tick()
 
 
 class Publisher:
@@ -251,7 +260,7 @@ class _Process:
         from zfarm.edge.loop import Loop
         from zfarm.edge.ports import DealerPort
         from zfarm.edge.sockets import new_context
-        from zfarm.messages import Leave, Tunnel, TunnelClosed
+        from zfarm.messages import Leave, Refused, Tunnel, TunnelClosed
 
         self.loop: Loop = Loop()
         self.trouble: FarmError | None = None
@@ -260,6 +269,7 @@ class _Process:
         self._port = port = DealerPort(self._context, access, self._on_trouble, self._on_link)
         self._wire = wire
         self._leave = Leave()
+        self._refused = Refused
         self.shell = WorkerShell(
             self.loop,
             nursery,
@@ -278,9 +288,17 @@ class _Process:
     def _receive(self) -> None:
         try:
             for frames in self._port.receive():
-                self.shell.receive(*self._wire.to_worker.decode(frames))
+                message, payload = self._wire.to_worker.decode(frames)
+                if type(message) is self._refused and message.code == "ProtocolError":
+                    log.warning("the broker did not understand us: %s", message.text)
+                    if self._port.misunderstood():
+                        return
+                self.shell.receive(message, payload)
         except self._wire.Malformed as error:
             log.error("the broker sent a malformed message: %s", error)
+            if not self._port.misunderstood():
+                self.trouble = ProtocolError(f"the broker at {self._port.address} makes no sense: {error}")
+                self.loop.stop()
 
     def _on_trouble(self, error: FarmError) -> None:
         if isinstance(error, AccessDenied):

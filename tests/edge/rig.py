@@ -17,7 +17,7 @@ from zfarm.edge.loop import Loop
 from zfarm.edge.nursery import Nursery
 from zfarm.edge.outcomes import decode_batch, decode_outcome
 from zfarm.edge.taps import Piece
-from zfarm.messages import ChildCall, Payload, Progress, Run, Setup
+from zfarm.messages import ChildCall, Left, Payload, Progress, Run, Setup
 
 DEADLINE_S = 20.0
 
@@ -41,6 +41,7 @@ class Rig:
         self.started: list[int] = []
         self.order: list[tuple[int, int]] = []
         self.deaths: dict[int, tuple[int, int, int, str]] = {}
+        self.left: dict[int, Left] = {}
         self.took_back: dict[int, int] = {}
         self.waits: list[tuple[int, bool]] = []
         self.starts: list[tuple[int, int]] = []
@@ -90,7 +91,8 @@ class Rig:
     def child_took_back(self, child, started_seq, now):
         self.took_back[child] = started_seq
 
-    def child_died(self, child, started_seq, signal, exit_code, text, now):
+    def child_died(self, child, started_seq, signal, exit_code, text, now, left):
+        self.left[child] = left
         self.deaths[child] = (started_seq, signal, exit_code, text)
 
     def tunnel_frames(self, child, frames):

@@ -72,7 +72,7 @@ def test_a_child_that_is_killed_costs_the_started_call_alone(rig, tmp_path):
     assert [rig.outcome(seq)[0] for seq in seqs[:2]] == [1, 2]
     started, number_of_signal, exit_code, text = rig.deaths[1]
     assert (started, number_of_signal, exit_code) == (seqs[2], signal.SIGKILL, 0)
-    assert "killed by SIGKILL (out of memory?" in text
+    assert "killed by SIGKILL" in text
     assert not (tmp_path / "never").exists()
 
 

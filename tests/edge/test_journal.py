@@ -27,7 +27,7 @@ from tests.edge.journal_model import (
 from zfarm.edge import sealed, vault
 from zfarm.edge.journal import TASK_NUMBER_MAX, Journal
 from zfarm.errors import ConfigurationError, JournalCorrupt
-from zfarm.messages import Accepted, Enrolled, Struck
+from zfarm.messages import Accepted, Enrolled, Fate, Struck
 from zfarm.settings import settings
 
 SMALL = replace(settings, journal_file_from_bytes=1000, journal_checkpoint_bytes=100_000)
@@ -487,3 +487,13 @@ def test_a_journal_from_before_tasks_that_begin_once_is_brought_up_to_date(path)
     with Journal(path) as journal:
         journal.append(turn)
     assert replayed(path) == model.expected()
+
+
+def test_only_the_latest_attempts_keep_the_last_words_of_their_children(path):
+    fates = [Fate("h", "h/1", 11, 0, "killed", f"words {n}", n) for n in range(6)]
+    filled(path, [[enrolled(), accepted(1)], *([(Struck("c", 1, fate, 0), ())] for fate in fates)])
+
+    with Journal(path, SMALL) as journal:
+        told = [record.fate for record, _ in journal.replay() if isinstance(record, Struck)]
+    assert [fate.peak_bytes for fate in told] == list(range(6))
+    assert [fate.stderr for fate in told] == ["", "", "", "words 3", "words 4", "words 5"]

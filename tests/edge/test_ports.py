@@ -12,7 +12,8 @@ import pytest
 import zmq
 
 from tests.edge.waiting import DEADLINE_S, until
-from zfarm.edge import ports
+from zfarm.edge import frames, ports
+from zfarm.edge.frames import KEEP_FROM
 from zfarm.edge.loop import Loop
 from zfarm.edge.notes import NotesPort, NotesReader
 from zfarm.edge.ports import DealerPort, RouterPort
@@ -20,7 +21,7 @@ from zfarm.edge.security import Access
 from zfarm.edge.sockets import Context, close_context, ipc_path, new_context, new_socket
 from zfarm.errors import ConfigurationError
 
-LARGE = b"L" * (ports.KEEP_FROM + 1)
+LARGE = b"L" * (KEEP_FROM + 1)
 
 
 # ---------------------------------------------------------------- local sockets
@@ -101,7 +102,7 @@ def test_a_path_too_long_for_a_socket_is_named(context: Context, directory: Path
 def test_the_router_never_blocks_and_the_outbox_drains_in_order(
     context: Context, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ports, "OUTBOX_MESSAGES_MAX", 300)
+    monkeypatch.setattr(frames, "OUTBOX_MESSAGES_MAX", 300)
     address = f"ipc://{directory}/broker"
     router = RouterPort(context, address)
     slow = new_socket(context, zmq.DEALER, address, -1)
@@ -143,7 +144,7 @@ def test_the_router_never_blocks_and_the_outbox_drains_in_order(
 def test_a_peer_whose_outbox_is_full_is_lost_as_if_its_link_had_broken(
     context: Context, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ports, "OUTBOX_BYTES_MAX", 100_000)
+    monkeypatch.setattr(frames, "OUTBOX_BYTES_MAX", 100_000)
     lost: list[bytes] = []
     address = f"ipc://{directory}/broker"
     router = RouterPort(context, address, on_lost=lost.append)
@@ -346,8 +347,8 @@ def test_a_ping_pong_over_two_loops(context: Context, directory: Path) -> None:
     got: list[bytes] = []
 
     def take() -> None:
-        for frames in dealer.receive():
-            got.append(bytes(frames[0]))
+        for got_frames in dealer.receive():
+            got.append(bytes(got_frames[0]))
             if len(got) == rounds:
                 client.stop()
             else:

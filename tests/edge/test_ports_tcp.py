@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zmq
 
+from tests.edge.joiner import Joiner
 from tests.edge.waiting import DEADLINE_S, until
 from zfarm.edge import ports
+from zfarm.edge.frames import KEEP_FROM
 from zfarm.edge.notes import NotesPort, NotesReader
 from zfarm.edge.ports import DealerPort, RouterPort
 from zfarm.edge.security import ROLES, Access, KeyPair, ServerKeys
@@ -18,7 +21,7 @@ from zfarm.edge.sockets import Context, new_socket
 from zfarm.edge.zap import Doorkeeper
 from zfarm.errors import AccessDenied, ConfigurationError, FarmError
 
-LARGE = b"L" * (ports.KEEP_FROM + 1)
+LARGE = b"L" * (KEEP_FROM + 1)
 
 
 def tcp(router: RouterPort | NotesPort, keys: ServerKeys, role: str) -> Access:
@@ -204,3 +207,52 @@ def test_who_sends_nonsense_is_disconnected(
     assert until(honest.receive) == [[b"you stay"]]
     for port in (dealer, honest, router):
         port.close()
+
+
+@pytest.fixture
+def joined(
+    context: Context, keys: ServerKeys, doorkeeper: Doorkeeper
+) -> Iterator[tuple[RouterPort, DealerPort, Joiner, list[bool]]]:
+    """A router, a dealer, and somebody between them."""
+    links: list[bool] = []
+    router = RouterPort(context, "tcp://127.0.0.1:*", keys.server)
+    joiner = Joiner(int(router.address.rpartition(":")[2]))
+    access = Access(f"tcp://127.0.0.1:{joiner.port}", "", keys.server.public, keys.roles["client"])
+    dealer = DealerPort(context, access, on_link=links.append)
+    yield router, dealer, joiner, links
+    dealer.close()
+    router.close()
+    joiner.close()
+
+
+def test_who_sits_between_can_join_two_messages(
+    joined: tuple[RouterPort, DealerPort, Joiner, list[bool]],
+) -> None:
+    """What the library does: should it stop, ``misunderstood`` has less to do."""
+    router, dealer, joiner, _ = joined
+    dealer.send([b"hello"])
+    peer = until(router.receive)[0].peer
+    joiner.armed[True].set()
+    router.send(peer, [b"one"])
+    router.send(peer, [b"two"])
+    assert until(dealer.receive) == [[b"one", b"two"]]
+
+
+def test_a_link_on_which_something_was_misunderstood_is_made_anew(
+    joined: tuple[RouterPort, DealerPort, Joiner, list[bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router, dealer, joiner, links = joined
+    monkeypatch.setattr(ports, "REDIAL_S", (0.0, 0.01))
+    dealer.send([b"hello"])
+    until(router.receive)
+    until(lambda: links == [True], dealer.watch_link)
+    for _ in range(ports.MISUNDERSTOOD_MAX):
+        assert dealer.misunderstood()
+        assert links[-1] is False
+        until(lambda: links[-1], dealer.flush, dealer.watch_link)
+        dealer.send([b"hello"])
+        assert until(router.receive)[0].frames == [b"hello"]
+    assert not dealer.misunderstood(), "that is no accident any more"
+    monkeypatch.setattr(ports, "MISUNDERSTOOD_S", 0.0)
+    assert dealer.misunderstood(), "the one before was long ago"
+    assert joiner.links == 1 + ports.MISUNDERSTOOD_MAX

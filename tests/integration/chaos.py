@@ -283,6 +283,17 @@ def check(history: History, runs: Path) -> Counter[str]:
     return told
 
 
+def _note_state(farm: TcpFarm, history: History) -> None:
+    """What the farm says of itself, and the last words of each process."""
+    for command in farm.commands:
+        words = command.said.splitlines()[-30:]
+        history.note("said", command=command.name, pid=command.pid, ended=command.process.poll(), words=words)
+    try:
+        history.note("status", **farm.status())
+    except zfarm.FarmError as error:
+        history.note("status", error=repr(error))
+
+
 def chaos(directory: Path, seconds: float, seed: int, clients: int = 2, workers: int = 2) -> str:
     """Run it; a line that says what happened. Raises AssertionError, with the seed and the history's file."""
     rng = random.Random(seed)
@@ -312,11 +323,16 @@ def chaos(directory: Path, seconds: float, seed: int, clients: int = 2, workers:
             for user in users:
                 user.stop.set()
                 user.join()
-            for user in users:
-                assert user.failure is None, f"client {user.number} failed: {user.failure!r}"
-                user.settle()
+            try:
+                for user in users:
+                    assert user.failure is None, f"client {user.number} failed: {user.failure!r}"
+                    user.settle()
+            except BaseException:
+                _note_state(farm, history)
+                raise
             told = check(history, runs)
     except BaseException as error:
+        history.close()
         kept = Path(tempfile.gettempdir()) / f"zfarm-chaos-{seed}.jsonl"
         kept.write_bytes(history.file.read_bytes())
         error.add_note(f"seed {seed}; the history is in {kept}")

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 import zfarm
+from tests.edge.joiner import Joiner
 from tests.face.processes import TcpFarm, wait_until
 from tests.integration.proxy import DOWN, UP, Proxy, through
 
@@ -61,6 +62,29 @@ def test_a_bit_that_is_flipped_on_the_way_is_never_believed(farm: TcpFarm, near:
     proxy = run_through(farm, near, Proxy.corrupt)
     assert proxy.corrupted > 0
     assert proxy.links > 1, "encryption notices, and who noticed dials anew"
+
+
+@PLACES
+@pytest.mark.parametrize("back", [True, False], ids=["from the broker", "to the broker"])
+def test_messages_that_are_joined_on_the_way_are_not_lost(farm: TcpFarm, near: str, back: bool) -> None:
+    """Encryption does not notice: it leaves the bit bare that says whether a frame is the last."""
+    farm.start_broker()
+    joiner = Joiner(farm.port)
+    bent = through(farm.connection, joiner.port, farm.directory / "bent.json")
+    straight, farm.connection = farm.connection, bent if near == "worker" else farm.connection
+    farm.start_worker(2)
+    farm.connection = straight
+    farm.wait_slots(2)
+    with zfarm.Executor(bent if near == "client" else straight) as client:
+        futures = [client.submit(slowly, n) for n in range(CALLS)]
+        for share in range(1, 4):
+            wait_until(partial(_done, futures, share * CALLS // 5), "some calls", 60)
+            joiner.armed[back].set()
+            wait_until(lambda: not joiner.armed[back].is_set(), "two are joined")
+        assert [future.result(90) for future in futures] == [n * n for n in range(CALLS)]
+    assert joiner.joined == 3
+    assert joiner.links > 1, "who got nonsense dialled anew"
+    joiner.close()
 
 
 @pytest.mark.parametrize(

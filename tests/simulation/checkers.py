@@ -102,7 +102,11 @@ class Books(Readers, Promptness):
             f"{what} did not raise so often: {outcome}"
         )
         doubted = self._doubted(client, what, task, outcome)
-        own = doubted or kind == m.BROKEN or len(outcome.deaths) - (kind == m.TIMEOUT) <= task.blames
+        own = (
+            doubted
+            or kind == m.BROKEN
+            or len(outcome.deaths) - (kind in (m.TIMEOUT, m.MEMORY)) <= task.blames
+        )
         assert own, f"{what} is blamed for deaths that were not its own: {outcome}"
         if kind == m.ERROR and bytes(blob) == task.raised_blob:
             assert any(run.raised for run in task.runs), f"{what} has not raised"
@@ -127,6 +131,10 @@ class Books(Readers, Promptness):
             long_enough = task.timeout_s > 0 and (unheard or longest + 1e-3 >= 0.97 * task.timeout_s)
             assert long_enough, f"{what} was stopped after {longest} s"
             self.farm.story.probe("timed out")
+        elif kind == m.MEMORY:
+            assert any(run.overshot_at is not None for run in task.runs), f"{what} had not too much memory"
+            assert outcome.deaths, f"{what} was stopped, and nobody knows where"
+            self.farm.story.probe("had too much memory")
         elif kind == m.LOST:
             most = 1 if task.items > 1 else task.max_attempts
             assert attempts == most, f"{what} was given up after {outcome.deaths}"

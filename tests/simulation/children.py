@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tests.simulation.lane import Lane
+from tests.simulation.meter import Meter
 from tests.simulation.people import Item, Run, Task, new_task
-from zfarm.messages import AGAIN, BROKEN, ChildCall, Done, Message, Payload, Setup, Tunnel, TunnelClosed
+from zfarm.core.brood import NOTHING
+from zfarm.messages import AGAIN, BROKEN, ChildCall, Done, Left, Message, Payload, Setup, Tunnel, TunnelClosed
 from zfarm.messages import Run as RunMessage
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class Child:
         self.flushes = 0
         self.down = Lane(owner.farm)
         self.up = Lane(owner.farm)
+        self.meter = Meter(self)
         self._nested_left = 0
 
     # ------------------------------------------------------------ what the worker does to it
@@ -79,6 +82,7 @@ class Child:
             assert bytes(payload[call.function]) == task.function, f"{task.token} would run another function"
             assert self.setup == task.setup, f"{task.token} would run in the realm of another"
             assert call.items == task.items
+            self.meter.check(call, task)
             if call.seq > self.void_to:
                 self.calls.append((call, task))
         self._go_on()
@@ -109,7 +113,7 @@ class Child:
             grace = self.farm.mix.settings.stop_grace_s
             self.farm.after(grace, lambda: self.die(SIGKILL, 0))
 
-    def die(self, signal: int, exit_code: int, stopped: bool = False) -> None:
+    def die(self, signal: int, exit_code: int, stopped: bool = False, left: Left = NOTHING) -> None:
         """The process ends, whatever it is doing; the pipe is read to its end, then the worker learns of it.
 
         ``stopped``: its worker wanted that, or is gone itself, so nobody is to be blamed.
@@ -124,7 +128,7 @@ class Child:
             self.farm.books.client_died(self.client)
             self.owner.tell(self, "tunnel", TunnelClosed(self.number), ())
         text = f"killed by signal {signal}" if signal else f"exited with code {exit_code}"
-        self.say("child_died", self.started_seq, signal, exit_code, text)
+        self.say("child_died", self.started_seq, signal, exit_code, text, left)
 
     # ------------------------------------------------------------ what it does
 
@@ -147,6 +151,10 @@ class Child:
             self.die(0, 0)
         elif self.calls:
             call, task = self.calls.popleft()
+            if self.meter.leaves_it_to_another(call):
+                self.farm.story.probe("too fat for a call with a limit")
+                self.die(0, 0, stopped=True)
+                return
             setup = _SETUPS.decode(self.setup)
             if setup.initializer == b"dies":
                 self.die(SIGSEGV, 0)
@@ -156,6 +164,7 @@ class Child:
                 self._ended(call, BROKEN, b"b%d" % task.token, 0.0)
                 return
             self.has_waited = False
+            self.meter.begun()
             if call.timed:
                 self.say("child_starts", call.seq)
             self.running = self.farm.books.started(self, task)
@@ -224,6 +233,7 @@ class Child:
             run, self.running = self.running, None
             assert run is not None
             run.finished = True
+            self.meter.ended(run)
             if task.flaky and self.farm.rng.random() < task.flaky:
                 run.raised = True
                 self.farm.books.raised(task)
@@ -320,6 +330,12 @@ class Children:
             assert not child.taking_back, "a take-back is asked for once"
             child.taking_back = True
             child.void()
+
+    def limit(self, number: int, memory_bytes: int) -> None:
+        """Watch the memory of this child, or do so no more."""
+        child = self.all.get(number)
+        if child is not None:
+            child.meter.set(memory_bytes)
 
     def pause_child(self, number: int, paused: bool) -> None:
         """Read nothing more from this child, or read on."""

@@ -74,6 +74,8 @@ class Mix:
     limited_realm_share: float = 0.0
     cancel_share: float = 0.0
     timeout_share: float = 0.0
+    memory_share: float = 0.0
+    """Tasks with a memory limit; some want more."""
     force_share: float = 0.0
     leave_share: float = 0.0
     once_share: float = 0.0
@@ -150,6 +152,7 @@ def mix_of(seed: int) -> Mix:
             mix.turn_messages = 200  # or it would take minutes to read what is emitted
         if more.random() < 0.1:
             _lost_starts(mix, more)
+    mix.memory_share = Random(f"memory {seed}").choice((0.0, 0.0, 0.1, 0.5))
     mix.flaky_share = more.choice((0.0, 0.0, 0.1, 0.4))
     if mix.flaky_share:
         mix.settings = dataclasses.replace(mix.settings, retry_backoff_s=more.choice((0.1, 0.5, 2.0)))

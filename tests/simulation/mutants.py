@@ -171,6 +171,12 @@ MUTANTS = [
     Mutant("a child serves any realm", "_idle_kid", "kid.realm == wanted", "True"),
     Mutant("stuck calls stay", "_watch_kids", "kid.calls > 1", "False"),
     Mutant("tunnels outlive their link", "gone", "for lost in (peer, *through)", "for lost in (peer,)"),
+    # memory
+    Mutant("a limit lost with the broker", "accept", "task.memory_bytes = call.memory_bytes", "pass"),
+    Mutant("a limit that nobody watches", "child_starts", "if duty.memory_bytes", "if False"),
+    Mutant("too much, and it runs on", "_watch_kids", "self._cut_short(kid, kid.overshot)", "pass"),
+    Mutant("a limit that stays", "_lift_limit", "LimitChild(kid.number, 0)", "LimitChild(kid.number, 1)"),
+    Mutant("too much, for the next call", "_lift_limit", "False, None", "False, kid.overshot"),
     # streams
     Mutant("a hole is not noticed", "items", "message.first > stream.next", "False"),
     Mutant("nothing is fetched", "_look_after", "if hole is not None and (", "if False and ("),

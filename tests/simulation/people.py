@@ -51,6 +51,8 @@ class Run:
     raised: bool = False
     """It ended in an error for which the task wants to be run again."""
     emitted: int = 0
+    overshot_at: float | None = None
+    """When it had more memory in use than it may."""
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +86,9 @@ class Task:
     flaky: float = 0.0
     """How likely it raises what it wants to be run again for, each time that it comes to its end."""
     timeout_s: float = 0.0
+    memory: int = 0
+    hungry: float = 0.0
+    """After what part of its run it has too much memory in use, if it has a limit."""
     grace_s: float | None = None
     """It is cancelled with force, if at all."""
     number: int = 0
@@ -219,6 +224,9 @@ class Person:
         task = new_task(farm, self.client.name, name, function, setup, parts, attempts, on_end)
         if mix.timeout_share and rng.random() < mix.timeout_share:
             task.timeout_s = rng.choice((0.0005, 0.02, 1.0))
+        if mix.memory_share and rng.random() < mix.memory_share:
+            task.memory = 1000 + task.token
+            task.hungry = rng.choice((0.0, 0.0, 0.2, 0.98, 1.0))
         if mix.flaky_share and attempts > 1 and not task.items and rng.random() < mix.flaky_share:
             task.flaky = rng.choice((0.5, 0.9))
         self.tasks.append(task)

@@ -255,7 +255,11 @@ class WorkerProcess(Process):
         elif kind == "call":
             name, *arguments = entry[1:]
             self.farm.story.tell(self.farm.now, self.name, name, tuple(_tellable(part) for part in arguments))
-            getattr(self.machine, name)(*arguments, clock)
+            if name == "child_died":  # what it left behind comes last
+                child, seq, number, code, text, left = arguments
+                self.machine.child_died(child, seq, number, code, text, clock, left)
+            else:
+                getattr(self.machine, name)(*arguments, clock)
         elif kind == "tunnel":
             self.link.send(*entry[1:])
 
@@ -274,6 +278,8 @@ class WorkerProcess(Process):
             self.children.run(action.child, action.run, action.payload)
         elif isinstance(action, m.TakeBack):
             self.children.take_back(action.child)
+        elif isinstance(action, m.LimitChild):
+            self.children.limit(action.child, action.memory_bytes)
         elif isinstance(action, m.InterruptChild):
             self.children.interrupt(action.child)
         elif isinstance(action, m.PauseChild):
@@ -378,7 +384,7 @@ class ClientProcess(Process):
     def _submit(self, task: Task) -> None:
         number = self.machine.submit(
             task.token, task.name, task.function, task.setup, task.body, task.items, task.max_attempts,
-            int(task.timeout_s * 1e6),
+            int(task.timeout_s * 1e6), 0, task.memory,
         )  # fmt: skip
         self.farm.books.submitted(self, number, task)
 

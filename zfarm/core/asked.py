@@ -1,4 +1,4 @@
-"""What a client remembers of a task that has no outcome yet; it decides nothing."""
+"""What a client's machine knows of one open task; no behaviour."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class Asked(msgspec.Struct, gc=False, eq=False):
     max_attempts: int
     timeout_us: int = 0
     priority: int = 0
+    memory_bytes: int = 0
     sent: int = 0  # the number of its Submit; EARLIER: one from before the last Welcome; 0: none yet
     cancelling: bool = False
     books: int = 0  # the books of the broker that it was first sent to, as its Welcome named them

@@ -122,6 +122,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     outcome: Outcome | None = None
     blob: Blob = b""
     timeout_us: int = 0
+    memory_bytes: int = 0
     priority: int = 0
     grace_us: int = 0  # it is being stopped, and has that long to end by itself
     spent: int = 0  # of one that may begin once only: the lease that it may have begun with

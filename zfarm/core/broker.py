@@ -31,6 +31,7 @@ from zfarm.messages import (
     BROKEN,
     CANCELLED,
     LOST,
+    MEMORY,
     TIMEOUT,
     VALUE,
     Action,
@@ -276,7 +277,7 @@ class Broker(Reception):
             worker.failed += 1
         if report.kind == BROKEN and report.fate is not None:
             self.aside.failed_to_begin(worker, task, now)
-        elif worker.suspects and report.kind not in (BROKEN, CANCELLED, TIMEOUT):
+        elif worker.suspects and report.kind not in (BROKEN, CANCELLED, TIMEOUT, MEMORY):
             worker.suspects.clear()
         if report.kind != CANCELLED:
             task.function.measured(report.run_us, task.items)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from math import inf
+from typing import Final
 
 from zfarm.core.feeding import feed, feed_ahead
 from zfarm.core.kids import Duty, Kid, Owed
@@ -14,11 +15,14 @@ from zfarm.messages import (
     BROKEN,
     CANCELLED,
     LOST,
+    MEMORY,
     TIMEOUT,
     Action,
     Blob,
     Fate,
     InterruptChild,
+    Left,
+    LimitChild,
     Report,
     StartChild,
     StopChild,
@@ -26,10 +30,10 @@ from zfarm.messages import (
 )
 from zfarm.settings import Settings
 
-__all__ = ["Brood"]
+__all__ = ["NOTHING", "Brood"]
 
-
-SIGKILL = 9
+SIGKILL: Final = 9
+NOTHING: Final = Left()
 
 
 class Brood:
@@ -75,8 +79,9 @@ class Brood:
         self._owed[report.lease] = Owed(report, blob, duty.owner, duty.task)
         self._reports.append(report.lease)
 
-    def _fate(self, signal: int, exit_code: int, text: str) -> Fate:
-        return Fate(self._host, f"{self._host}/{self._pid}", signal, exit_code, text)
+    def _fate(self, signal: int, exit_code: int, text: str, left: Left = NOTHING) -> Fate:
+        worker = f"{self._host}/{self._pid}"
+        return Fate(self._host, worker, signal, exit_code, text, left.stderr, left.peak_bytes, left.oom)
 
     def _begin(self, duty: Duty) -> None:
         if duty.lease in self._leases:
@@ -154,6 +159,8 @@ class Brood:
         for kid in self._kids.values():
             if now >= kid.stop_at:
                 self._time_out(kid)
+            elif kid.overshot is not None:
+                self._cut_short(kid, kid.overshot)
             if not kid.calls or kid.ending:
                 continue
             since = now - kid.head_since
@@ -189,6 +196,27 @@ class Brood:
             fate = self._fate(SIGKILL, 0, f"stopped after its timeout of {duty.timeout_us / 1e6:g} s")
             self._owe(duty, Report(duty.lease, TIMEOUT, duty.timeout_us, fate), b"")
         self._stop_kid(kid, kill=True)
+
+    def _cut_short(self, kid: Kid, left: Left) -> None:
+        """The running call has had too much memory in use: as if its time were over."""
+        kid.overshot = None
+        duty = kid.head()
+        if self._leases.pop(duty.lease, None) is None:
+            pass  # nobody wants it any more
+        elif duty.grace_us:
+            self._owe(duty, Report(duty.lease, CANCELLED), b"")
+        else:
+            text = (
+                f"stopped at its memory limit of {duty.memory_bytes / 1e6:.1f} MB: "
+                f"{left.peak_bytes / 1e6:.1f} MB were in use"
+            )
+            self._owe(duty, Report(duty.lease, MEMORY, 0, self._fate(SIGKILL, 0, text, left)), b"")
+        self._stop_kid(kid, kill=True)
+
+    def _lift_limit(self, kid: Kid) -> None:
+        """The call that was watched has ended."""
+        kid.limited, kid.overshot = False, None
+        self._actions.append(LimitChild(kid.number, 0))
 
     def _retire_kids(self) -> None:
         """End children that have run as many tasks as their realm allows, or that are too many."""

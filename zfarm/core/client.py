@@ -156,11 +156,24 @@ class Client:
         max_attempts: int = 3,
         timeout_us: int = 0,
         priority: int = 0,
+        memory_bytes: int = 0,
     ) -> int:
         """Note a call to be run and return its task number; ``token`` comes back with its outcome."""
         number = self._next_task
         self._next_task = number + 1
-        asked = Asked(number, token, name, function, setup, body, items, max_attempts, timeout_us, priority)
+        asked = Asked(
+            number,
+            token,
+            name,
+            function,
+            setup,
+            body,
+            items,
+            max_attempts,
+            timeout_us,
+            priority,
+            memory_bytes,
+        )
         self._tasks[number] = asked
         self._unsent.append(asked)
         self.deadline = NOW
@@ -469,7 +482,7 @@ class Client:
             calls.append(
                 Call(
                     asked.number, function, setup, asked.items, asked.max_attempts, asked.timeout_us,
-                    asked.priority,
+                    asked.priority, False, asked.memory_bytes,
                 )
             )  # fmt: skip
             if asked.max_attempts == 1:

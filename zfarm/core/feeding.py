@@ -53,8 +53,8 @@ def feed(kid: Kid, queue: deque[Duty], limits: Settings, now: float, share: int)
             last = duty.function
             function = functions[last]
         calls.append(ChildCall(kid.take(duty), function, duty.items))
-    if duties[0].timeout_us:
-        calls = [structs.replace(calls[0], timed=True)]
+    if duties[0].timeout_us or duties[0].memory_bytes:
+        calls = [structs.replace(calls[0], timed=True, memory_bytes=duties[0].memory_bytes)]
     kid.runs.append(calls[-1].seq)
     setup = [duties[0].setup] if new_setup else []
     payload: list[Blob] = [*functions, *setup, *[duty.body for duty in duties]]

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from zfarm.messages import Blob, Report, Setup
+from zfarm.messages import Blob, Left, Report, Setup
 
-__all__ = ["Duty", "Kid", "Owed", "facts"]
+__all__ = ["Duty", "Kid", "Owed", "facts", "limit_of", "starved"]
 
 _SETUPS = msgspec.msgpack.Decoder(Setup)
 
@@ -48,6 +48,7 @@ class Duty(msgspec.Struct, gc=False, eq=False):
     queued_at: float
     kid: Kid | None = None
     timeout_us: int = 0
+    memory_bytes: int = 0
     seq: int = 0
     revoked: bool = False  # to be given back unless it has started
     stopping: bool = False  # to be stopped even if it has started
@@ -72,7 +73,9 @@ class Kid:
         "expected_us",
         "head_began",
         "head_since",
+        "limited",
         "number",
+        "overshot",
         "proven",
         "realm",
         "runs",
@@ -100,6 +103,8 @@ class Kid:
         self.head_since = 0.0
         self.head_began = False
         self.stop_at = inf  # when the running call will be stopped
+        self.limited = False  # the running call is watched for the memory that it has in use
+        self.overshot: Left | None = None  # it has had too much
         self.waiting = False
         self.taking_back = False
         self.proven = False  # it has ended a call, so its initializer works
@@ -183,3 +188,15 @@ class Kid:
         while self.runs and (not self.sent or self.runs[0] < self.sent[0].seq):
             self.runs.popleft()
         return duty
+
+
+def starved(duty: Duty, left: Left) -> bool:
+    """Whether a call with a memory limit has died of that: it was refused memory, or the kernel killed it
+    when it had all that it may have."""
+    had_all = bool(left.oom) and left.peak_bytes >= duty.memory_bytes
+    return bool(duty.memory_bytes) and (left.starved or had_all)
+
+
+def limit_of(duty: Duty) -> str:
+    """What a death under a call with a memory limit may have to do with that."""
+    return f", with a memory limit of {duty.memory_bytes / 1e6:.1f} MB: code that is refused memory may crash"

@@ -9,11 +9,13 @@ from __future__ import annotations
 from heapq import heappop, heappush
 
 from zfarm.core.books import ANY_LEASE, ClientRecord, Function, Functions, Task, WorkerRecord
+from zfarm.core.deaths import with_death
 from zfarm.messages import (
     BROKEN,
     CANCELLED,
     ERROR,
     LOST,
+    MEMORY,
     MIXED,
     TIMEOUT,
     VALUE,
@@ -48,7 +50,7 @@ GOLDEN = 0x9E37_79B9_7F4A_7C15
 
 def outcome_of(task: Task, kind: int, report: Report) -> Outcome:
     """What a report makes of its task."""
-    deaths = task.deaths if report.fate is None else (*task.deaths, report.fate)
+    deaths = task.deaths if report.fate is None else with_death(task.deaths, report.fate)
     lease = report.lease if report.emitted else 0
     return Outcome(task.number, kind, report.run_us, deaths, task.tries, lease, report.emitted)
 
@@ -67,7 +69,7 @@ class Ledger:
         self.functions = Functions()
         self.ready: dict[str, ClientRecord] = {}  # clients with something in their queue, next one first
         # items, not batches
-        self.counts = dict.fromkeys((VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT), 0)
+        self.counts = dict.fromkeys((VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT, MEMORY), 0)
         self.retried = 0
         self.tasks = 0
         self.notes = 0
@@ -123,7 +125,7 @@ class Ledger:
             if task is None or task.outcome is not None:
                 return
             if isinstance(record, Struck):
-                task.deaths = (*task.deaths, record.fate)
+                task.deaths = with_death(task.deaths, record.fate)
                 task.lease = -record.lease
             elif isinstance(record, Retried):
                 task.tries += 1
@@ -163,6 +165,8 @@ class Ledger:
         task = Task(client, number, function, setup, body, call.items, call.max_attempts)
         if call.timeout_us:
             task.timeout_us = call.timeout_us
+        if call.memory_bytes:
+            task.memory_bytes = call.memory_bytes
         client.tasks[number] = task
         task.priority = call.priority
         if not queued:
@@ -176,7 +180,7 @@ class Ledger:
         if self.journal:
             accepted = Accepted(
                 client.session, number, function.name, call.items, call.max_attempts, call.timeout_us,
-                call.priority,
+                call.priority, call.memory_bytes,
             )  # fmt: skip
             self.records.append((accepted, (function.blob, setup, body)))
             client.booked.append(number)
@@ -287,7 +291,7 @@ class Ledger:
     def attempt_lost(self, task: Task, fate: Fate) -> None:
         """A lease ended with a death: the task runs again while it has attempts left."""
         self.unlease(task)
-        task.deaths = (*task.deaths, fate)
+        task.deaths = with_death(task.deaths, fate)
         if task.cancelling and (
             task.grace_us or not task.once
         ):  # else "cancelled" would say that it never ran

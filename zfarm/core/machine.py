@@ -13,7 +13,7 @@ it all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from zfarm.messages import Action, Blob, Message, Payload, Peer
@@ -70,18 +70,20 @@ Item = TypeVar("Item")
 
 
 def batches(
-    items: list[tuple[Item, Blob]], calls_max: int, bytes_max: int
+    items: list[tuple[Item, Blob]], calls_max: int, bytes_max: int, words: Callable[[Item], int] | None = None
 ) -> Iterator[list[tuple[Item, Blob]]]:
-    """Cut (item, blob) pairs into lists of at most ``calls_max`` pairs and, unless a single blob is larger,
-    ``bytes_max`` bytes."""
-    if len(items) <= calls_max and sum([len(blob) for _, blob in items]) <= bytes_max:
+    """Cut (item, blob) pairs into lists of at most ``calls_max`` pairs and, unless a single one is larger,
+    ``bytes_max`` bytes. ``words`` tells how much text an item has in the header, if that can be much."""
+    sizes = [len(blob) for _, blob in items]
+    if words is not None:
+        sizes = [size + words(item) for size, (item, _) in zip(sizes, items, strict=True)]
+    if len(items) <= calls_max and sum(sizes) <= bytes_max:
         if items:
             yield items
         return
     batch: list[tuple[Item, Blob]] = []
     size = 0
-    for pair in items:
-        length = len(pair[1])
+    for pair, length in zip(items, sizes, strict=True):
         if batch and (len(batch) >= calls_max or size + length > bytes_max):
             yield batch
             batch, size = [], 0

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from msgspec import structs
 
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
+from zfarm.core.deaths import words_of_outcome
 from zfarm.core.machine import Indexed, batches
 from zfarm.messages import Began, Blob, Booked, Ended, Grants, Lease, Revoke, Send, Thanks, Unknown
 from zfarm.settings import Settings
@@ -23,7 +24,8 @@ def client_messages(client: ClientRecord, limits: Settings) -> Iterator[Send]:
     peer = client.peer
     if peer is None:
         return
-    for batch in batches(ended, limits.batch_calls_max, limits.batch_bytes_max):
+    words = words_of_outcome if [1 for outcome, _ in ended if outcome.deaths] else None
+    for batch in batches(ended, limits.batch_calls_max, limits.batch_bytes_max, words):
         yield Send(peer, Ended(outcomes=[outcome for outcome, _ in batch]), [blob for _, blob in batch])
     for kind, numbers in ((Booked, booked), (Began, began)):
         for part in _parts(numbers, limits):
@@ -83,8 +85,10 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
             last_client = task.client
             owner = owners[last_client.session]
         leases.append(Lease(task.lease, owner, task.number, function, setup, task.items, task.expected_us))
-        if task.timeout_us:
-            leases[-1] = structs.replace(leases[-1], timeout_us=task.timeout_us)
+        if task.timeout_us or task.memory_bytes:
+            leases[-1] = structs.replace(
+                leases[-1], timeout_us=task.timeout_us, memory_bytes=task.memory_bytes
+            )
     worker.grants_number += 1
     if worker.repeated:
         again = [task.lease for task in tasks if task.lease in worker.repeated]

@@ -17,8 +17,9 @@ from typing import Any
 
 from msgspec import structs
 
-from zfarm.core.brood import Brood
-from zfarm.core.kids import Duty, facts
+from zfarm.core.brood import NOTHING, Brood
+from zfarm.core.deaths import words_of_report
+from zfarm.core.kids import Duty, facts, limit_of, starved
 from zfarm.core.machine import NOW, batches
 from zfarm.core.outflow import Outflow
 from zfarm.core.printouts import Printouts
@@ -26,6 +27,7 @@ from zfarm.messages import (
     BROKEN,
     BROKER,
     LOST,
+    MEMORY,
     Action,
     Beat,
     Began,
@@ -39,6 +41,8 @@ from zfarm.messages import (
     Held,
     Join,
     Leave,
+    Left,
+    LimitChild,
     Listen,
     Message,
     PauseChild,
@@ -123,6 +127,8 @@ class Worker(Brood):
                 kid.ending = True
             if self._leases.pop(duty.lease, None) is not None:
                 self._owe(duty, Report(lease=duty.lease, kind=done.kind, run_us=done.run_us), blob)
+        if kid.limited:
+            self._lift_limit(kid)
         kid.head_since = now
         kid.head_began = False
         if not kid.sent:
@@ -130,10 +136,22 @@ class Worker(Brood):
         self._init_deaths.pop(kid.realm, None)
 
     def child_starts(self, child: int, seq: int, now: float) -> None:
-        """A call with a timeout has started in this child."""
+        """A call with a timeout or a memory limit has started in this child."""
         kid = self._kids.get(child)
         if kid is not None and kid.calls and kid.head().seq == seq:
-            kid.stop_at = now + kid.head().timeout_us / 1e6
+            duty = kid.head()
+            if duty.timeout_us:
+                kid.stop_at = now + duty.timeout_us / 1e6
+            if duty.memory_bytes:
+                kid.limited = True
+                self._actions.append(LimitChild(child, duty.memory_bytes))
+            self.deadline = NOW
+
+    def child_overshot(self, child: int, left: Left, now: float) -> None:
+        """The running call of this child has more memory in use than it may: ``left`` tells how much."""
+        kid = self._kids.get(child)
+        if kid is not None and kid.limited:
+            kid.overshot = left
             self.deadline = NOW
 
     def child_waits(self, child: int, waiting: bool, now: float) -> None:
@@ -193,7 +211,14 @@ class Worker(Brood):
                 self._begin(duty)
 
     def child_died(
-        self, child: int, started_seq: int, signal: int, exit_code: int, text: str, now: float
+        self,
+        child: int,
+        started_seq: int,
+        signal: int,
+        exit_code: int,
+        text: str,
+        now: float,
+        left: Left = NOTHING,
     ) -> None:
         """This child is gone; its calls after ``started_seq`` never ran, and what it had finished was
         reported before."""
@@ -204,11 +229,14 @@ class Worker(Brood):
         had_calls = kid.calls > 0
         for duty in reversed(kid.void_after(started_seq)):
             self._take_home(duty, now)
-        fate = self._fate(signal, exit_code, text)
+        fate = self._fate(signal, exit_code, text, left)
         blamed = [duty for duty in kid.duties() if duty.lease in self._leases]
         for duty in blamed:
             del self._leases[duty.lease]
-            self._owe(duty, Report(lease=duty.lease, kind=LOST, fate=fate), b"")
+            if duty.memory_bytes:
+                fate = structs.replace(fate, text=fate.text + limit_of(duty))
+            kind = MEMORY if starved(duty, left) else LOST
+            self._owe(duty, Report(lease=duty.lease, kind=kind, fate=fate), b"")
         if had_calls and not (kid.proven or blamed or kid.ending):
             self._died_early(kid, fate)
 
@@ -310,8 +338,9 @@ class Worker(Brood):
                 *known[lease.setup],
                 now,
             )
-            if lease.timeout_us:  # it travels alone, like a call of which nothing is known
-                duty.timeout_us, duty.expected_us = lease.timeout_us, 0
+            if lease.timeout_us or lease.memory_bytes:  # alone, like a call of which nothing is known
+                duty.timeout_us, duty.memory_bytes = lease.timeout_us, lease.memory_bytes
+                duty.expected_us = 0
             leases[number] = duty
             self._queue.append(duty)
 
@@ -394,7 +423,8 @@ class Worker(Brood):
             owed = self._owed
             pairs = [(owed[lease].report, owed[lease].blob) for lease in self._reports if lease in owed]
             self._reports = []
-            for batch in batches(pairs, limits.batch_calls_max, limits.batch_bytes_max):
+            words = words_of_report if [1 for report, _ in pairs if report.fate is not None] else None
+            for batch in batches(pairs, limits.batch_calls_max, limits.batch_bytes_max, words):
                 send(
                     Send(
                         BROKER, Reports(reports=[report for report, _ in batch]), [blob for _, blob in batch]

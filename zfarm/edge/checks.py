@@ -88,9 +88,15 @@ def _submit(message: m.Submit, blobs: int) -> None:
     _numbers("tasks", [call.task for call in calls], TASK_NUMBER_MAX)
     # the other columns of a batch are nearly constant: their few distinct values are what is checked
     kinds = set(
-        map(attrgetter("function", "setup", "items", "max_attempts", "timeout_us", "priority"), calls)
+        map(
+            attrgetter(
+                "function", "setup", "items", "max_attempts", "timeout_us", "priority", "memory_bytes"
+            ),
+            calls,
+        )
     )
-    for function, setup, items, max_attempts, timeout_us, priority in kinds:
+    for function, setup, items, max_attempts, timeout_us, priority, memory_bytes in kinds:
+        _number("memory_bytes", memory_bytes)
         _number("function", function, functions - 1)
         _number("setup", setup, setups - 1)
         _number("items", items, COUNT_MAX)
@@ -109,8 +115,9 @@ def _grants(message: m.Grants, blobs: int) -> None:
     _name("an owner", *owners)
     _numbers("leases", [lease.lease for lease in leases])
     _numbers("tasks", [lease.task for lease in leases])
-    kinds = set(map(attrgetter("owner", "function", "setup", "items", "expected_us", "timeout_us"), leases))
-    for owner, function, setup, items, expected_us, timeout_us in kinds:
+    terms = attrgetter("owner", "function", "setup", "items", "expected_us", "timeout_us", "memory_bytes")
+    for owner, function, setup, items, expected_us, timeout_us, memory_bytes in set(map(terms, leases)):
+        _number("memory_bytes", memory_bytes)
         _number("owner", owner, len(owners) - 1)
         _number("function", function, functions - 1)
         _number("setup", setup, setups - 1)
@@ -121,7 +128,8 @@ def _grants(message: m.Grants, blobs: int) -> None:
 
 def _fate(fate: m.Fate) -> None:
     _name("a fate's host or worker", fate.host, fate.worker)
-    _name("a fate's text", fate.text, most=settings.text_bytes_max)
+    _name("a fate's text", fate.text, fate.stderr, fate.oom, most=settings.text_bytes_max)
+    _number("peak_bytes", fate.peak_bytes)
     _number("signal", fate.signal, COUNT_MAX)
     _number("exit_code", fate.exit_code, COUNT_MAX, -COUNT_MAX)
 
@@ -132,14 +140,14 @@ def _reports(message: m.Reports, blobs: int) -> None:
     _blobs(message, blobs, len(reports))
     _numbers("leases", [report.lease for report in reports])
     for kind in {report.kind for report in reports}:
-        if not 0 <= kind <= m.AGAIN or kind == m.REFUSED:
+        if not 0 <= kind <= m.MEMORY or kind == m.REFUSED:
             raise Malformed(f"kinds: a worker reports kind {kind}")
     _numbers("run times", [report.run_us for report in reports])
     _numbers("emitted items", [report.emitted for report in reports])
     for report in reports:
         if report.fate is not None:
             _fate(report.fate)
-        elif report.kind in (m.LOST, m.TIMEOUT):
+        elif report.kind in (m.LOST, m.TIMEOUT, m.MEMORY):
             raise Malformed(f"the report of lost lease {report.lease} has no fate")
 
 
@@ -148,7 +156,9 @@ def _ended(message: m.Ended, blobs: int) -> None:
     _listed("outcomes", outcomes, settings.batch_calls_max)
     _blobs(message, blobs, len(outcomes))
     _numbers("tasks", [outcome.task for outcome in outcomes])
-    _numbers("kinds", [outcome.kind for outcome in outcomes], m.TIMEOUT)
+    for kind in {outcome.kind for outcome in outcomes}:
+        if not 0 <= kind <= m.MEMORY or kind == m.AGAIN:
+            raise Malformed(f"kinds: no task ends in kind {kind}")
     _numbers("run times", [outcome.run_us for outcome in outcomes])
     _numbers("tries", [outcome.tries for outcome in outcomes], COUNT_MAX)
     _numbers("emitted items", [outcome.emitted for outcome in outcomes])
@@ -166,6 +176,7 @@ def _run(message: m.Run, blobs: int) -> None:
     _numbers("seqs", [call.seq for call in calls])
     _numbers("functions", [call.function for call in calls], functions - 1)
     _numbers("items", [call.items for call in calls], COUNT_MAX)
+    _numbers("memory_bytes", [call.memory_bytes for call in calls])
 
 
 def _dones(message: m.Dones, blobs: int) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Final
 from zfarm.edge import inside, upbringing, wire
 from zfarm.edge.callables import Function, open_blob, opened
 from zfarm.edge.capture import Capture
+from zfarm.edge.fence import Fence
 from zfarm.edge.homes import PROTOCOL
 from zfarm.edge.inside import Inside, Pipe, TunnelPort, current
 from zfarm.edge.outcomes import encode_error, encode_value, encode_values, forget_frames
@@ -64,6 +65,7 @@ class Child:
         self._here = here
         self._realm = Realm()
         self._capture = capture
+        self._fence = Fence()
         self._flush = here.emitter.flush
         self._dones: list[Done] = []
         self._blobs: list[bytes] = []
@@ -77,6 +79,8 @@ class Child:
                     return 0
                 for frames in messages:
                     self._take(frames)
+                if self._fence.too_fat:
+                    return 0  # its call will go to a fresh child
         except KeyboardInterrupt:  # for a call that has just ended
             return INTERRUPTED
         except (OSError, Malformed) as error:
@@ -91,6 +95,7 @@ class Child:
         first_body = message.functions
         if message.setup:
             self._realm.adopt(blobs[message.functions])
+            self._fence.settle()
             self._here.setup = self._realm.setup
             first_body += 1
         else:
@@ -120,12 +125,16 @@ class Child:
                 dones, blobs, size = self._answer()
                 began = perf_counter()
                 due = began + _ANSWER_AFTER_S
+            if call.memory_bytes and self._fence.raise_to(call.memory_bytes, used=seq > 1):
+                return
             if not start(seq):
                 bodies.pop()
                 continue
             if call.timed:
                 self._pipe.send(Starts(seq))
             kind, blob = self._call(function, bodies.pop(), call.items)
+            if call.memory_bytes:
+                self._fence.lift()
             if self._capture.printed:
                 self._capture.settle()
             now = perf_counter()
@@ -152,12 +161,12 @@ class Child:
                 self._capture.become(function.output)
             args = _loads(body) if body[0] == _PICKLE_FIRST else open_blob(body)
         except BaseException as error:
-            return self._failed(opened(error, self._realm.host))
+            return self._failed(self._fence.judged(error) or opened(error, self._realm.host))
         del body
         self._here.emitter.muted = items > 0
         try:
             if items:
-                kind, blob = _run_batch(function, target, *args)
+                kind, blob = _run_batch(function, self._fence, target, *args)
             else:
                 if type(args) is tuple:
                     value = target(*args)
@@ -171,6 +180,8 @@ class Child:
             self._flush()  # what it emitted comes before its end
         except BaseException as error:  # sys.exit() and KeyboardInterrupt are outcomes of a task
             args = value = target = None
+            if (over := self._fence.judged(error)) is not None:
+                return self._failed(over)
             kind, blob = self._failed(error)
             return (AGAIN if function.retry_on and function.retries(error) else kind), blob
         if len(blob) > _PAYLOAD_MAX:
@@ -215,7 +226,7 @@ class Child:
 _PLAIN: Final = frozenset((type(None), bool, int, float, complex))
 
 
-def _run_batch(retrying: Function, function: Any, star: bool, items: Any) -> tuple[int, bytes]:
+def _run_batch(retrying: Function, fence: Fence, function: Any, star: bool, items: Any) -> tuple[int, bytes]:
     """Run a function over items; an item that fails costs the loop one restart. One that is alone may be run
     again."""
     alone = len(items) == 1
@@ -234,8 +245,9 @@ def _run_batch(retrying: Function, function: Any, star: bool, items: Any) -> tup
                     append(function(item))
             break
         except BaseException as error:
-            errors[len(values)] = encode_error(error, skip=1)
-            again = alone and retrying.retries(error)
+            over = fence.judged(error)
+            errors[len(values)] = encode_error(over or error, skip=1)
+            again = alone and over is None and retrying.retries(error)
             forget_frames(error)
             append(None)
     item = rest = items = None

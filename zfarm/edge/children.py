@@ -7,7 +7,7 @@ results that it left in its page.
 
 from __future__ import annotations
 
-import resource
+import os
 import signal
 import socket
 import time
@@ -16,12 +16,17 @@ from contextlib import ExitStack, suppress
 from math import inf
 from typing import Final
 
+from msgspec import structs
+
 from zfarm.edge import wire
-from zfarm.edge.fates import failure_of, fate_of
+from zfarm.edge.descriptors import allow_descriptors
+from zfarm.edge.fates import failure_of, fate_of, starved
+from zfarm.edge.kid import Kid
 from zfarm.edge.listener import Listener, Sources
 from zfarm.edge.nursery import Forked, Gone, Nursery, Report
-from zfarm.edge.page import Mark, Page
-from zfarm.edge.pipe import READ_BYTES, Frames, Outbox, Reader
+from zfarm.edge.ooms import Ooms
+from zfarm.edge.pipe import READ_BYTES, Frames
+from zfarm.edge.tails import Speaker, Tail
 from zfarm.edge.taps import Taps
 from zfarm.edge.wire import Malformed
 from zfarm.messages import (
@@ -30,6 +35,7 @@ from zfarm.messages import (
     Done,
     Dones,
     Emits,
+    Left,
     Progress,
     Run,
     Starts,
@@ -39,61 +45,13 @@ from zfarm.settings import Settings, settings
 
 __all__ = ["Children"]
 
-_DESCRIPTORS: Final = 10_000
+_NOTHING: Final = Left()
 _PIPE_READS: Final = 16
 """Readings that certainly take all that a pipe can hold: it is smaller than what one reading may take."""
+_MUTED_LOOK_S: Final = 0.05
+_STDERR: Final = 2
 _SETTLE_S: Final = 0.0015
 """Between the two steps of taking calls back; zfarm.edge.page says why."""
-
-
-class _Kid:
-    """One child as its worker sees it."""
-
-    __slots__ = (
-        "due",
-        "last_done",
-        "last_seq",
-        "mark",
-        "number",
-        "open",
-        "outbox",
-        "page",
-        "paused",
-        "pid",
-        "pipe",
-        "reader",
-        "reason",
-        "settle_at",
-        "stopping",
-        "taps",
-        "tunnel",
-        "tunnel_open",
-        "tunnel_outbox",
-        "tunnel_reader",
-        "tunnel_used",
-    )
-
-    def __init__(
-        self, number: int, pipe: socket.socket, tunnel: socket.socket, taps: Taps, scratch: bytearray
-    ) -> None:
-        pipe.setblocking(False)
-        tunnel.setblocking(False)
-        self.number = number
-        self.pid = 0
-        self.page = Page()
-        self.taps = taps
-        self.pipe, self.tunnel = pipe, tunnel
-        self.outbox, self.tunnel_outbox = Outbox(pipe), Outbox(tunnel)
-        self.reader, self.tunnel_reader = Reader(scratch), Reader(scratch)
-        self.open = self.tunnel_open = True
-        self.tunnel_used = False
-        self.paused = False  # its pipe is not read
-        self.last_seq = self.last_done = 0
-        self.mark = Mark(0, 0)
-        self.settle_at = inf  # second step of taking back
-        self.due = inf  # when it will be killed unless it has gone
-        self.stopping = False
-        self.reason = ""  # why we killed it
 
 
 class Children:
@@ -112,12 +70,15 @@ class Children:
         self._sources = sources
         self._clock = clock
         self._limits = limits
-        self._kids: dict[int, _Kid] = {}
+        self._kids: dict[int, Kid] = {}
         self._unborn: dict[int, str] = {}  # those that could not be started, and why
         self._scratch = bytearray(READ_BYTES)
+        self._speaker = Speaker()
+        self._muted: list[Kid] = []  # they say more on stderr than is taken off us
+        self.ooms = Ooms()
         self._closed = False
         self.deadline = inf
-        _allow_descriptors()
+        allow_descriptors()
         sources.add_source(nursery.fileno(), self._hear)
 
     # ------------------------------------------------------------ what the worker wants
@@ -132,9 +93,13 @@ class Children:
                 tunnels = socket.socketpair()
                 for sock in tunnels:
                     undo.enter_context(sock)
+                stderr = os.pipe()
+                for fd in stderr:
+                    undo.callback(os.close, fd)
                 taps = Taps(self._limits, self._clock())
                 undo.callback(taps.close)
-                kid = _Kid(child, pipes[0], tunnels[0], taps, self._scratch)
+                tail = Tail(stderr[0], self._speaker)
+                kid = Kid(child, pipes[0], tunnels[0], tail, taps, self._scratch)
                 undo.pop_all()
         except OSError as error:
             self._unborn[child] = f"could not be started: {error.strerror}"
@@ -142,8 +107,12 @@ class Children:
             return
         self._kids[child] = kid
         with pipes[1], tunnels[1], suppress(OSError):  # the end of the nursery is told in its own time
-            self._nursery.fork(child, (pipes[1].fileno(), tunnels[1].fileno(), kid.page.fd, *taps.theirs))
+            self._nursery.fork(
+                child,
+                (pipes[1].fileno(), tunnels[1].fileno(), kid.page.fd, stderr[1], *taps.theirs),
+            )
         kid.page.close_fd()
+        os.close(stderr[1])
         taps.close_theirs()
         for source in taps.sources:
             self._sources.add_source(source, lambda: self._hear_output(kid))
@@ -151,6 +120,7 @@ class Children:
         self._sources.add_source(
             kid.tunnel.fileno(), lambda: self._hear_tunnel(kid), lambda: self._flush_tunnel(kid)
         )
+        self._sources.add_source(kid.tail.fd, lambda: self._hear_stderr(kid))
 
     def run(self, child: int, run: Run, payload: Sequence[Blob]) -> None:
         """Send calls to a child; a child that is gone is told as dead, with them."""
@@ -158,6 +128,8 @@ class Children:
         if kid is None:
             return
         assert kid.settle_at == inf, "calls for a child that is giving some back"
+        if kid.last_done == kid.last_seq:
+            kid.tail.forget()
         kid.last_seq = run.calls[-1].seq
         if not kid.open:
             return
@@ -197,7 +169,7 @@ class Children:
             kid.paused = paused
             self._watch(kid)
 
-    def _watch(self, kid: _Kid) -> None:
+    def _watch(self, kid: Kid) -> None:
         if kid.open:
             self._sources.watch(kid.pipe.fileno(), readable=not kid.paused, writable=kid.outbox.waiting > 0)
 
@@ -222,15 +194,29 @@ class Children:
         """The pid of every child that has one, by its number. From any thread."""
         return {number: kid.pid for number, kid in list(self._kids.items()) if kid.pid}
 
+    def pid(self, child: int) -> int:
+        """Of a child; 0: it has none (any more)."""
+        kid = self._kids.get(child)
+        return kid.pid if kid is not None else 0
+
+    def last_words(self, child: int) -> str:
+        """The last lines that a child has written to its stderr so far."""
+        kid = self._kids.get(child)
+        return kid.tail.last_words(self._limits.stderr_kept) if kid is not None else ""
+
     def close(self) -> None:
         """Kill all children and end the nursery. Nobody is told any more."""
         if self._closed:
             return
         self._closed = True
         self._sources.remove_source(self._nursery.fileno())
-        for kid in list(self._kids.values()):
+        kids = list(self._kids.values())
+        for kid in kids:
             self._release(kid)
         self._nursery.close()
+        for kid in kids:
+            kid.tail.close()
+        self._speaker.close()
         self.deadline = inf
 
     # ------------------------------------------------------------ the turn
@@ -242,7 +228,13 @@ class Children:
         self.deadline = inf
         while self._unborn:
             child, text = self._unborn.popitem()
-            self._listener.child_died(child, 0, 0, 1, text, now)
+            self._listener.child_died(child, 0, 0, 1, text, now, Left())
+        if self._muted and not self._speaker.behind:
+            muted, self._muted = self._muted, []
+            for kid in muted:
+                self._watch_stderr(kid, True)
+        elif self._muted:
+            self.deadline = now + _MUTED_LOOK_S
         for kid in list(self._kids.values()):
             if kid.settle_at <= now:
                 self._settle(kid, now)
@@ -253,23 +245,23 @@ class Children:
             self.deadline = min(self.deadline, kid.settle_at, kid.due)
         return []
 
-    def _settle(self, kid: _Kid, now: float) -> None:
+    def _settle(self, kid: Kid, now: float) -> None:
         kid.settle_at = inf
         started = kid.page.settle()
         self._drain(kid, _PIPE_READS)  # what it sent comes before what it kept
         self._report(kid, kid.page.unsent(kid.mark), now)
         self._listener.child_took_back(kid.number, started, now)
 
-    def _set_due(self, kid: _Kid) -> None:
+    def _set_due(self, kid: Kid) -> None:
         kid.due = min(kid.due, self._clock() + self._limits.stop_grace_s)
         self.deadline = min(self.deadline, kid.due)
 
     # ------------------------------------------------------------ the pipe
 
-    def _hear_pipe(self, kid: _Kid) -> None:
+    def _hear_pipe(self, kid: Kid) -> None:
         self._read(kid)
 
-    def _read(self, kid: _Kid) -> bool:
+    def _read(self, kid: Kid) -> bool:
         """Read once; False when there is nothing more to read for now."""
         try:
             found = kid.reader.read(kid.pipe)
@@ -293,7 +285,7 @@ class Children:
             return False
         return True
 
-    def _take(self, kid: _Kid, frames: Frames) -> None:
+    def _take(self, kid: Kid, frames: Frames) -> None:
         message, payload = wire.from_child.decode(frames)
         now = self._clock()
         if isinstance(message, Dones):
@@ -317,17 +309,19 @@ class Children:
         else:
             raise Malformed(f"{type(message).__name__} on the pipe of a child")
 
-    def _hear_output(self, kid: _Kid, whole: bool = False) -> None:
+    def _hear_output(self, kid: Kid, whole: bool = False) -> None:
         """Tell what it has printed; with ``whole`` what its last line has so far, too."""
         before = kid.taps.sources
         now = self._clock()
         for piece in kid.taps.read(kid.page.started(), now, whole):
+            if piece.source == _STDERR:
+                kid.tail.note(piece.text)
             self._listener.child_printed(kid.number, piece, now)
         for source in before:
             if source not in kid.taps.sources:
                 self._sources.remove_source(source)
 
-    def _report(self, kid: _Kid, results: Sequence[tuple[Done, Blob]], now: float) -> None:
+    def _report(self, kid: Kid, results: Sequence[tuple[Done, Blob]], now: float) -> None:
         """Tell those that have not been told."""
         new = [(done, blob) for done, blob in results if kid.last_done < done.seq <= kid.last_seq]
         if new:
@@ -336,12 +330,12 @@ class Children:
                 kid.number, [done for done, _ in new], [blob for _, blob in new], now
             )
 
-    def _drain(self, kid: _Kid, most: float = inf) -> None:
+    def _drain(self, kid: Kid, most: float = inf) -> None:
         """Read all that is there; ``most`` readings of a child that may go on writing."""
         while kid.open and most > 0 and self._read(kid):
             most -= 1
 
-    def _flush(self, kid: _Kid) -> None:
+    def _flush(self, kid: Kid) -> None:
         try:
             if not kid.outbox.flush():
                 return
@@ -352,11 +346,11 @@ class Children:
         if kid.stopping:
             self._close_ours(kid)
 
-    def _close_ours(self, kid: _Kid) -> None:
+    def _close_ours(self, kid: Kid) -> None:
         with suppress(OSError):  # it is gone already
             kid.pipe.shutdown(socket.SHUT_WR)
 
-    def _expect_end(self, kid: _Kid) -> None:
+    def _expect_end(self, kid: Kid) -> None:
         """The pipe is at its end, or broken: its process is ending, or it never answers again."""
         if kid.open:
             kid.open = False
@@ -365,10 +359,10 @@ class Children:
 
     # ------------------------------------------------------------ the tunnel
 
-    def _hear_tunnel(self, kid: _Kid) -> None:
+    def _hear_tunnel(self, kid: Kid) -> None:
         self._read_tunnel(kid)
 
-    def _read_tunnel(self, kid: _Kid) -> bool:
+    def _read_tunnel(self, kid: Kid) -> bool:
         try:
             found = kid.tunnel_reader.read(kid.tunnel)
         except BlockingIOError:
@@ -386,19 +380,33 @@ class Children:
             self._listener.tunnel_frames(kid.number, frames)
         return True
 
-    def _flush_tunnel(self, kid: _Kid) -> None:
+    def _flush_tunnel(self, kid: Kid) -> None:
         try:
             if kid.tunnel_outbox.flush():
                 self._sources.watch(kid.tunnel.fileno(), writable=False)
         except OSError:
             self._close_tunnel(kid)
 
-    def _close_tunnel(self, kid: _Kid) -> None:
+    def _close_tunnel(self, kid: Kid) -> None:
         if kid.tunnel_open:
             kid.tunnel_open = False
             self._sources.remove_source(kid.tunnel.fileno())
             if kid.tunnel_used and not self._closed:
                 self._listener.tunnel_closed(kid.number)
+
+    # ------------------------------------------------------------ stderr
+
+    def _hear_stderr(self, kid: Kid) -> None:
+        if not kid.tail.read():
+            self._watch_stderr(kid, False)  # it has closed it
+        elif self._speaker.behind:
+            self._watch_stderr(kid, False)
+            self._muted.append(kid)
+            self.deadline = min(self.deadline, self._clock() + _MUTED_LOOK_S)
+
+    def _watch_stderr(self, kid: Kid, readable: bool) -> None:
+        if kid.number in self._kids:
+            self._sources.watch(kid.tail.fd, readable=readable)
 
     # ------------------------------------------------------------ the nursery
 
@@ -418,11 +426,15 @@ class Children:
             kid.pid = report.pid
             self._listener.child_started(kid.number, self._clock())
         elif isinstance(report, Gone):
-            self._end(kid, report.signal, report.exit_code, fate_of(report, kid.reason, kid.stopping))
+            evidence = self.ooms.evidence()
+            text = fate_of(report, kid.reason, kid.stopping, evidence)
+            oom = evidence.text if report.signal == signal.SIGKILL and not kid.reason else ""
+            left = Left("", report.peak_bytes, oom)
+            self._end(kid, report.signal, report.exit_code, text, left)
         else:
             self._end(kid, 0, 1, failure_of(report))
 
-    def _end(self, kid: _Kid, number: int, exit_code: int, text: str) -> None:
+    def _end(self, kid: Kid, number: int, exit_code: int, text: str, left: Left = _NOTHING) -> None:
         self._drain(kid)
         for _ in range(_PIPE_READS):  # a process that it has left behind may go on writing
             self._hear_output(kid)
@@ -432,8 +444,11 @@ class Children:
         now = self._clock()
         self._report(kid, kid.page.unsent(kid.page.mark()), now)
         started = kid.page.started()
+        words = kid.tail.last_words(self._limits.stderr_kept)
+        left = structs.replace(left, stderr=words, starved=starved(words))
         self._release(kid)
-        self._listener.child_died(kid.number, started, number, exit_code, text, now)
+        kid.tail.close()
+        self._listener.child_died(kid.number, started, number, exit_code, text, now, left)
 
     def _lose_nursery(self) -> None:
         self._sources.remove_source(self._nursery.fileno())
@@ -443,16 +458,17 @@ class Children:
             )
         self._listener.nursery_died(self._clock())
 
-    def _kill(self, kid: _Kid, reason: str) -> None:
+    def _kill(self, kid: Kid, reason: str) -> None:
         kid.reason = kid.reason or reason
         with suppress(OSError):  # the end of the nursery is told in its own time
             self._nursery.kill(kid.number)
 
-    def _release(self, kid: _Kid) -> None:
+    def _release(self, kid: Kid) -> None:
         del self._kids[kid.number]
         if kid.open:
             kid.open = False
             self._sources.remove_source(kid.pipe.fileno())
+        self._sources.remove_source(kid.tail.fd)
         self._close_tunnel(kid)
         for source in kid.taps.sources:
             self._sources.remove_source(source)
@@ -460,12 +476,3 @@ class Children:
         kid.pipe.close()
         kid.tunnel.close()
         kid.page.close()
-
-
-def _allow_descriptors() -> None:
-    """Each child takes four descriptors, and hundreds may wait for nested calls; they keep the old limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(ValueError, OSError):  # then it stays as it is
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

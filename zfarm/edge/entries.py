@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
+from msgspec import structs
 
 from zfarm.edge.sealed import (
     BOOKS,
@@ -45,9 +46,12 @@ from zfarm.messages import (
     Struck,
 )
 
-__all__ = ["READ_TASK", "State", "Turn", "key_list"]
+__all__ = ["READ_ATTEMPT", "READ_TASK", "State", "Turn", "key_list"]
 
 READ_TASK: Final = msgspec.msgpack.Decoder(TaskRow)
+READ_ATTEMPT: Final = msgspec.msgpack.Decoder(Struck | Retried)
+LAST_WORDS: Final = 3
+"""As the books in memory keep them (zfarm.core.deaths)."""
 CLIENTS_MAX: Final = 1 << (63 - TASK_BITS)
 CHANGED, SETTLED, FORGOTTEN = (
     1,
@@ -287,7 +291,7 @@ class Turn:
                 if isinstance(record, Begun):
                     task.begun = record.lease
                 else:
-                    task.deaths = [*task.deaths, encode(record)]
+                    task.deaths = _with_attempt(task.deaths, record)
             rows.append((self._replaced(old, task, key), key))
         self._db.executemany("UPDATE tasks SET row = ? WHERE id = ?", rows)
         self.weight += 512 * len(rows)
@@ -386,3 +390,13 @@ class Turn:
             file = self._state.files.get(number) or self._shared_files.get(number)
             if file:
                 self._gone.append(file)
+
+
+def _with_attempt(attempts: list[bytes], record: Retried | Struck) -> list[bytes]:
+    """These attempts and one more; only the latest keep the last words of their children."""
+    if len(attempts) >= LAST_WORDS:
+        old = READ_ATTEMPT.decode(attempts[-LAST_WORDS])
+        if isinstance(old, Struck) and old.fate.stderr:
+            old = structs.replace(old, fate=structs.replace(old.fate, stderr=""))
+            attempts = [*attempts[:-LAST_WORDS], encode(old), *attempts[1 - LAST_WORDS :]]
+    return [*attempts, encode(record)]

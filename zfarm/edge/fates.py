@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+from typing import Final
 
 from zfarm.edge.nursery import Failed, Gone
+from zfarm.edge.ooms import Evidence
 from zfarm.edge.pipe import PIPE_LOST
 
-__all__ = ["failure_of", "fate_of"]
+__all__ = ["failure_of", "fate_of", "starved"]
+
+_REFUSED: Final = re.compile(
+    r"std::bad_alloc|[cC]annot allocate memory|[oO]ut of memory|memory allocation of \d+ bytes failed"
+    r"|\bMemoryError\b|failed to allocate memory"
+)
 
 
-def fate_of(gone: Gone, reason: str, stopping: bool) -> str:
+def fate_of(gone: Gone, reason: str, stopping: bool, evidence: Evidence) -> str:
     """How it ended; ``reason`` is why its worker has killed it, ``stopping`` that it was asked to leave."""
     if gone.signal:
         if reason and gone.signal == signal.SIGKILL:
@@ -20,8 +28,12 @@ def fate_of(gone: Gone, reason: str, stopping: bool) -> str:
             name = signal.Signals(gone.signal).name
         except ValueError:
             name = f"signal {gone.signal}"
+        if gone.signal == signal.SIGKILL and evidence.text:
+            return f"killed by SIGKILL, likely for lack of memory: {evidence.text}"
+        if gone.signal == signal.SIGKILL and evidence.known:
+            return "killed by SIGKILL, and the kernel has killed nothing for lack of memory just then"
         if gone.signal == signal.SIGKILL:
-            return f"killed by SIGKILL (out of memory? its peak was {_memory(gone.peak_bytes)})"
+            return f"killed by SIGKILL (out of memory? the host has {_memory()})"
         return f"killed by {name}"
     if gone.exit_code == PIPE_LOST:
         return "lost the pipe to its worker: a task closed file descriptors that were not its own"
@@ -30,11 +42,16 @@ def fate_of(gone: Gone, reason: str, stopping: bool) -> str:
     return f"exited with code {gone.exit_code} (os._exit or a crash in an exit handler)"
 
 
-def _memory(peak_bytes: int) -> str:
+def _memory() -> str:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return f"{peak_bytes / 1e9:.1f} GB, the host has {total / 1e9:.1f} GB"
+    return f"{total / 1e9:.1f} GB"
 
 
 def failure_of(failed: Failed) -> str:
     """Why a child could not be started."""
     return f"could not be started: {os.strerror(failed.errno)}"
+
+
+def starved(last_words: str) -> bool:
+    """Whether these last words say that memory was refused: so C, C++, Rust and Python put it."""
+    return _REFUSED.search(last_words) is not None

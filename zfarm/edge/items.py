@@ -10,7 +10,7 @@ from typing import Final
 
 import zmq
 
-from zfarm.edge.ports import FRAMES_MAX, OVERHEAD, receive_rest, send_frames
+from zfarm.edge.frames import FRAMES_MAX, OVERHEAD, receive_rest, send_frames
 from zfarm.edge.security import Access, parse_tcp
 from zfarm.edge.sockets import Context, Socket, connect, new_socket
 from zfarm.edge.wire import Frame

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from zfarm.edge.entries import READ_TASK, State, Turn
+from zfarm.edge.entries import READ_ATTEMPT, READ_TASK, State, Turn
 from zfarm.edge.sealed import (
     BOOKS,
     EMPTY,
@@ -38,7 +38,7 @@ from zfarm.edge.sealed import (
 from zfarm.edge.spill import Spill
 from zfarm.edge.vault import Vault, no_room, state_is_known
 from zfarm.errors import FarmError, JournalCorrupt
-from zfarm.messages import Accepted, Begun, Enrolled, Payload, Record, Retried, Settled, Struck
+from zfarm.messages import Accepted, Begun, Enrolled, Payload, Record, Settled
 from zfarm.settings import Settings, settings
 
 __all__ = ["TASK_NUMBER_MAX", "Journal", "JournalStats"]
@@ -48,7 +48,6 @@ READ_SHARED: Final = msgspec.msgpack.Decoder(Shared)
 READ_ENROLLED: Final = msgspec.msgpack.Decoder(Enrolled)
 READ_ACCEPTED: Final = msgspec.msgpack.Decoder(Accepted)
 READ_SETTLED: Final = msgspec.msgpack.Decoder(Settled)
-READ_ATTEMPT: Final = msgspec.msgpack.Decoder(Struck | Retried)
 
 EPOCH_MAX: Final = 2**31 - 1
 ROWS_PER_READ: Final = 64

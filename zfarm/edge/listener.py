@@ -1,4 +1,4 @@
-"""Whom the children of a worker serve, as protocols: the loop that they live in, and who is told of them."""
+"""Who the children of a worker are reported to, and what they need of its loop; no behaviour."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 from zfarm.edge.pipe import Frames
 from zfarm.edge.taps import Piece
-from zfarm.messages import Done, Payload, Progress
+from zfarm.messages import Done, Left, Payload, Progress
 
 __all__ = ["Listener", "Sources"]
 
@@ -56,7 +56,7 @@ class Listener(Protocol):
         """Its calls after ``started_seq`` will never run."""
 
     def child_died(
-        self, child: int, started_seq: int, signal: int, exit_code: int, text: str, now: float
+        self, child: int, started_seq: int, signal: int, exit_code: int, text: str, now: float, left: Left
     ) -> None:
         """It is gone; its calls after ``started_seq`` have never run."""
 

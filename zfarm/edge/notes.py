@@ -11,9 +11,9 @@ from typing import Final
 
 import zmq
 
+from zfarm.edge.frames import OVERHEAD, receive_rest, send_frames
 from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
-from zfarm.edge.ports import OVERHEAD, receive_rest, send_frames
 from zfarm.edge.security import Access, KeyPair
 from zfarm.edge.sockets import Context, bind, connect, ipc_path, kick, line_of, new_socket
 from zfarm.edge.wire import Frame

@@ -1,12 +1,8 @@
 """The sockets of broker, client and worker, and what may be sent and received there; it knows no machine.
 
-No call here ever blocks. What a peer cannot take now waits in an outbox. The broker's outboxes have a
-bound: a
-peer beyond it is lost as if its link had broken, which the machines repair. What a client or worker sends
-is kept
-by its machine anyway until it is confirmed, so their outboxes hold references and need no bound. Frames of
-more than ``KEEP_FROM`` bytes stay
-in the library's buffers, and are relayed from there without a copy.
+No call here ever blocks. What a peer cannot take now waits in an outbox. The broker's outboxes have a bound:
+a peer beyond it is lost as if its link had broken, which the machines repair. What a client or worker sends
+is kept by its machine anyway until it is confirmed, so their outboxes hold references and need no bound.
 """
 
 from __future__ import annotations
@@ -14,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Container, Sequence
 from math import inf
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import zmq
 
+from zfarm.edge.frames import FRAMES_MAX, OVERHEAD, Outbox, receive_rest, send_frames
 from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
 from zfarm.edge.security import LOCAL, Access, KeyPair
@@ -35,17 +31,11 @@ __all__ = [
     "DealerPort",
     "Received",
     "RouterPort",
-    "receive_rest",
-    "send_frames",
 ]
 
 CONTROL_DOMAIN: Final = "zfarm"
 """The ZAP domain of the control socket: it says which roles may connect."""
 
-KEEP_FROM: Final = 64 * 1024
-FRAMES_MAX: Final = settings.blobs_max + 2
-OUTBOX_MESSAGES_MAX: Final = 4096
-OUTBOX_BYTES_MAX: Final = 256 * 1024 * 1024
 ROUTING_ID: Final = 5
 """Bytes of a routing id that the library gave: a zero and a number. No peer of ours chooses its own."""
 FLUSH_S: Final = 0.005
@@ -54,8 +44,9 @@ REDIAL_S: Final = (0.1, 1.0)
 """How long to wait, at least and at most, before dialling anew where the library has given up."""
 STUCK_S: Final = (3.0, 8.0)
 """How long, at least and at most, the library may take to connect again before we dial anew."""
-OVERHEAD: Final = 64 * 1024
-"""Bytes that encryption and headers may add to a blob."""
+MISUNDERSTOOD_MAX: Final = 5
+MISUNDERSTOOD_S: Final = 60.0
+"""So many messages that make no sense, each within so many seconds after the one before, are no accident."""
 
 _UNKNOWN_KEY: Final = (
     "the broker at {} does not know our key, or does not allow it this: "
@@ -71,7 +62,6 @@ _NO_JUDGE: Final = "the broker at {} cannot check keys at the moment (status {})
 _DONTWAIT: Final = int(zmq.DONTWAIT)
 _EVENTS: Final = zmq.EVENTS
 _POLLIN: Final = int(zmq.POLLIN)
-_MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 
 
 class Received(NamedTuple):
@@ -83,70 +73,8 @@ class Received(NamedTuple):
     frames: list[Frame]
 
 
-def _frame_of(part: zmq.Frame) -> Frame:
-    return part.bytes if len(part) <= KEEP_FROM else part.buffer
-
-
-def receive_rest(socket: Socket, part: zmq.Frame, most: int) -> list[Frame] | None:
-    """``part`` and all after it of the same message; None if there are more than ``most``."""
-    frames = [_frame_of(part)]
-    while part.more:
-        part = socket.recv(_DONTWAIT, copy=False)
-        if len(frames) < most:
-            frames.append(_frame_of(part))
-        else:
-            frames[most:] = [b""]
-    return frames if len(frames) <= most else None
-
-
-def send_frames(socket: Socket, frames: Sequence[Frame]) -> None:
-    """Send, whole or not at all. A view of a frame that was received goes out as that frame, uncopied."""
-    last = len(frames) - 1
-    for number, frame in enumerate(frames):
-        data: Any = frame
-        if (
-            isinstance(frame, memoryview)
-            and isinstance(frame.obj, zmq.Frame)
-            and len(frame) == len(frame.obj)
-        ):
-            data = frame.obj
-        socket.send(data, _MORE if number < last else _DONTWAIT)
-
-
 def _readable(socket: Socket) -> bool:
     return bool(int(socket.getsockopt(_EVENTS)) & _POLLIN)
-
-
-def _size(frames: Sequence[Frame]) -> int:
-    return sum(map(len, frames))
-
-
-class _Outbox:
-    """Messages that one peer cannot take yet."""
-
-    __slots__ = ("bytes", "messages")
-
-    def __init__(self) -> None:
-        self.messages: deque[list[Frame]] = deque()
-        self.bytes = 0
-
-    def add(self, frames: list[Frame]) -> bool:
-        """Keep ``frames`` for later; False if there is no room for them."""
-        size = _size(frames)
-        full = len(self.messages) >= OUTBOX_MESSAGES_MAX or self.bytes + size > OUTBOX_BYTES_MAX
-        if full and self.messages:  # a single one may be of any size
-            return False
-        self.keep(frames)
-        return True
-
-    def keep(self, frames: list[Frame]) -> None:
-        """Keep ``frames`` for later, whatever there is already."""
-        self.messages.append(frames)
-        self.bytes += _size(frames)
-
-    def sent(self) -> None:
-        """The first message has gone."""
-        self.bytes -= _size(self.messages.popleft())
 
 
 class RouterPort:
@@ -179,7 +107,7 @@ class RouterPort:
         """The principals that may speak; None: all whom the ZAP handler let in."""
         self._secure = keys is not None
         self._links = Links()
-        self._outboxes: dict[bytes, _Outbox] = {}
+        self._outboxes: dict[bytes, Outbox] = {}
         path = ipc_path(address)
         self._claim: Claim | None = claim_socket(Path(path)) if path else None
         self.socket = new_socket(context, zmq.ROUTER, address, settings.payload_bytes_max + OVERHEAD)
@@ -285,7 +213,7 @@ class RouterPort:
                 send_frames(self.socket, message)
                 return
             except zmq.Again:
-                outbox = self._outboxes[peer] = _Outbox()
+                outbox = self._outboxes[peer] = Outbox()
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:
                     raise
@@ -340,7 +268,8 @@ class DealerPort:
     """A client's or worker's one connection to the broker.
 
     The library connects again by itself, but not after it has read something that makes no sense, such as a
-    byte that was damaged on the way: then the port dials anew.
+    byte that was damaged on the way: then the port dials anew. Nor does encryption protect the one bit of a
+    frame that says whether more follows: one that was flipped joins two messages to a malformed one.
     """
 
     def __init__(
@@ -364,10 +293,12 @@ class DealerPort:
         self.on_trouble = on_trouble
         self.on_link = on_link
         self.up = False
-        self._outbox = _Outbox()
+        self._outbox = Outbox()
         self._failures = 0  # of handshakes, since one went well
         self._known = False  # it has been up
         self._redial_at = inf
+        self._misunderstood = 0
+        self._misunderstood_at = -inf
         self.socket = new_socket(context, zmq.DEALER, access.address, settings.payload_bytes_max + OVERHEAD)
         self.monitor: Socket = self.socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -426,11 +357,30 @@ class DealerPort:
             return min(FLUSH_S, left_s)
         return left_s
 
+    def misunderstood(self) -> bool:
+        """One side got a message that makes no sense: give the connection up, with all that is on its way.
+
+        What was lost is then found out as after any broken link. False: too often, and nothing was done.
+        """
+        now = time.monotonic()
+        recently = now - self._misunderstood_at < MISUNDERSTOOD_S
+        self._misunderstood, self._misunderstood_at = recently * self._misunderstood + 1, now
+        if self._misunderstood > MISUNDERSTOOD_MAX:
+            return False
+        self._disconnect()
+        self._redial_at = now + random.uniform(*REDIAL_S)
+        self.up = False
+        self.on_link(False)
+        return True
+
+    def _disconnect(self) -> None:
+        with contextlib.suppress(zmq.ZMQError):  # the library may have given it up itself
+            self.socket.disconnect(self.address)
+
     def _redial(self) -> None:
         """Give up the library's connection, which may not try any more, for a new one."""
         self._redial_at = inf
-        with contextlib.suppress(zmq.ZMQError):  # it may have given it up itself
-            self.socket.disconnect(self.address)
+        self._disconnect()
         connect(self.socket, self.address, self._access.server, self._access.keys)
 
     @property

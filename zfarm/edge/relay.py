@@ -16,10 +16,10 @@ from typing import Final
 
 import zmq
 
+from zfarm.edge.frames import FRAMES_MAX, receive_rest, send_frames
 from zfarm.edge.items import ITEM_FRAME_MAX, ITEMS_HELD
 from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
-from zfarm.edge.ports import FRAMES_MAX, receive_rest, send_frames
 from zfarm.edge.security import KeyPair
 from zfarm.edge.sockets import Context, Socket, bind, ipc_path, kick, line_of, new_socket
 from zfarm.settings import settings

@@ -37,8 +37,9 @@ __all__ = [
     "sealed",
 ]
 
-SCHEMA_VERSION: Final = 2
-"""2: rows of tasks tell whether a task that may begin once only has begun, and how often one was retried."""
+SCHEMA_VERSION: Final = 3
+"""2: rows of tasks tell whether a task that may begin once only has begun, and how often one was retried.
+3: what was accepted tells its memory limit; deaths tell the last words of children."""
 MAGIC: Final = "zfarm journal"
 
 TASK_BITS: Final = 40
@@ -60,7 +61,7 @@ SCHEMA: Final = {
 """Integer keys alone: a unique index over random keys would cost two thirds of the speed. The body comes
 last, so that a scan of the rows passes over it."""
 
-MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {1: ()}
+MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {1: (), 2: ()}
 """Version to the statements that lead from it to the next; all that are needed run in one transaction."""
 
 TOTAL_MASK: Final = 0xFFFF_FFFF_FFFF

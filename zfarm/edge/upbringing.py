@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import faulthandler
 import fcntl
 import os
 import resource
@@ -43,6 +44,8 @@ def bring_up(parent: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write(_OOM_SCORE)
+    with suppress(OSError, RuntimeError):
+        faulthandler.enable(2)  # a child that crashes leaves its stack in the last lines of its stderr
     _fresh_seeds()
 
 
