@@ -109,6 +109,7 @@ class BrokerShell:
         self.machine = Broker(epoch, own_versions(), now, journal=journal is not None)
         self._journal = journal
         self._stalled: list[Action] = []  # what waits for the journal to take what comes before it
+        self._trouble = ""  # why it does not
         if journal is not None:
             self.machine.restore(journal.replay(), now)
         self.malformed = 0
@@ -218,9 +219,11 @@ class BrokerShell:
             except JournalError as error:
                 if error.fatal:
                     raise
-                log.error("nothing is said until the journal takes it: %s", error)
                 self._stalled = actions[number:]
-                self._watch_journal()
+                if str(error) != self._trouble:
+                    log.error("nothing is said until the journal takes it: %s", error)
+                self._trouble = str(error)
+                self.machine.refusing = "the broker cannot write its journal at the moment"
                 return
 
     def _append(self, action: Append) -> None:
@@ -231,13 +234,12 @@ class BrokerShell:
         """Refuse new tasks while the disk of the journal is (nearly) full; go on when it is not any more."""
         assert self._journal is not None
         stalled, self._stalled = self._stalled, []
-        if stalled:
-            self.machine.refusing = "the broker cannot write its journal at the moment"
-            if self._free_bytes() > 0:
-                self.perform(stalled)
-            else:
-                self._stalled = stalled
+        if stalled and self._free_bytes() > 0:
+            self.perform(stalled)
+        elif stalled:
+            self._stalled = stalled
         if not self._stalled:
+            self._trouble = ""
             self._check_floor()
 
     def _free_bytes(self) -> int:

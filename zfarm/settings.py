@@ -78,6 +78,8 @@ class Settings:
     """Children of one worker that may wait for nested calls at once; each is a process."""
     initializer_deaths_max: int = 3
     """Children that may die inside the initializer before the realm counts as broken."""
+    child_retry_s: float = 5.0
+    """How long a worker that could not start a child does with those that it has before it tries again."""
     stop_grace_s: float = 2.0
     """How long a child may take to leave after its pipe was closed before it is killed."""
     stderr_kept: int = 4096

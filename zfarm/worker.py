@@ -75,6 +75,8 @@ class WorkerShell:
         self.children = Children(nursery, self, loop)
         self._memory = MemoryWatch(self.children, self.machine.child_overshot)
         self.rejected: Rejected | None = None
+        self.barren = False
+        """It ends since it can start no more children."""
         self._loop = loop
         self._send = send
         self._publisher = publisher
@@ -169,10 +171,15 @@ class WorkerShell:
         """See Worker.child_died."""
         self.machine.child_died(child, started_seq, signal, exit_code, text, now, left)
 
+    def child_unborn(self, child: int, text: str, now: float) -> None:
+        """See Worker.child_unborn."""
+        self.machine.child_unborn(child, text, now)
+
     def nursery_died(self, now: float) -> None:
         """The process that makes children is gone: this worker cannot go on, and its leases move to
         others."""
         log.error("the nursery (the process that makes the children) died; this worker ends")
+        self.barren = True
         self._loop.stop()
 
     def tunnel_frames(self, child: int, frames: list[Blob]) -> None:
@@ -349,6 +356,7 @@ def main(
     Raises:
         ConfigurationError: the address or the connection file cannot be used.
         AccessDenied, VersionMismatch: the broker does not let us in.
+        FarmError: the process from which children are forked died.
     """
     from zfarm.edge.cores import usable_cores
     from zfarm.edge.security import WORKER, parse_address
@@ -373,4 +381,6 @@ def main(
     rejected = process.shell.rejected
     if rejected is not None:
         raise FarmError.named(rejected.code, rejected.text)
+    if process.shell.barren:
+        raise FarmError("the worker ends since the process died that starts its children: start it anew")
     return 0

@@ -42,6 +42,7 @@ class Rig:
         self.order: list[tuple[int, int]] = []
         self.deaths: dict[int, tuple[int, int, int, str]] = {}
         self.left: dict[int, Left] = {}
+        self.unborn: dict[int, str] = {}
         self.took_back: dict[int, int] = {}
         self.waits: list[tuple[int, bool]] = []
         self.starts: list[tuple[int, int]] = []
@@ -94,6 +95,9 @@ class Rig:
     def child_died(self, child, started_seq, signal, exit_code, text, now, left):
         self.left[child] = left
         self.deaths[child] = (started_seq, signal, exit_code, text)
+
+    def child_unborn(self, child, text, now):
+        self.unborn[child] = text
 
     def tunnel_frames(self, child, frames):
         self.tunnels.append((child, [bytes(frame) for frame in frames]))

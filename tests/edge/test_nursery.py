@@ -51,7 +51,7 @@ def test_it_works_without_what_only_linux_has(monkeypatch):
         assert rig.deaths[1][:2] == (seq, signal.SIGKILL)
 
 
-def test_a_child_that_has_no_descriptors_is_told_as_dead(monkeypatch):
+def test_a_child_that_has_no_descriptors_is_told_as_unborn(monkeypatch):
     def refuse(*_):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -59,17 +59,18 @@ def test_a_child_that_has_no_descriptors_is_told_as_dead(monkeypatch):
         monkeypatch.setattr(socket, "socketpair", refuse)
         rig.children.start(1)
         monkeypatch.undo()
-        rig.until(lambda: rig.deaths)
-        assert rig.deaths[1] == (0, 0, 1, "could not be started: Too many open files")
+        rig.until(lambda: rig.unborn)
+        assert rig.unborn[1].startswith("could not be started: Too many open files (raise the limit")
         rig.send((number, 2), child=2)
         assert rig.outcome(1, child=2) == (2, None)
 
 
-def test_a_fork_that_fails_is_told_as_a_death():
+def test_a_fork_that_fails_is_told_as_a_child_unborn():
     with Rig() as rig:
         rig.call(number, 1)
         rig.children._note(Failed(1, errno.EAGAIN))
-        assert rig.deaths[1][3] == f"could not be started: {os.strerror(errno.EAGAIN)}"
+        assert rig.unborn[1].startswith(f"could not be started: {os.strerror(errno.EAGAIN)}")
+        assert not rig.deaths
 
 
 def test_a_setup_that_is_none_breaks_the_calls():

@@ -203,8 +203,16 @@ class Nemesis:
         number = len(self.workers)
         self.workers.append(self._worker(number))
 
+    def supervise(self) -> None:
+        """Start anew what has ended, as whoever runs services does: a worker whose nursery was killed."""
+        for number, worker in enumerate(self.workers):
+            if worker.process.poll() is not None:
+                self._history.note("ended", worker=number, code=worker.process.returncode)
+                self.workers[number] = self._worker(number)
+
     def strike(self) -> None:
         """Let one thing go wrong."""
+        self.supervise()
         kinds, weights = zip(*self._kinds, strict=True)
         kind = self._rng.choices(kinds, weights)[0]
         name = kind.__name__.strip("_")
@@ -325,6 +333,7 @@ def chaos(directory: Path, seconds: float, seed: int, clients: int = 2, workers:
                 user.join()
             try:
                 for user in users:
+                    nemesis.supervise()
                     assert user.failure is None, f"client {user.number} failed: {user.failure!r}"
                     user.settle()
             except BaseException:

@@ -11,6 +11,7 @@ from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 import zfarm
@@ -195,3 +196,21 @@ def slow_mark(path: str, number: int) -> int:
 
     clock.sleep(0.05)
     return mark(path, number)
+
+
+def test_a_worker_whose_nursery_is_killed_ends_with_an_error_and_loses_nothing(
+    farm: TcpFarm, tmp_path: Path
+) -> None:
+    farm.start_broker()
+    worker = farm.start_worker(1)
+    farm.wait_slots(1)
+    runs, go = tmp_path / "runs", tmp_path / "go"
+    with zfarm.Executor(farm.connection) as client:
+        future = client.submit(hold, str(runs), 1, str(go))
+        wait_until(lambda: marked(runs)[1] == 1, "it runs")
+        (nursery,) = psutil.Process(worker.pid).children()
+        nursery.kill()
+        assert worker.wait() == 70, "whoever runs services starts it anew"
+        go.touch()
+        farm.start_worker(1)
+        assert future.result(60) == 1

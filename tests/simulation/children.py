@@ -309,6 +309,11 @@ class Children:
 
     def start(self, number: int) -> None:
         assert number not in self.all, f"child {number} was started twice"
+        if self.mix.unborn_share and self.farm.rng.random() < self.mix.unborn_share:
+            self.farm.story.probe("a child could not be started")
+            text = "could not be started"
+            self.farm.after(self.pause(), partial(self.worker.hand, "call", "child_unborn", number, text))
+            return
         child = self.all[number] = Child(self, number)
         self.farm.after(self.farm.rng.uniform(0.5, 1.5) * self.mix.fork_s, child.begin)
         if self.farm.chaos and self.farm.rng.random() < self.mix.stillborn_share:

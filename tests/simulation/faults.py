@@ -64,6 +64,8 @@ class Mix:
     # children
     fork_s: float = 5 * MS
     stillborn_share: float = 0.0
+    unborn_share: float = 0.0
+    """Children that cannot be started."""
     # people
     waves: tuple[str, ...] = ("short", "middling")
     waves_max: int = 3
@@ -152,6 +154,8 @@ def mix_of(seed: int) -> Mix:
             mix.turn_messages = 200  # or it would take minutes to read what is emitted
         if more.random() < 0.1:
             _lost_starts(mix, more)
+    if not mix.calm:
+        mix.unborn_share = Random(f"unborn {seed}").choice((0.0, 0.0, 0.1, 0.5))
     mix.memory_share = Random(f"memory {seed}").choice((0.0, 0.0, 0.1, 0.5))
     mix.flaky_share = more.choice((0.0, 0.0, 0.1, 0.4))
     if mix.flaky_share:

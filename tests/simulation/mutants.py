@@ -171,6 +171,10 @@ MUTANTS = [
     Mutant("a child serves any realm", "_idle_kid", "kid.realm == wanted", "True"),
     Mutant("stuck calls stay", "_watch_kids", "kid.calls > 1", "False"),
     Mutant("tunnels outlive their link", "gone", "for lost in (peer, *through)", "for lost in (peer,)"),
+    # children that cannot be started
+    Mutant("what had no child is lost", "child_unborn", "self._take_home(duty, now)", "pass"),
+    Mutant("never tried again", "_watch_kids", "self._short_until = 0.0", "pass"),
+    Mutant("no child, and it keeps its queue", "_watch_kids", "self._short_until or ", ""),
     # memory
     Mutant("a limit lost with the broker", "accept", "task.memory_bytes = call.memory_bytes", "pass"),
     Mutant("a limit that nobody watches", "child_starts", "if duty.memory_bytes", "if False"),

@@ -21,6 +21,7 @@ SEEDS = 500
 HERE = Path(__file__).parent
 
 RARE = [
+    "a child could not be started",
     "a lease from before the broker's restart is reported",
     "a report twice, or of a lease that was given up",
     "at most once, in doubt, not started",

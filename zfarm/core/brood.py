@@ -50,6 +50,7 @@ class Brood:
         self._owed: dict[int, Owed] = {}
         self._kids: dict[int, Kid] = {}
         self._next_kid = 1
+        self._short_until = 0.0  # no child can be started, and none is tried until then; 0: nothing is known
         self._init_deaths: dict[str, int] = {}
         # what this turn has for the broker
         self._reports: list[int] = []
@@ -128,18 +129,18 @@ class Brood:
         """Slots in use: children with calls (or asked to give some back) that do not wait for nested ones."""
         return sum(1 for kid in self._kids.values() if (kid.calls or kid.taking_back) and not kid.waiting)
 
-    def _idle_kid(self, realm: str) -> Kid:
+    def _idle_kid(self, realm: str) -> Kid | None:
         """An idle child for this realm: one that serves it, else a fresh one; too many idle ones of other
-        realms are ended."""
+        realms are ended. None: no child can be started for now."""
         idle = [kid for kid in self._kids.values() if kid.idle]
         for wanted in (realm, ""):
             for kid in idle:
                 if kid.realm == wanted:
                     return kid
         spare = [kid for kid in idle if kid.realm]
-        if len(spare) >= self._limits.children_idle_max:
+        if spare and (self._short_until or len(spare) >= self._limits.children_idle_max):
             self._stop_kid(spare[0], kill=False)
-        return self._start_kid()
+        return None if self._short_until else self._start_kid()
 
     def _feed(self, now: float) -> None:
         """Send queued calls to children: first to idle ones while there are free slots, then a little ahead
@@ -148,6 +149,8 @@ class Brood:
         free = self.slots - self._busy()
         while queue and free > 0:
             kid = self._idle_kid(queue[0].realm)
+            if kid is None:
+                break
             self._actions.append(feed(kid, queue, limits, now, share=free))
             free -= 1
         if queue and free >= 0:  # below: calls that waited go on, and the slots they had given up are taken
@@ -173,8 +176,11 @@ class Brood:
                 and (kid.waiting or since >= limits.stuck_after_us / 1e6)
             ):
                 self._take_back(kid)
+        if self._short_until and now >= self._short_until:
+            self._short_until = 0.0
         queue = self._queue
-        if queue and now - queue[0].queued_at >= limits.stuck_after_us / 1e6 and self._busy() >= self.slots:
+        stuck = queue and now - queue[0].queued_at >= limits.stuck_after_us / 1e6
+        if stuck and (self._short_until or self._busy() >= self.slots):
             self._return_queue()
 
     def _interrupt(self, kid: Kid, stop_at: float) -> None:
@@ -244,7 +250,7 @@ class Brood:
     def _kids_deadline(self) -> float:
         """When the clock has something to say about a child or about the queue."""
         limits = self._limits
-        deadline = inf
+        deadline = self._short_until or inf
         for kid in self._kids.values():
             deadline = min(deadline, kid.stop_at)
             if kid.calls and not kid.ending:

@@ -58,6 +58,7 @@ from zfarm.messages import (
     Room,
     Send,
     Stranger,
+    Tell,
     Thanks,
     Versions,
     Vitals,
@@ -226,6 +227,7 @@ class Worker(Brood):
         if kid is None:
             return
         self.deadline = NOW
+        self._short_until = 0.0  # there is room for another one
         had_calls = kid.calls > 0
         for duty in reversed(kid.void_after(started_seq)):
             self._take_home(duty, now)
@@ -239,6 +241,19 @@ class Worker(Brood):
             self._owe(duty, Report(lease=duty.lease, kind=kind, fate=fate), b"")
         if had_calls and not (kid.proven or blamed or kid.ending):
             self._died_early(kid, fate)
+
+    def child_unborn(self, child: int, text: str, now: float) -> None:
+        """This child could not be started: its calls wait, or run elsewhere, and nobody is blamed. So many
+        children as there are must do for a while."""
+        kid = self._kids.pop(child, None)
+        if kid is None:
+            return
+        self.deadline = NOW
+        for duty in reversed(kid.void_after(0)):
+            self._take_home(duty, now)
+        if not self._short_until:
+            self._actions.append(Tell("warning", f"a child {text}"))
+        self._short_until = now + self._limits.child_retry_s
 
     def vitals(self, vitals: Vitals, now: float) -> None:
         """Fresh vital stats, to go with the next beat."""
@@ -405,8 +420,11 @@ class Worker(Brood):
     def _room(self) -> int:
         if self._draining:
             return 0
+        slots = self.slots
+        if self._short_until:  # a call in a child that ends will not need that one's slot for another
+            slots = min(slots, sum(1 for kid in self._kids.values() if not kid.waiting))
         waiting = sum(1 for kid in self._kids.values() if kid.waiting and kid.calls)
-        return self.slots + min(waiting, self._limits.blocked_children_max)
+        return slots + min(waiting, self._limits.blocked_children_max)
 
     def _flush(self, now: float) -> None:
         limits = self._limits

@@ -20,7 +20,7 @@ from msgspec import structs
 
 from zfarm.edge import wire
 from zfarm.edge.descriptors import allow_descriptors
-from zfarm.edge.fates import failure_of, fate_of, starved
+from zfarm.edge.fates import failure_of, fate_of, starved, unborn
 from zfarm.edge.kid import Kid
 from zfarm.edge.listener import Listener, Sources
 from zfarm.edge.nursery import Forked, Gone, Nursery, Report
@@ -102,7 +102,7 @@ class Children:
                 kid = Kid(child, pipes[0], tunnels[0], tail, taps, self._scratch)
                 undo.pop_all()
         except OSError as error:
-            self._unborn[child] = f"could not be started: {error.strerror}"
+            self._unborn[child] = unborn(error.errno or 0)
             self.deadline = -inf
             return
         self._kids[child] = kid
@@ -228,7 +228,7 @@ class Children:
         self.deadline = inf
         while self._unborn:
             child, text = self._unborn.popitem()
-            self._listener.child_died(child, 0, 0, 1, text, now, Left())
+            self._listener.child_unborn(child, text, now)
         if self._muted and not self._speaker.behind:
             muted, self._muted = self._muted, []
             for kid in muted:
@@ -249,6 +249,7 @@ class Children:
         kid.settle_at = inf
         started = kid.page.settle()
         self._drain(kid, _PIPE_READS)  # what it sent comes before what it kept
+        self._hear_output(kid, whole=True)
         self._report(kid, kid.page.unsent(kid.mark), now)
         self._listener.child_took_back(kid.number, started, now)
 
@@ -432,7 +433,9 @@ class Children:
             left = Left("", report.peak_bytes, oom)
             self._end(kid, report.signal, report.exit_code, text, left)
         else:
-            self._end(kid, 0, 1, failure_of(report))
+            self._release(kid)
+            kid.tail.close()
+            self._listener.child_unborn(kid.number, failure_of(report), self._clock())
 
     def _end(self, kid: Kid, number: int, exit_code: int, text: str, left: Left = _NOTHING) -> None:
         self._drain(kid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -11,8 +12,13 @@ from zfarm.edge.nursery import Failed, Gone
 from zfarm.edge.ooms import Evidence
 from zfarm.edge.pipe import PIPE_LOST
 
-__all__ = ["failure_of", "fate_of", "starved"]
+__all__ = ["failure_of", "fate_of", "starved", "unborn"]
 
+_REMEDIES: Final = {
+    errno.EMFILE: " (raise the limit of the worker, as with ulimit -n, or give it fewer slots)",
+    errno.EAGAIN: " (its user may have no more processes: see ulimit -u)",
+    errno.ENOMEM: " (give the worker fewer slots)",
+}
 _REFUSED: Final = re.compile(
     r"std::bad_alloc|[cC]annot allocate memory|[oO]ut of memory|memory allocation of \d+ bytes failed"
     r"|\bMemoryError\b|failed to allocate memory"
@@ -49,7 +55,13 @@ def _memory() -> str:
 
 def failure_of(failed: Failed) -> str:
     """Why a child could not be started."""
-    return f"could not be started: {os.strerror(failed.errno)}"
+    return unborn(failed.errno)
+
+
+def unborn(number: int) -> str:
+    """Why a child could not be started: the error and, where it has one, the remedy."""
+    remedy = _REMEDIES.get(number, "")
+    return f"could not be started: {os.strerror(number)}{remedy}"
 
 
 def starved(last_words: str) -> bool:

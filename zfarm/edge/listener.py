@@ -60,6 +60,9 @@ class Listener(Protocol):
     ) -> None:
         """It is gone; its calls after ``started_seq`` have never run."""
 
+    def child_unborn(self, child: int, text: str, now: float) -> None:
+        """It could not be started; ``text`` says why."""
+
     def tunnel_frames(self, child: int, frames: Frames) -> None:
         """A client in this child says something."""
 

@@ -72,7 +72,11 @@ class MemoryWatch:
         most = self._limits[child]
         pid = self._children.pid(child)
         began = self._clock()
-        used = self._used(pid, most) if pid else 0
+        try:
+            used = self._used(pid, most) if pid else 0
+        except OSError:  # it will be looked at again
+            self._due[child] = now + PAUSE_MAX_S
+            return
         if not used:
             self._forget(child)
         elif used > most:

@@ -8,6 +8,7 @@ can hit a stranger. It ends when its worker closes the socket, in whatever way, 
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import os
 import select
@@ -248,7 +249,11 @@ class _Keeper:
         if not data:
             return False
         verb, child = _REQUEST.unpack(data)
-        if verb == _FORK:
+        if verb == _FORK and len(fds) < _FDS:  # the system has dropped those that are too many for us
+            for fd in fds:
+                os.close(fd)
+            self._reply(_FAILED, child, errno.EMFILE)
+        elif verb == _FORK:
             self._fork(child, fds)
         else:
             for pid, number in self._pids.items():

@@ -40,6 +40,9 @@ def anonymous_bytes() -> int:
 def used_bytes(pid: int, most: int) -> int:
     """What a process and those that it has started have in use. Exact if that is above ``most``; else it may
     count too much, and is at most that. 0: it is gone.
+
+    Raises:
+        OSError: nobody can tell now, as when too many files are open.
     """
     if not HAS_PROC:
         return _resident(pid)
@@ -68,7 +71,7 @@ def _rough(pid: int) -> int:
     """Resident and swapped out, files included: an upper bound that is cheap to get."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return 0
     return _sum(text, ("VmRSS:", "VmSwap:"))
 

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import sqlite3
 import stat
 import zlib
@@ -341,7 +342,11 @@ class Vault:
         if code & 0xFF not in ERRNO or code == sqlite3.SQLITE_IOERR_SHORT_READ or locked:
             return self.corrupt("found by SQLite", str(error))
         number = ERRNO[code & 0xFF]
-        why = f"{os.strerror(number)} ({error})"
+        said = str(error)
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if code == sqlite3.SQLITE_IOERR_WRITE and limit != resource.RLIM_INFINITY:  # SQLite does not tell why
+            said = f"{error}; files may have {limit} bytes at most: raise that, as with ulimit -f"
+        why = f"{os.strerror(number)} ({said})"
         return JournalError(f"the journal {self.path} {what}: {why}", number, fatal)
 
     @contextlib.contextmanager
