@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # type checkers know better; typing itself costs more than all the rest here
 if TYPE_CHECKING:
     from zfarm.api import Executor, current_farm
+    from zfarm.bars import track
     from zfarm.errors import (
         AccessDenied,
         BrokerUnreachable,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     )
     from zfarm.futures import Future
     from zfarm.jobs import Job, attach
+    from zfarm.merging import StreamItem
     from zfarm.streams import Item, Progress, Stream, emit, progress
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "RemoteTraceback",
     "Stream",
     "StreamGap",
+    "StreamItem",
     "TaskError",
     "TaskLost",
     "TaskTimeout",
@@ -73,6 +76,7 @@ __all__ = [
     "current_farm",
     "emit",
     "progress",
+    "track",
 ]
 
 _HOMES = {
@@ -82,10 +86,12 @@ _HOMES = {
     "Job": "zfarm.jobs",
     "Progress": "zfarm.streams",
     "Stream": "zfarm.streams",
+    "StreamItem": "zfarm.merging",
     "attach": "zfarm.jobs",
     "current_farm": "zfarm.api",
     "emit": "zfarm.streams",
     "progress": "zfarm.streams",
+    "track": "zfarm.bars",
 }
 
 

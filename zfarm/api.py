@@ -6,18 +6,19 @@ boots while the first Executor imports the rest.
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
-from zfarm.arguments import check_arguments, check_sizes, default_workers, name_of
+from zfarm.arguments import check_arguments, check_sizes, default_workers, name_of, sized
+from zfarm.beyond import Beyond
 from zfarm.errors import BrokerUnreachable
 from zfarm.futures import Future
 from zfarm.settings import settings
@@ -42,7 +43,7 @@ LEAVE_WAIT_S = 10.0
 """How long an interrupted ``with`` block waits for the farm to go."""
 
 
-class Executor(concurrent.futures.Executor):
+class Executor(Beyond):
     """Runs calls on a farm: the cores of this machine, or the hosts behind ``address``.
 
     It keeps the whole contract of ``concurrent.futures``, and what process pools cannot do works: lambdas,
@@ -96,6 +97,8 @@ class Executor(concurrent.futures.Executor):
     def _serve(self, link: Link, portable: Portable, setups: Setups) -> None:
         self._link = link
         self._encode_function: Callable[[Callable[..., Any]], bytes] = portable.encode_function
+        if link.output:
+            self._encode_function = partial(portable.encode_function, output=link.output)
         self._encode_arguments = portable.encode_arguments
         self._portable = portable
         self._setups = setups
@@ -177,6 +180,7 @@ class Executor(concurrent.futures.Executor):
         memory: int | str | None = _SAME,
         resources: Mapping[str, float] | None = _SAME,
         labels: str | Iterable[str] | Mapping[str, str] | None = _SAME,
+        output: Literal["forward", "keep", "off"] | None = _SAME,
     ) -> View:
         """The same farm with other terms: an Executor whose ``submit`` and ``map`` ask for them.
 
@@ -207,6 +211,11 @@ class Executor(concurrent.futures.Executor):
         what they have with ``zfarm worker --resource gpu=2``. ``labels`` are what its worker must have said
         of itself: ``zone=a`` or several, or a mapping. What no worker has is waited for: see ``Future.why``.
 
+        ``output`` is where what the calls print goes, C libraries included: ``forward`` shows it here, line
+        by line and tagged; ``keep`` does not; with both ``future.stdout`` and ``future.stderr`` have the last
+        of it; ``off`` drops it. None: as ZFARM_OUTPUT says, else ``forward`` from a farm that is there (and
+        in notebooks); of an embedded farm it goes to this program's own, as in process pools.
+
         What is not said stays as it is here. The view lives as long as this executor; its ``shutdown`` waits
         only for what was submitted through it.
 
@@ -219,7 +228,7 @@ class Executor(concurrent.futures.Executor):
         given = {
             "timeout": timeout, "retries": retries, "retry_on": retry_on, "max_attempts": max_attempts,
             "priority": priority, "name": name, "force_cancel": force_cancel, "memory": memory,
-            "resources": resources, "labels": labels,
+            "resources": resources, "labels": labels, "output": output,
         }  # fmt: skip
         terms = getattr(self, "_terms", PLAIN).but(**{k: v for k, v in given.items() if v is not _SAME})
         return View(self, terms)
@@ -231,6 +240,7 @@ class Executor(concurrent.futures.Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
+        progress: bool = False,
     ) -> Iterator[T]:
         """Call ``fn`` on the items of ``iterables``, as ``map`` does, and return an iterator over the
         results.
@@ -239,7 +249,7 @@ class Executor(concurrent.futures.Executor):
         unless ``buffersize`` bounds how many items are taken ahead of the results that were read. Items
         travel in batches whose size follows the measured run time; a ``chunksize`` above 1 fixes it. Each
         item has its own outcome: an exception comes at its place and ends the iterator, which cancels the
-        rest, as dropping it does once it was begun.
+        rest, as dropping it does once it was begun. With ``progress`` it has a bar: see ``zfarm.track``.
 
         Raises:
             NotPortable: the function cannot be pickled. What cannot be pickled of the items comes at its
@@ -250,6 +260,10 @@ class Executor(concurrent.futures.Executor):
         end = None if timeout is None else monotonic() + timeout
         owner, results = self._map(fn, iterables, end, chunksize, buffersize)
         owner.start()
+        if progress:
+            from zfarm.bars import track
+
+            return track(results, sized(iterables), name_of(fn))
         return results
 
     def _map(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import operator
 import os
-from typing import Final
+from collections.abc import Iterable, Sized
+from typing import Any, Final
 
 from zfarm.errors import ConfigurationError
 
-__all__ = ["check_arguments", "check_sizes", "default_workers", "name_of"]
+__all__ = ["check_arguments", "check_sizes", "default_workers", "name_of", "sized"]
 
 NAME_MAX: Final = 200
 """Characters of a function's name that travel, for dashboards and messages."""
@@ -68,3 +69,9 @@ def name_of(fn: object) -> str:
     if not name.isprintable() or len(name) > NAME_MAX:
         name = ascii(name)[1:-1][:NAME_MAX]
     return name
+
+
+def sized(iterables: tuple[Iterable[Any], ...]) -> int | None:
+    """How many items a map over these has, if that can be known without taking them."""
+    sizes = [len(one) for one in iterables if isinstance(one, Sized)]
+    return min(sizes) if len(sizes) == len(iterables) else None

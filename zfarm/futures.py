@@ -26,6 +26,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from zfarm.outputs import Tail
     from zfarm.reasons import Reason
     from zfarm.streams import Channels, Item, Progress, Stream
     from zfarm.terms import Terms
@@ -187,6 +188,7 @@ class Future(StandardFuture[T], Generic[T]):
     _force = False
     _emitted = 0
     _progress: Progress | None = None
+    _tails: tuple[Tail, Tail] | None = None
     _condition: Any = _Condition()
     _waiters: Any = _LazyList()
     _done_callbacks: Any = _LazyList()
@@ -300,6 +302,17 @@ class Future(StandardFuture[T], Generic[T]):
     def progress(self) -> Progress | None:
         """What the call has last said with ``zfarm.progress``; None: nothing yet."""
         return self._progress
+
+    @property
+    def stdout(self) -> str:
+        """The last of what the call has printed so far, where it is forwarded or kept: see ``options``. At
+        most ``settings.output_tail_bytes`` bytes, of all its attempts."""
+        return "" if self._tails is None else self._tails[0].text()
+
+    @property
+    def stderr(self) -> str:
+        """The same of its standard error."""
+        return "" if self._tails is None else self._tails[1].text()
 
     def stream(self) -> Stream[Any]:
         """What the call emits, as it comes, to iterate over with ``for`` or ``async for``: see Stream.

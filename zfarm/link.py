@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from zfarm import __version__, exits
+from zfarm import exits
 from zfarm.core.client import Client
 from zfarm.edge.loop import Loop
 from zfarm.edge.outcomes import add_note, decode_batch, decode_outcome
@@ -33,6 +33,7 @@ from zfarm.errors import (
     InitializerFailed,
 )
 from zfarm.futures import FINISHED, Future, gate
+from zfarm.identity import our_versions, program_name
 from zfarm.messages import (
     BROKEN,
     BROKER,
@@ -40,7 +41,6 @@ from zfarm.messages import (
     LOST,
     MEMORY,
     MIXED,
-    PROTOCOL,
     REFUSED,
     TIMEOUT,
     VALUE,
@@ -50,6 +50,7 @@ from zfarm.messages import (
     Connected,
     Ended,
     Explained,
+    Heard,
     JobTask,
     Message,
     Missed,
@@ -63,15 +64,15 @@ from zfarm.messages import (
     StreamOver,
     TakenOver,
     Tell,
-    Versions,
     Welcome,
 )
 from zfarm.parties import Feeder, Road, Token
 from zfarm.reasons import Questions, Reason
 from zfarm.settings import settings
-from zfarm.terms import PLAIN, Terms
+from zfarm.terms import FORWARD, PLAIN, Terms
 
 if TYPE_CHECKING:
+    from zfarm.outputs import Outputs
     from zfarm.streams import Channels
 
 __all__ = ["Link", "Road", "Token"]
@@ -116,7 +117,7 @@ class Link:
         self.reached = threading.Event()
         """The broker has answered, or never will."""
         self.feeders: set[Feeder] = set()
-        self.program = _program()
+        self.program = program_name()
         """What dashboards call this client."""
         self._executor: weakref.ref[object] | None = None
         self._pid = os.getpid()
@@ -127,13 +128,16 @@ class Link:
         self._forced: set[int] = set()  # tasks that are being stopped
         self._asked: dict[int, list[threading.Lock]] = {}
         self._streams: Channels | None = None
+        self._outputs: Outputs | None = None
+        self.output = settings.output or (FORWARD if road.remote or "ipykernel" in sys.modules else "")
+        """Where what tasks print goes unless their terms say something else."""
         self._welcome: Welcome | None = None
         self._closing = False
         self._expected_slots = expected_slots
         self._slots = 0
         self._machine = Client(
             session,
-            _versions(),
+            our_versions(),
             platform.node(),
             self._pid,
             self.program,
@@ -314,6 +318,8 @@ class Link:
         self.sweep()
         self.questions.end()
         self.reached.set()
+        if self._outputs is not None:
+            self._outputs.close()
         try:
             self.road.close()
         except Exception:
@@ -462,6 +468,13 @@ class Link:
             said = action.progress
             action.token._progress = Progress(said.done, said.total, said.note)
 
+    def _heard(self, action: Heard) -> None:
+        if self._outputs is None:
+            from zfarm.outputs import Outputs
+
+            self._outputs = Outputs()
+        self._outputs.heard(action, self.output)
+
     def subscribed(self, up: bool) -> None:
         """Items that are published reach us from now on, or do not any more."""
         self._machine.subscribe(up)
@@ -497,6 +510,7 @@ class Link:
         StreamOver: _streamed,
         Advanced: _advanced,
         Explained: lambda link, action: link.questions.answered(action.reason),
+        Heard: _heard,
     }
 
     def _ask_cancel(self, future: Future[Any], answer: threading.Lock, force: bool, grace_us: int) -> None:
@@ -602,13 +616,3 @@ def _again(error: FarmError) -> FarmError:
     copy = type(error)(*error.args)
     copy.__cause__ = error.__cause__
     return copy
-
-
-def _versions() -> Versions:
-    return Versions(protocol=PROTOCOL, zfarm=__version__, python=".".join(map(str, sys.version_info[:3])))
-
-
-def _program() -> str:
-    argv = getattr(sys, "argv", None) or [""]
-    name = os.path.basename(str(argv[0])) or "python"
-    return name[:100].encode("utf-8", "replace").decode()

@@ -553,6 +553,17 @@ class Progress(Message, tag="progress"):
     note: str = ""
 
 
+class Printed(Message, tag="printed"):
+    """Worker -> broker -> client: a task has printed this; ``number`` is its lease, then its task. Payload:
+    one blob, whole lines. ``source`` is 1 for standard output, 2 for standard error; ``dropped`` bytes
+    before it are gone."""
+
+    number: int
+    source: int
+    dropped: int = 0
+    host: str = ""  # by the broker: where it runs
+
+
 class Room(Message, tag="room"):
     """Worker -> broker: I can run this many at once now (slots plus children that only wait for nested
     calls)."""
@@ -650,9 +661,11 @@ class Done(Message):
 
 
 class Dones(Message, tag="dones"):
-    """Child -> worker: these are done. Payload: one blob each."""
+    """Child -> worker: these are done. Payload: one blob each. ``printed``: they may have printed something
+    that the pipes still hold."""
 
     dones: list[Done]
+    printed: bool = False
 
 
 class Starts(Message, tag="starts"):
@@ -662,9 +675,11 @@ class Starts(Message, tag="starts"):
 
 
 class Emits(Message, tag="emits"):
-    """Child -> worker: call ``seq`` has emitted these. Payload: one blob per item, in order."""
+    """Child -> worker: call ``seq`` has emitted these. Payload: one blob per item, in order. Of one that is
+    ``latest`` only the newest counts."""
 
     seq: int
+    latest: bool = False
 
 
 class Waits(Message, tag="waits"):
@@ -681,11 +696,11 @@ FromClient: TypeAlias = (
 )
 ToClient: TypeAlias = (
     Welcome | Stranger | Refused | Attached | Booked | Ended | Began | Unknown | Echo | Picture
-    | Streams | Items | Sent | Progress | Reason
+    | Streams | Items | Sent | Progress | Reason | Printed
 )  # fmt: skip
 FromWorker: TypeAlias = (
     Join | Beat | Reports | Return | Began | Room | Leave | Tunnel | TunnelClosed
-    | Streams | Items | Sent | Progress
+    | Streams | Items | Sent | Progress | Printed
 )  # fmt: skip
 ToWorker: TypeAlias = (
     Welcome | Stranger | Refused | Grants | Revoke | Thanks | Drain | Tunnel | Listen | Fetch
@@ -923,6 +938,15 @@ class Advanced(Action):
 
     token: Any
     progress: Any
+
+
+class Heard(Action):
+    """Client: the task behind ``token``, a call of ``name``, has printed this."""
+
+    token: Any
+    name: str
+    printed: Any
+    blob: Blob
 
 
 class Connected(Action):

@@ -50,6 +50,8 @@ class Road(Protocol):
 
     address: str
     waits: Callable[[], AbstractContextManager[object]] | None
+    remote: bool
+    """The farm is there without us: what its tasks print goes elsewhere."""
 
     def open(self, link: Link) -> None:
         """Start; messages go to ``link.receive``, what is beyond repair to ``link.fail``."""

@@ -49,6 +49,7 @@ class SocketRoad:
     """A socket to the broker of a farm that is there already."""
 
     waits: Callable[[], AbstractContextManager[object]] | None = None
+    remote = True
 
     def __init__(self, access: Access) -> None:
         self.address = access.address
@@ -178,6 +179,8 @@ class SocketRoad:
 
 class EmbeddedRoad(SocketRoad):
     """A farm of this process alone: started, minded and started anew when it dies."""
+
+    remote = False
 
     def __init__(self, house: Farmhouse, place: FarmPlace) -> None:
         super().__init__(Access(""))

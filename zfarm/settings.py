@@ -132,6 +132,17 @@ class Settings:
     progress_interval_s: float = 0.1
     """How often a task's progress travels at most."""
 
+    # what tasks print
+    output: str = ""
+    """Where it goes: ``forward``, ``keep`` or ``off``; nothing said: forward from the workers of a farm that
+    is there, to where the program's own output goes from an embedded farm."""
+    output_bytes_per_s: int = 256 * 1024
+    """Output of one child that travels per second in the long run; the rest is dropped, and counted."""
+    output_burst_bytes: int = 1 * MIB
+    """Output of one child that travels at once."""
+    output_tail_bytes: int = 64 * 1024
+    """Bytes of each of ``future.stdout`` and ``future.stderr`` that are kept: the last."""
+
     # who gets in, and how much each may have
     client_tasks_max: int = 10_000_000
     """Tasks of one client that a broker holds, kept outcomes included: half of ``tasks_max``."""
@@ -175,10 +186,13 @@ class Settings:
 
 
 def _from_environment() -> Settings:
-    chosen: dict[str, int | float] = {}
+    chosen: dict[str, int | float | str] = {}
     for field in fields(Settings):
         text = os.environ.get("ZFARM_" + field.name.upper())
         if text is None:
+            continue
+        if isinstance(field.default, str):
+            chosen[field.name] = _word(field.name, text)
             continue
         kind = int if isinstance(field.default, int) else float
         try:
@@ -191,6 +205,12 @@ def _from_environment() -> Settings:
             raise ValueError(f"ZFARM_{field.name.upper()} is {text!r}; it must be greater than 0 and finite")
         chosen[field.name] = value
     return Settings(**chosen)  # type: ignore[arg-type]
+
+
+def _word(name: str, text: str) -> str:
+    if text not in ("", "forward", "keep", "off"):
+        raise ValueError(f"ZFARM_{name.upper()} is {text!r}; it must be forward, keep or off")
+    return text
 
 
 settings = _from_environment()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zfarm.link import Link
     from zfarm.messages import Arrived, Missed
 
-__all__ = ["Channels", "Item", "Progress", "Stream", "emit", "progress"]
+__all__ = ["Buffer", "Channels", "Item", "Progress", "Stream", "emit", "progress"]
 
 T = TypeVar("T")
 
@@ -50,13 +50,18 @@ class Progress(NamedTuple):
 # ---------------------------------------------------------------- in a task
 
 
-def emit(value: object) -> None:
+def emit(value: object, *, latest: bool = False) -> None:
     """Send ``value`` from the running task to whoever reads ``future.stream()``; it is pickled at once.
 
-    Waits while the reader is behind by more than the room that there is, for at most
+    With ``latest`` only the newest counts, as of a gauge: it never waits, and the next such value takes its
+    place while it is not on its way. The reader gets it as an item like any other, in its place between
+    those that were emitted before and after; the last one of a task always arrives.
+
+    Otherwise it waits while the reader is behind by more than the room that there is, for at most
     ``settings.stream_patience_s`` seconds without progress; while nobody has begun to read,
     ``settings.stream_grace_s``. After that the oldest items make room for new ones, and who reads later is
-    told what is missing.
+    told what is missing. In a function that ``map`` calls it does nothing more than to check the value: a map
+    has no streams, ``stream_map`` has.
 
     Raises:
         NotPortable: it cannot be pickled; the text says why.
@@ -70,7 +75,12 @@ def emit(value: object) -> None:
             f"the emitted value has {len(blob):,} bytes pickled, at most {settings.payload_bytes_max:,} may "
             "travel; emit less at a time, or set ZFARM_PAYLOAD_BYTES_MAX for client, broker and workers"
         )
-    inside.emitter.emit(inside.seq, blob)
+    if inside.emitter.muted:
+        return
+    if latest:
+        inside.emitter.emit_latest(inside.seq, blob)
+    else:
+        inside.emitter.emit(inside.seq, blob)
 
 
 def progress(done: float, total: float | None = None, note: str = "") -> None:
@@ -129,7 +139,7 @@ class _Piece(NamedTuple):
     blobs: Any
 
 
-class _Buffer:
+class Buffer:
     """What one reader has not read yet. The link's thread fills it, the reader's empties it."""
 
     def __init__(self) -> None:
@@ -161,7 +171,7 @@ class _Buffer:
             wake()
 
 
-class _Called(_Buffer):
+class _Called(Buffer):
     """A reader that is a callback, called in the link's thread."""
 
     def __init__(self, callback: Callable[[Any], object]) -> None:
@@ -196,7 +206,7 @@ class Stream(Generic[T]):
     of it reads no more; a later ``future.stream()`` goes on from there.
     """
 
-    def __init__(self, future: Future[Any], buffer: _Buffer, sync: Callable[[], None]) -> None:
+    def __init__(self, future: Future[Any], buffer: Buffer, sync: Callable[[], None]) -> None:
         """Only futures make streams."""
         self._future = future
         self._buffer = buffer
@@ -248,9 +258,7 @@ class Stream(Generic[T]):
     def _next(self) -> bool:
         """Go to the next piece; False: there is none (yet)."""
         buffer = self._buffer
-        if buffer.piece.attempt and buffer.taken != (buffer.piece.attempt, buffer.piece.last):
-            buffer.taken = (buffer.piece.attempt, buffer.piece.last)
-            self._sync()
+        self._used()
         if not buffer.pieces:
             return False
         piece = buffer.pieces.popleft()
@@ -259,6 +267,13 @@ class Stream(Generic[T]):
         if piece.blobs is None:
             raise _gap(piece)
         return True
+
+    def _used(self) -> None:
+        """This piece has been read to its end: there is room for more."""
+        buffer = self._buffer
+        if buffer.piece.attempt and buffer.taken != (buffer.piece.attempt, buffer.piece.last):
+            buffer.taken = (buffer.piece.attempt, buffer.piece.last)
+            self._sync()
 
     def _wait(self) -> None:
         home, buffer = self._future._home, self._buffer
@@ -317,7 +332,7 @@ class _Channel:
 
     def __init__(self, task: int) -> None:
         self.task = task
-        self.readers: list[_Buffer] = []
+        self.readers: list[Buffer] = []
         self.attempt = 0
         self.next = 1
         self.over = False
@@ -335,9 +350,15 @@ class Channels:
 
     # ------------------------------------------------------------ from any thread
 
-    def open(self, future: Future[T], callback: Callable[[Any], object] | None = None) -> Stream[T]:
-        """Read the stream of ``future``; without a callback the caller iterates over what this returns."""
-        buffer = _Buffer() if callback is None else _Called(callback)
+    def open(
+        self,
+        future: Future[T],
+        callback: Callable[[Any], object] | None = None,
+        buffer: Buffer | None = None,
+    ) -> Stream[T]:
+        """Read the stream of ``future``; without a callback the caller iterates over what this returns.
+        ``buffer`` is one of the caller's own kind."""
+        buffer = buffer or (Buffer() if callback is None else _Called(callback))
         link = self._link
         stream: Stream[T] = Stream(future, buffer, lambda: link.call(lambda: self._took(future._task)))
         if callback is None:  # whoever has let go of its stream reads no more
@@ -348,7 +369,7 @@ class Channels:
             buffer.end(_cut())
         return stream
 
-    def _closed(self, future: Future[Any], buffer: _Buffer) -> None:
+    def _closed(self, future: Future[Any], buffer: Buffer) -> None:
         if not (buffer.over or self._link.ended):
             self._link.call(lambda: self._detach(future._task, buffer))
 
@@ -361,7 +382,7 @@ class Channels:
             isinstance(reader, _Called) for channel in self._channels.values() for reader in channel.readers
         )
 
-    def _attach(self, future: Future[Any], buffer: _Buffer) -> None:
+    def _attach(self, future: Future[Any], buffer: Buffer) -> None:
         self._link.take()
         task = future._task
         channel = self._channels.get(task)
@@ -383,7 +404,7 @@ class Channels:
             buffer.put(_Piece(channel.attempt, 1, channel.next - 1, None))
         channel.readers.append(buffer)
 
-    def _detach(self, task: int, buffer: _Buffer) -> None:
+    def _detach(self, task: int, buffer: Buffer) -> None:
         channel = self._channels.get(task)
         if channel is None or buffer not in channel.readers:
             return

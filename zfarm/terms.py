@@ -11,7 +11,7 @@ from zfarm.messages import Demand
 from zfarm.placement import demand_labels, demand_of, demand_resources
 from zfarm.settings import settings
 
-__all__ = ["PLAIN", "Terms"]
+__all__ = ["FORWARD", "PLAIN", "Terms"]
 
 NAME_MAX: Final = 200
 ATTEMPTS_MAX: Final = 1000
@@ -37,6 +37,7 @@ class Terms:
     resources: tuple[tuple[str, int], ...] = ()
     labels: tuple[str, ...] = ()
     demand: Demand | None = None  # resources and labels in one
+    output: str = ""
 
     @property
     def alone(self) -> bool:
@@ -175,6 +176,18 @@ def _labels(value: Any) -> dict[str, Any]:
     return {"labels": demand_labels(value)}
 
 
+FORWARD: Final = "forward"
+_OUTPUTS: Final = (FORWARD, "keep", "off")
+
+
+def _output(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {"output": ""}
+    if value not in _OUTPUTS:
+        raise ValueError(f"output must be one of {', '.join(_OUTPUTS)}, or None, not {value!r}")
+    return {"output": value}
+
+
 _READ: Final = {
     "memory": _memory,
     "timeout": _timeout,
@@ -186,6 +199,7 @@ _READ: Final = {
     "force_cancel": _force_cancel,
     "resources": _resources,
     "labels": _labels,
+    "output": _output,
 }
 
 PLAIN: Final = Terms()

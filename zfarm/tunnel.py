@@ -23,6 +23,7 @@ class TunnelRoad:
 
     def __init__(self, inside: Inside) -> None:
         self.address = "the farm of this task"
+        self.remote = False  # what nested calls print goes where its worker has it go
         self.waits: Callable[[], AbstractContextManager[object]] | None = inside.waits
         self._tunnel = inside.tunnel
         self._link: Link | None = None

@@ -80,8 +80,11 @@ class View(Guest):
         super().__init__(parent._link, parent._portable, parent._setups)
         self._parent = parent  # a farm ends when nobody holds its executor any more
         self._terms = terms
-        if terms.retry_on:
-            self._encode_function = partial(parent._portable.encode_function, retry_on=terms.retry_on)
+        output = terms.output or parent._link.output
+        if terms.retry_on or output:
+            self._encode_function = partial(
+                parent._portable.encode_function, retry_on=terms.retry_on, output=output
+            )
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """See Executor.submit; the call runs on the terms of this view."""

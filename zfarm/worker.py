@@ -9,6 +9,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from zfarm.edge.loop import Loop
     from zfarm.edge.security import Access
     from zfarm.edge.sockets import Context
+    from zfarm.edge.taps import Piece
     from zfarm.messages import (
         Action,
         Blob,
@@ -143,13 +145,20 @@ class WorkerShell:
         """See Worker.child_starts."""
         self.machine.child_starts(child, seq, now)
 
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
+    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float, latest: bool = False) -> None:
         """See Worker.child_emitted."""
-        self.machine.child_emitted(child, seq, blobs, now)
+        self.machine.child_emitted(child, seq, blobs, now, latest)
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:
         """See Worker.child_advanced."""
         self.machine.child_advanced(child, progress, now)
+
+    def child_printed(self, child: int, piece: Piece, now: float) -> None:
+        """See Worker.child_printed; what belongs to no call goes where this process's own output goes."""
+        seq, source, text, dropped = piece
+        if not self.machine.child_printed(child, seq, source, text, dropped, now) and text:
+            with suppress(OSError):  # there is no such output
+                os.write(source, text)
 
     def child_waits(self, child: int, waiting: bool, now: float) -> None:
         """See Worker.child_waits."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.core.rigs import LIMITS, sent
 from zfarm.core.outflow import Outflow
-from zfarm.messages import Action, Fetch, Items, Listening, PublishItems, Send
+from zfarm.messages import Action, Fetch, Items, Listening, Progress, PublishItems, Send
 
 LEASE = 7
 
@@ -58,3 +58,71 @@ def test_what_is_fetched_of_an_unknown_stream_is_gone_as_a_whole() -> None:
 
     (message,) = sent(turn(outflow))
     assert message.gone == [LEASE + 1]
+
+
+def gauge(outflow: Outflow, blob: bytes) -> None:
+    """Emit one of which only the latest counts."""
+    outflow.emitted(LEASE, "c", 1, [blob], 1000.0, latest=True)
+
+
+def published(actions: list[Action]) -> list[tuple[int, int, list[bytes]]]:
+    """What was published: first and last number, and the items."""
+    return [
+        (action.items.first, action.items.last, list(map(bytes, action.payload)))
+        for action in actions
+        if isinstance(action, PublishItems)
+    ]
+
+
+def read(outflow: Outflow, below: int) -> None:
+    """The reader has used all below this number."""
+    outflow.listen([Listening(LEASE, next=below, seen=0, reading=True, subscribed=True, ask=False)], 1000.0)
+
+
+def test_of_a_gauge_one_is_on_its_way_and_the_newest_waits() -> None:
+    outflow = flowing([b"1"])
+    for blob in (b"a", b"b", b"c", b"d"):
+        gauge(outflow, blob)
+        if blob == b"b":
+            assert published(turn(outflow)) == [(2, 2, [b"b"])]  # a was replaced before it could go
+    assert published(turn(outflow)) == []
+    read(outflow, 3)
+
+    assert published(turn(outflow)) == [(3, 3, [b"d"])]
+
+
+def test_a_gauge_never_makes_its_task_wait() -> None:
+    outflow = Outflow(LIMITS)
+    for n in range(LIMITS.stream_buffer_items * 2):
+        gauge(outflow, b"%d" % n)
+    turn(outflow)
+
+    assert list(outflow.pauses(1000.0)) == []
+    read(outflow, 1)
+    assert published(turn(outflow)) == [(1, 1, [b"%d" % (LIMITS.stream_buffer_items * 2 - 1)])]
+
+
+def test_items_after_a_gauge_do_not_wait_for_its_reader() -> None:
+    outflow = flowing([b"1"])
+    gauge(outflow, b"a")
+    turn(outflow)
+    gauge(outflow, b"b")
+    outflow.emitted(LEASE, "c", 1, [b"2", b"3"], 1000.0)
+    gauge(outflow, b"c")
+
+    assert published(turn(outflow)) == [(3, 3, [b"b"]), (4, 5, [b"2", b"3"])]
+    assert outflow.end(LEASE, died=False) == 6
+    read(outflow, 6)
+    assert published(turn(outflow)) == [(6, 6, [b"c"])]
+
+
+def test_progress_is_due_at_once_and_then_at_intervals() -> None:
+    outflow = Outflow(LIMITS)
+    turn(outflow)
+    outflow.advanced(LEASE, Progress(3, 1.0, 2.0))
+    assert outflow.deadline <= 1000.0
+    assert sent(turn(outflow)) == [Progress(LEASE, 1.0, 2.0)]
+    outflow.advanced(LEASE, Progress(3, 2.0, 2.0))
+    assert outflow.deadline == 1000.0 + LIMITS.progress_interval_s
+    assert sent(turn(outflow)) == []
+    assert sent(turn(outflow, outflow.deadline)) == [Progress(LEASE, 2.0, 2.0)]

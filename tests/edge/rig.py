@@ -16,6 +16,7 @@ from zfarm.edge.children import Children
 from zfarm.edge.loop import Loop
 from zfarm.edge.nursery import Nursery
 from zfarm.edge.outcomes import decode_batch, decode_outcome
+from zfarm.edge.taps import Piece
 from zfarm.messages import ChildCall, Left, Payload, Progress, Run, Setup
 
 DEADLINE_S = 20.0
@@ -47,6 +48,7 @@ class Rig:
         self.starts: list[tuple[int, int]] = []
         self.emitted: dict[tuple[int, int], list[bytes]] = {}
         self.progress: list[Progress] = []
+        self.printed: list[tuple[int, Piece]] = []
         self.tunnels: list[tuple[int, list[bytes]]] = []
         self.tunnels_closed: list[int] = []
         self.nursery_deaths = 0
@@ -75,11 +77,14 @@ class Rig:
     def child_starts(self, child, seq, now):
         self.starts.append((child, seq))
 
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
+    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float, latest: bool = False) -> None:
         self.emitted.setdefault((child, seq), []).extend(map(bytes, blobs))
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:
         self.progress.append(progress)
+
+    def child_printed(self, child: int, piece: Piece, now: float) -> None:
+        self.printed.append((child, piece))
 
     def child_waits(self, child, waiting, now):
         self.waits.append((child, waiting))

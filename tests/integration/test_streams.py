@@ -268,3 +268,51 @@ def test_many_streams_at_once(farm: TcpFarm) -> None:
         wait(futures, 60)
 
     assert all(whole(got[n], n) for n in range(200))
+
+
+def show(many: int, gate: str) -> int:
+    """Show a gauge many times between two items."""
+    zfarm.emit("first")
+    for n in range(many):
+        zfarm.emit(n, latest=True)
+    zfarm.emit("last")
+    Path(gate).touch()
+    zfarm.emit(many, latest=True)
+    return many
+
+
+def test_of_a_gauge_the_newest_comes_and_nothing_waits_for_its_reader(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ZFARM_STREAM_BUFFER_ITEMS", "100")
+    monkeypatch.setenv("ZFARM_STREAM_GRACE_S", "60")
+    monkeypatch.setenv("ZFARM_STREAM_PATIENCE_S", "60")
+    with zfarm.Executor(max_workers=1) as client:
+        future = client.submit(show, 20_000, str(tmp_path / "gate"))
+        stream = iter(future.stream())
+        assert next(stream).value == "first"  # and now nobody reads
+        assert future.result(30) == 20_000
+        values = [item.value for item in stream]
+
+        last = values.index("last")
+        shown = [*values[:last], *values[last + 1 :]]
+        assert shown == sorted(shown)
+        assert shown[-1] == 20_000
+        assert values[last - 1] == 19_999
+        assert len(values) < 100
+
+
+def emit_much(many: int) -> int:
+    """Emit so many numbers; their count."""
+    for n in range(many):
+        zfarm.emit(n)
+    return many
+
+
+def test_what_a_mapped_function_emits_neither_waits_nor_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZFARM_STREAM_BUFFER_ITEMS", "100")
+    monkeypatch.setenv("ZFARM_STREAM_GRACE_S", "3600")  # so long would a task wait for its first reader
+    with zfarm.Executor(max_workers=2) as client:
+        assert list(client.map(emit_much, [30_000] * 4)) == [30_000] * 4
+        future = client.submit(emit_much, 10)
+        assert whole(list(future.stream()), 10)

@@ -50,6 +50,7 @@ from zfarm.messages import (
     Message,
     Payload,
     Peer,
+    Printed,
     Progress,
     Publish,
     Record,
@@ -97,6 +98,7 @@ class Broker(Reception):
             Items: self.routes.on_items,
             Sent: self.routes.on_items,
             Progress: self.routes.on_progress,
+            Printed: self.routes.on_printed,
         }
 
     # ------------------------------------------------------------ the machine

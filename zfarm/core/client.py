@@ -43,6 +43,7 @@ from zfarm.messages import (
     Explained,
     Fate,
     Forget,
+    Heard,
     Hello,
     Items,
     JobTask,
@@ -50,6 +51,7 @@ from zfarm.messages import (
     Outcome,
     Payload,
     Peer,
+    Printed,
     Progress,
     Pulse,
     Reason,
@@ -140,6 +142,7 @@ class Client:
             Sent: lambda message, _, now: self._inflow.sent(message, now),
             Progress: self._on_progress,
             Reason: lambda message, *_: self._actions.append(Explained(message)),
+            Printed: self._on_printed,
         }
 
     # ------------------------------------------------------------ local inputs
@@ -396,6 +399,11 @@ class Client:
         asked = self._tasks.get(message.number)
         if asked is not None:
             self._actions.append(Advanced(asked.token, message))
+
+    def _on_printed(self, message: Printed, payload: Payload, now: float) -> None:
+        asked = self._tasks.get(message.number)
+        if asked is not None:
+            self._actions.append(Heard(asked.token, asked.name, message, payload[0]))
 
     # ------------------------------------------------------------ sending
 

@@ -4,7 +4,9 @@ Rules of this file:
   1. Items are numbered from 1 in the order in which they come. What is kept is one run of them without holes.
   2. What a reader has not used yet is kept while it makes progress: its task waits in emit when there is no
      room. Without a reader, or with one that makes none for too long, the oldest items are dropped instead.
-  3. Nothing is sent again unless it is asked for, and only what was sent before.
+  3. Of items of which only the latest counts one at most is on its way, and one waits: the newest. It gets
+     its number when the one before it can be replaced no more, so the numbers have no holes.
+  4. Nothing is sent again unless it is asked for, and only what was sent before.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Chunk(NamedTuple):
     last: int
     blobs: Payload
     size: int
+    latest: bool = False
 
 
 class OutStream:
@@ -53,6 +56,7 @@ class OutStream:
         "count",
         "ended",
         "flight",
+        "gauge",
         "lease",
         "next",
         "outstanding",
@@ -84,6 +88,7 @@ class OutStream:
             deque()
         )  # sent and not used, kept or not: last number, bytes
         self.outstanding_bytes = 0
+        self.gauge = 0  # the number of the last item sent of which only the latest counts
         self.read = False  # there is or was a reader
         self.reading = False
         self.subscribed = False
@@ -104,13 +109,16 @@ class OutStream:
         """A reader that makes progress has not used all of it."""
         return self.reading and not self.away and self.next <= self.count
 
-    def add(self, blobs: Payload) -> int:
-        """Take items; their size in bytes."""
+    def add(self, blobs: Payload, latest: bool) -> None:
+        """Take items, or one that takes the place of the ``latest`` if that still waits."""
+        if latest and self.unsent and self.unsent[-1].latest:
+            replaced = self.unsent.pop()
+            self.bytes -= replaced.size
+            self.count -= 1
         size = sum(map(len, blobs))
-        self.unsent.append(Chunk(self.count + 1, self.count + len(blobs), blobs, size))
+        self.unsent.append(Chunk(self.count + 1, self.count + len(blobs), blobs, size, latest))
         self.count += len(blobs)
         self.bytes += size
-        return size
 
     def used(self, below: int) -> None:
         """The reader has used all items below this number."""
@@ -144,6 +152,10 @@ class OutStream:
             or chunk.last - self.next >= limits.stream_window_items
         ):
             return None
+        if chunk.latest:
+            if self.gauge >= self.next and len(self.unsent) == 1:
+                return None  # the one before it was not read yet: it may still be replaced
+            self.gauge = chunk.last
         self.unsent.popleft()
         self.flight.append(chunk)
         self.outstanding.append((chunk.last, chunk.size))
@@ -191,14 +203,16 @@ class Outflow:
 
     # ------------------------------------------------------------ what happens to streams
 
-    def emitted(self, lease: int, owner: str, task: int, blobs: Payload, now: float) -> None:
-        """A task has emitted items."""
+    def emitted(
+        self, lease: int, owner: str, task: int, blobs: Payload, now: float, latest: bool = False
+    ) -> None:
+        """A task has emitted items, or one of which only the ``latest`` counts."""
         stream = self._streams.get(lease)
         if stream is None:
             stream = self._streams[lease] = self._living[lease] = OutStream(lease, owner, task, now)
             self._fresh.append(lease)
             self._used = True
-        stream.add(blobs)
+        stream.add(blobs, latest)
         self._touch(stream)
 
     def advanced(self, lease: int, progress: Progress) -> None:
@@ -207,6 +221,7 @@ class Outflow:
         if gauge is None:
             gauge = self._gauges[lease] = Gauge(progress)
         gauge.progress, gauge.told = progress, False
+        self.deadline = min(self.deadline, gauge.told_at + self._limits.progress_interval_s)
 
     def end(self, lease: int, died: bool) -> int:
         """The task has ended; the number of its last item. What has ``died`` will have a successor."""

@@ -15,6 +15,7 @@ from zfarm.messages import (
     Listen,
     Listening,
     Payload,
+    Printed,
     Progress,
     Send,
     Sent,
@@ -103,6 +104,13 @@ class Routes:
             progress = Progress(task.number, message.done, message.total, message.note)
             self._to_client(task.client.session, progress)
 
+    def on_printed(self, worker: WorkerRecord, message: Printed, payload: Payload, now: float) -> None:
+        """A task has printed something."""
+        task = worker.leases.get(message.number)
+        if task is not None:
+            told = Printed(task.number, message.source, message.dropped, worker.host)
+            self._to_client(task.client.session, told, payload)
+
     # ------------------------------------------------------------ from clients
 
     def on_listen(self, client: ClientRecord, message: Listen, payload: Payload, now: float) -> None:
@@ -153,7 +161,7 @@ class Routes:
             del self._routes[lease]
 
     def _to_client(
-        self, owner: str, message: Streams | Items | Sent | Progress, payload: Payload = ()
+        self, owner: str, message: Streams | Items | Sent | Progress | Printed, payload: Payload = ()
     ) -> None:
         client = self._broker.clients.get(owner)
         if client is not None:

@@ -22,6 +22,7 @@ from zfarm.core.deaths import words_of_report
 from zfarm.core.kids import Duty, facts, limit_of, starved
 from zfarm.core.machine import NOW, batches
 from zfarm.core.outflow import Outflow
+from zfarm.core.printouts import Printouts
 from zfarm.messages import (
     BROKEN,
     BROKER,
@@ -99,6 +100,7 @@ class Worker(Brood):
         self._room_told = slots
         self._vitals: Vitals | None = None
         self._outflow = Outflow(limits)
+        self._printouts = Printouts(limits)
         self._handlers: dict[type, Handler] = {
             Welcome: self._on_welcome,
             Stranger: self._on_stranger,
@@ -164,11 +166,11 @@ class Worker(Brood):
             kid.waiting = waiting
             self.deadline = NOW
 
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
-        """Call ``seq`` of this child has emitted items."""
+    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float, latest: bool = False) -> None:
+        """Call ``seq`` of this child has emitted items, or one of which only the ``latest`` counts."""
         duty = self._duty(child, seq)
         if duty is not None:
-            self._outflow.emitted(duty.lease, duty.owner, duty.task, blobs, now)
+            self._outflow.emitted(duty.lease, duty.owner, duty.task, blobs, now, latest)
             self.deadline = NOW
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:
@@ -177,6 +179,14 @@ class Worker(Brood):
         if duty is not None:
             self._outflow.advanced(duty.lease, progress)
             self.deadline = NOW
+
+    def child_printed(self, child: int, seq: int, source: int, blob: Blob, dropped: int, now: float) -> bool:
+        """Call ``seq`` of this child has printed this. False: it is no call whose client wants to know."""
+        duty = self._duty(child, seq)
+        if duty is not None:
+            self._printouts.add(duty.lease, source, blob, dropped)
+            self.deadline = NOW
+        return duty is not None
 
     def _duty(self, child: int, seq: int) -> Duty | None:
         """The call of this number, if it is wanted; those before it may not have been reported yet."""
@@ -283,6 +293,7 @@ class Worker(Brood):
                 else:
                     self._join(now)
             else:
+                self._printouts.flush(self._actions)
                 self._flush(now)
             self._pause_kids(now)
         actions, self._actions = self._actions, []

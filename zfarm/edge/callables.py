@@ -23,7 +23,7 @@ from zfarm.edge.origins import by_reference, place_in_home
 from zfarm.errors import NotPortable
 from zfarm.messages import Blob
 
-__all__ = ["Function", "Portable", "Retrying", "open_blob", "open_table", "opened"]
+__all__ = ["Function", "Portable", "Special", "open_blob", "open_table", "opened"]
 
 _PROTOCOL: Final = homes.PROTOCOL
 _MEMO_MAX: Final = 1024
@@ -39,20 +39,21 @@ class Portable:
         self._memo: dict[object, _Memo] = {}
 
     def encode_function(
-        self, function: Callable[..., Any], retry_on: tuple[type[Exception], ...] = ()
+        self, function: Callable[..., Any], retry_on: tuple[type[Exception], ...] = (), output: str = ""
     ) -> bytes:
         """The blob of a function: the same object again while nothing that it needs has changed. With the
-        exceptions after which a call of it is to be run again.
+        exceptions after which a call of it is to be run again, and where its output goes.
 
         Raises:
             NotPortable: it cannot be pickled; the text says where in it.
         """
-        key = (id(function), retry_on) if retry_on else id(function)
+        special = retry_on or output
+        key = (id(function), retry_on, output) if special else id(function)
         memo = self._memo.get(key)
         if memo is not None and memo.holds(function):
             return memo.blob
         try:
-            blob = _encode(Retrying(function, retry_on) if retry_on else function)
+            blob = _encode(Special(function, retry_on, output) if special else function)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -111,17 +112,21 @@ class Portable:
             self._memo[key] = memo
 
 
-class Retrying:
-    """A function with the exceptions after which a call of it is to be run again; a child takes it apart."""
+class Special:
+    """A function with the exceptions after which a call of it is to be run again, and with where its output
+    goes; a child takes it apart."""
 
-    __slots__ = ("function", "kinds")
+    __slots__ = ("function", "kinds", "output")
 
-    def __init__(self, function: Callable[..., Any], kinds: tuple[type[Exception], ...]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], kinds: tuple[type[Exception], ...], output: str = ""
+    ) -> None:
         self.function = function
         self.kinds = kinds
+        self.output = output
 
     def __reduce__(self) -> Any:
-        return Retrying, (self.function, self.kinds)
+        return Special, (self.function, self.kinds, self.output)
 
 
 class _Memo:
@@ -234,7 +239,7 @@ _PICKLE_FIRST: Final = 0x80
 class Function:
     """A function in a child, with the definitions that it came with."""
 
-    __slots__ = ("_data", "_generation", "_steady", "_table", "retry_on", "short")
+    __slots__ = ("_data", "_generation", "_steady", "_table", "output", "retry_on", "short")
 
     def __init__(self, blob: bytes) -> None:
         self._table: homes.Table | None = None  # not opened yet: that is for the call that it is needed by
@@ -243,6 +248,7 @@ class Function:
         self._steady: Any = None  # the callable, if one call cannot leave anything in it for the next
         self.short = False  # it has run, and took less than a millisecond
         self.retry_on: tuple[type[BaseException], ...] = ()
+        self.output = ""
 
     def ready(self) -> Callable[..., Any]:
         """The callable as it was when it was pickled. Raises whatever unpickling raises."""
@@ -261,8 +267,9 @@ class Function:
 
     def _made(self) -> Callable[..., Any]:
         made = pickle.loads(self._data)
-        if type(made) is Retrying:
+        if type(made) is Special:
             self.retry_on = made.kinds
+            self.output = made.output
             return made.function
         return made  # type: ignore[no-any-return]
 

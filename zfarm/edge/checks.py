@@ -347,6 +347,8 @@ def _emits(message: m.Emits, blobs: int) -> None:
     _number("seq", message.seq)
     if not blobs:
         raise Malformed("Emits without an item")
+    if message.latest:
+        _blobs(message, blobs, 1)
 
 
 def _streams(message: m.Streams, blobs: int) -> None:
@@ -391,6 +393,15 @@ def _progress(message: m.Progress, blobs: int) -> None:
     _number("number", message.number)
     _real("progress", message.done, 0.0 if message.total is None else message.total)
     _name("a note", message.note)
+
+
+def _printed(message: m.Printed, blobs: int) -> None:
+    _blobs(message, blobs, 1)
+    _number("number", message.number)
+    _number("dropped", message.dropped)
+    if message.source not in (1, 2):
+        raise Malformed(f"source {message.source}: there is standard output (1) and standard error (2)")
+    _name("a host", message.host)
 
 
 # ---------------------------------------------------------------- pictures and notes
@@ -477,6 +488,7 @@ CHECKS: Final[dict[type, Check]] = {
     m.Waits: _nothing,
     m.Emits: _emits,
     m.Progress: _progress,
+    m.Printed: _printed,
     m.Streams: _streams,
     m.Items: _items,
     m.Sent: _sent,

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from zfarm.edge import inside, upbringing, wire
 from zfarm.edge.callables import Function, open_blob, opened
+from zfarm.edge.capture import Capture
 from zfarm.edge.fence import Fence
 from zfarm.edge.homes import PROTOCOL
 from zfarm.edge.inside import Inside, Pipe, TunnelPort, current
@@ -57,12 +58,13 @@ _dumps: Final = pickle.dumps
 class Child:
     """One child."""
 
-    def __init__(self, pipe: Pipe, page: ChildPage, here: Inside) -> None:
+    def __init__(self, pipe: Pipe, page: ChildPage, here: Inside, capture: Capture) -> None:
         self.forked = False
         self._pipe = pipe
         self._page = page
         self._here = here
         self._realm = Realm()
+        self._capture = capture
         self._fence = Fence()
         self._flush = here.emitter.flush
         self._dones: list[Done] = []
@@ -133,6 +135,8 @@ class Child:
             kind, blob = self._call(function, bodies.pop(), call.items)
             if call.memory_bytes:
                 self._fence.lift()
+            if self._capture.printed:
+                self._capture.settle()
             now = perf_counter()
             spent = now - began
             began = now
@@ -153,10 +157,13 @@ class Child:
         """Run one call: kind and blob of its outcome. Nothing that it used is referred to afterwards."""
         try:
             target: Any = function.ready()
+            if function.output != self._capture.mode:
+                self._capture.become(function.output)
             args = _loads(body) if body[0] == _PICKLE_FIRST else open_blob(body)
         except BaseException as error:
             return self._failed(self._fence.judged(error) or opened(error, self._realm.host))
         del body
+        self._here.emitter.muted = items > 0
         try:
             if items:
                 kind, blob = _run_batch(function, self._fence, target, *args)
@@ -204,12 +211,14 @@ class Child:
     def _answer(self) -> tuple[list[Done], list[bytes], int]:
         """Send what is done; room for what comes next."""
         upbringing.flush_output()
+        if self._capture.mode:
+            self._capture.mend()
         if self.forked:
             os._exit(0)  # a process that a task forked came back here: the answer is not its business
         dones, blobs = self._dones, self._blobs
         self._dones, self._blobs = [], []
         if dones:
-            self._pipe.send(Dones(dones), blobs)
+            self._pipe.send(Dones(dones, self._capture.used), blobs)
             self._page.clear()
         return self._dones, self._blobs, 0
 
@@ -253,16 +262,16 @@ def _say(text: str) -> None:
         return  # a task closed it: the exit code says the same
 
 
-def main(parent: int, pipe_fd: int, tunnel_fd: int, page_fd: int) -> int:
+def main(parent: int, pipe_fd: int, tunnel_fd: int, page_fd: int, out_fd: int, err_fd: int) -> int:
     """Be a child until the worker closes the pipe; the exit code. ``parent`` has forked us."""
     upbringing.bring_up(parent)
     page = ChildPage(page_fd)
     os.close(page_fd)  # the mapping stays
-    pipe_fd, tunnel_fd = upbringing.move_high([pipe_fd, tunnel_fd])
+    pipe_fd, tunnel_fd, out_fd, err_fd = upbringing.move_high([pipe_fd, tunnel_fd, out_fd, err_fd])
     pipe = Pipe(socket.socket(fileno=pipe_fd))
     tunnel = TunnelPort(socket.socket(fileno=tunnel_fd))
     here = Inside(pipe, tunnel, page)
-    child = Child(pipe, page, here)
+    child = Child(pipe, page, here, Capture(out_fd, err_fd, lambda: page.entered))
     inside.become(here)
 
     def leave() -> None:

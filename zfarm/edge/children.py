@@ -21,12 +21,13 @@ from msgspec import structs
 from zfarm.edge import wire
 from zfarm.edge.descriptors import allow_descriptors
 from zfarm.edge.fates import failure_of, fate_of, starved, unborn
+from zfarm.edge.kid import Kid
 from zfarm.edge.listener import Listener, Sources
 from zfarm.edge.nursery import Forked, Gone, Nursery, Report
 from zfarm.edge.ooms import Ooms
-from zfarm.edge.page import Mark, Page
-from zfarm.edge.pipe import READ_BYTES, Frames, Outbox, Reader
+from zfarm.edge.pipe import READ_BYTES, Frames
 from zfarm.edge.tails import Speaker, Tail
+from zfarm.edge.taps import Taps
 from zfarm.edge.wire import Malformed
 from zfarm.messages import (
     Action,
@@ -48,58 +49,9 @@ _NOTHING: Final = Left()
 _PIPE_READS: Final = 16
 """Readings that certainly take all that a pipe can hold: it is smaller than what one reading may take."""
 _MUTED_LOOK_S: Final = 0.05
+_STDERR: Final = 2
 _SETTLE_S: Final = 0.0015
 """Between the two steps of taking calls back; zfarm.edge.page says why."""
-
-
-class _Kid:
-    """One child as its worker sees it."""
-
-    __slots__ = (
-        "due",
-        "last_done",
-        "last_seq",
-        "mark",
-        "number",
-        "open",
-        "outbox",
-        "page",
-        "paused",
-        "pid",
-        "pipe",
-        "reader",
-        "reason",
-        "settle_at",
-        "stopping",
-        "tail",
-        "tunnel",
-        "tunnel_open",
-        "tunnel_outbox",
-        "tunnel_reader",
-        "tunnel_used",
-    )
-
-    def __init__(
-        self, number: int, pipe: socket.socket, tunnel: socket.socket, tail: Tail, scratch: bytearray
-    ) -> None:
-        pipe.setblocking(False)
-        tunnel.setblocking(False)
-        self.number = number
-        self.pid = 0
-        self.page = Page()
-        self.tail = tail
-        self.pipe, self.tunnel = pipe, tunnel
-        self.outbox, self.tunnel_outbox = Outbox(pipe), Outbox(tunnel)
-        self.reader, self.tunnel_reader = Reader(scratch), Reader(scratch)
-        self.open = self.tunnel_open = True
-        self.tunnel_used = False
-        self.paused = False  # its pipe is not read
-        self.last_seq = self.last_done = 0
-        self.mark = Mark(0, 0)
-        self.settle_at = inf  # second step of taking back
-        self.due = inf  # when it will be killed unless it has gone
-        self.stopping = False
-        self.reason = ""  # why we killed it
 
 
 class Children:
@@ -118,11 +70,11 @@ class Children:
         self._sources = sources
         self._clock = clock
         self._limits = limits
-        self._kids: dict[int, _Kid] = {}
+        self._kids: dict[int, Kid] = {}
         self._unborn: dict[int, str] = {}  # those that could not be started, and why
         self._scratch = bytearray(READ_BYTES)
         self._speaker = Speaker()
-        self._muted: list[_Kid] = []  # they say more on stderr than is taken off us
+        self._muted: list[Kid] = []  # they say more on stderr than is taken off us
         self.ooms = Ooms()
         self._closed = False
         self.deadline = inf
@@ -144,7 +96,10 @@ class Children:
                 stderr = os.pipe()
                 for fd in stderr:
                     undo.callback(os.close, fd)
-                kid = _Kid(child, pipes[0], tunnels[0], Tail(stderr[0], self._speaker), self._scratch)
+                taps = Taps(self._limits, self._clock())
+                undo.callback(taps.close)
+                tail = Tail(stderr[0], self._speaker)
+                kid = Kid(child, pipes[0], tunnels[0], tail, taps, self._scratch)
                 undo.pop_all()
         except OSError as error:
             self._unborn[child] = unborn(error.errno or 0)
@@ -152,9 +107,15 @@ class Children:
             return
         self._kids[child] = kid
         with pipes[1], tunnels[1], suppress(OSError):  # the end of the nursery is told in its own time
-            self._nursery.fork(child, (pipes[1].fileno(), tunnels[1].fileno(), kid.page.fd, stderr[1]))
+            self._nursery.fork(
+                child,
+                (pipes[1].fileno(), tunnels[1].fileno(), kid.page.fd, stderr[1], *taps.theirs),
+            )
         kid.page.close_fd()
         os.close(stderr[1])
+        taps.close_theirs()
+        for source in taps.sources:
+            self._sources.add_source(source, lambda: self._hear_output(kid))
         self._sources.add_source(kid.pipe.fileno(), lambda: self._hear_pipe(kid), lambda: self._flush(kid))
         self._sources.add_source(
             kid.tunnel.fileno(), lambda: self._hear_tunnel(kid), lambda: self._flush_tunnel(kid)
@@ -208,7 +169,7 @@ class Children:
             kid.paused = paused
             self._watch(kid)
 
-    def _watch(self, kid: _Kid) -> None:
+    def _watch(self, kid: Kid) -> None:
         if kid.open:
             self._sources.watch(kid.pipe.fileno(), readable=not kid.paused, writable=kid.outbox.waiting > 0)
 
@@ -284,23 +245,24 @@ class Children:
             self.deadline = min(self.deadline, kid.settle_at, kid.due)
         return []
 
-    def _settle(self, kid: _Kid, now: float) -> None:
+    def _settle(self, kid: Kid, now: float) -> None:
         kid.settle_at = inf
         started = kid.page.settle()
         self._drain(kid, _PIPE_READS)  # what it sent comes before what it kept
+        self._hear_output(kid, whole=True)
         self._report(kid, kid.page.unsent(kid.mark), now)
         self._listener.child_took_back(kid.number, started, now)
 
-    def _set_due(self, kid: _Kid) -> None:
+    def _set_due(self, kid: Kid) -> None:
         kid.due = min(kid.due, self._clock() + self._limits.stop_grace_s)
         self.deadline = min(self.deadline, kid.due)
 
     # ------------------------------------------------------------ the pipe
 
-    def _hear_pipe(self, kid: _Kid) -> None:
+    def _hear_pipe(self, kid: Kid) -> None:
         self._read(kid)
 
-    def _read(self, kid: _Kid) -> bool:
+    def _read(self, kid: Kid) -> bool:
         """Read once; False when there is nothing more to read for now."""
         try:
             found = kid.reader.read(kid.pipe)
@@ -324,11 +286,13 @@ class Children:
             return False
         return True
 
-    def _take(self, kid: _Kid, frames: Frames) -> None:
+    def _take(self, kid: Kid, frames: Frames) -> None:
         message, payload = wire.from_child.decode(frames)
         now = self._clock()
         if isinstance(message, Dones):
             dones = message.dones
+            if message.printed:
+                self._hear_output(kid, whole=True)
             if dones and dones[0].seq <= kid.last_done:
                 self._report(kid, list(zip(dones, payload, strict=True)), now)
                 return
@@ -338,7 +302,7 @@ class Children:
         elif isinstance(message, Starts):
             self._listener.child_starts(kid.number, message.seq, now)
         elif isinstance(message, Emits):
-            self._listener.child_emitted(kid.number, message.seq, payload, now)
+            self._listener.child_emitted(kid.number, message.seq, payload, now, message.latest)
         elif isinstance(message, Progress):
             self._listener.child_advanced(kid.number, message, now)
         elif isinstance(message, Waits):
@@ -346,7 +310,19 @@ class Children:
         else:
             raise Malformed(f"{type(message).__name__} on the pipe of a child")
 
-    def _report(self, kid: _Kid, results: Sequence[tuple[Done, Blob]], now: float) -> None:
+    def _hear_output(self, kid: Kid, whole: bool = False) -> None:
+        """Tell what it has printed; with ``whole`` what its last line has so far, too."""
+        before = kid.taps.sources
+        now = self._clock()
+        for piece in kid.taps.read(kid.page.started(), now, whole):
+            if piece.source == _STDERR:
+                kid.tail.note(piece.text)
+            self._listener.child_printed(kid.number, piece, now)
+        for source in before:
+            if source not in kid.taps.sources:
+                self._sources.remove_source(source)
+
+    def _report(self, kid: Kid, results: Sequence[tuple[Done, Blob]], now: float) -> None:
         """Tell those that have not been told."""
         new = [(done, blob) for done, blob in results if kid.last_done < done.seq <= kid.last_seq]
         if new:
@@ -355,12 +331,12 @@ class Children:
                 kid.number, [done for done, _ in new], [blob for _, blob in new], now
             )
 
-    def _drain(self, kid: _Kid, most: float = inf) -> None:
+    def _drain(self, kid: Kid, most: float = inf) -> None:
         """Read all that is there; ``most`` readings of a child that may go on writing."""
         while kid.open and most > 0 and self._read(kid):
             most -= 1
 
-    def _flush(self, kid: _Kid) -> None:
+    def _flush(self, kid: Kid) -> None:
         try:
             if not kid.outbox.flush():
                 return
@@ -371,11 +347,11 @@ class Children:
         if kid.stopping:
             self._close_ours(kid)
 
-    def _close_ours(self, kid: _Kid) -> None:
+    def _close_ours(self, kid: Kid) -> None:
         with suppress(OSError):  # it is gone already
             kid.pipe.shutdown(socket.SHUT_WR)
 
-    def _expect_end(self, kid: _Kid) -> None:
+    def _expect_end(self, kid: Kid) -> None:
         """The pipe is at its end, or broken: its process is ending, or it never answers again."""
         if kid.open:
             kid.open = False
@@ -384,10 +360,10 @@ class Children:
 
     # ------------------------------------------------------------ the tunnel
 
-    def _hear_tunnel(self, kid: _Kid) -> None:
+    def _hear_tunnel(self, kid: Kid) -> None:
         self._read_tunnel(kid)
 
-    def _read_tunnel(self, kid: _Kid) -> bool:
+    def _read_tunnel(self, kid: Kid) -> bool:
         try:
             found = kid.tunnel_reader.read(kid.tunnel)
         except BlockingIOError:
@@ -405,14 +381,14 @@ class Children:
             self._listener.tunnel_frames(kid.number, frames)
         return True
 
-    def _flush_tunnel(self, kid: _Kid) -> None:
+    def _flush_tunnel(self, kid: Kid) -> None:
         try:
             if kid.tunnel_outbox.flush():
                 self._sources.watch(kid.tunnel.fileno(), writable=False)
         except OSError:
             self._close_tunnel(kid)
 
-    def _close_tunnel(self, kid: _Kid) -> None:
+    def _close_tunnel(self, kid: Kid) -> None:
         if kid.tunnel_open:
             kid.tunnel_open = False
             self._sources.remove_source(kid.tunnel.fileno())
@@ -421,7 +397,7 @@ class Children:
 
     # ------------------------------------------------------------ stderr
 
-    def _hear_stderr(self, kid: _Kid) -> None:
+    def _hear_stderr(self, kid: Kid) -> None:
         if not kid.tail.read():
             self._watch_stderr(kid, False)  # it has closed it
         elif self._speaker.behind:
@@ -429,7 +405,7 @@ class Children:
             self._muted.append(kid)
             self.deadline = min(self.deadline, self._clock() + _MUTED_LOOK_S)
 
-    def _watch_stderr(self, kid: _Kid, readable: bool) -> None:
+    def _watch_stderr(self, kid: Kid, readable: bool) -> None:
         if kid.number in self._kids:
             self._sources.watch(kid.tail.fd, readable=readable)
 
@@ -461,8 +437,11 @@ class Children:
             kid.tail.close()
             self._listener.child_unborn(kid.number, failure_of(report), self._clock())
 
-    def _end(self, kid: _Kid, number: int, exit_code: int, text: str, left: Left = _NOTHING) -> None:
+    def _end(self, kid: Kid, number: int, exit_code: int, text: str, left: Left = _NOTHING) -> None:
         self._drain(kid)
+        for _ in range(_PIPE_READS):  # a process that it has left behind may go on writing
+            self._hear_output(kid)
+        self._hear_output(kid, whole=True)
         while kid.tunnel_open and self._read_tunnel(kid):
             pass
         now = self._clock()
@@ -482,18 +461,21 @@ class Children:
             )
         self._listener.nursery_died(self._clock())
 
-    def _kill(self, kid: _Kid, reason: str) -> None:
+    def _kill(self, kid: Kid, reason: str) -> None:
         kid.reason = kid.reason or reason
         with suppress(OSError):  # the end of the nursery is told in its own time
             self._nursery.kill(kid.number)
 
-    def _release(self, kid: _Kid) -> None:
+    def _release(self, kid: Kid) -> None:
         del self._kids[kid.number]
         if kid.open:
             kid.open = False
             self._sources.remove_source(kid.pipe.fileno())
         self._sources.remove_source(kid.tail.fd)
         self._close_tunnel(kid)
+        for source in kid.taps.sources:
+            self._sources.remove_source(source)
+        kid.taps.close()
         kid.pipe.close()
         kid.tunnel.close()
         kid.page.close()

@@ -12,7 +12,7 @@ _WANTED: Final = 10_000
 
 
 def allow_descriptors() -> None:
-    """Each child takes three descriptors, and hundreds may wait for nested calls; they keep the old limit."""
+    """Each child takes five descriptors, and hundreds may wait for nested calls; they keep the old limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _WANTED if hard == resource.RLIM_INFINITY else min(_WANTED, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

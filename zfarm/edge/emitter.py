@@ -26,6 +26,8 @@ class Emitter:
 
     def __init__(self, send: Callable[[Message, Sequence[Blob]], None]) -> None:
         """``send`` writes one message to the worker, waiting for it to be taken."""
+        self.muted = False
+        """What runs is a batch of a map: there is no future whose stream could be read."""
         self._send = send
         # entered as it is, not through the condition: a KeyboardInterrupt in a method of that, between the
         # lock and the block, would leave it locked for ever
@@ -34,6 +36,7 @@ class Emitter:
         self._seq = 0
         self._items: list[bytes] = []
         self._bytes = 0
+        self._latest: bytes | None = None  # comes after the items; replaced while it waits
         self._progress: Progress | None = None
         self._progress_at = 0.0
         self._hurry = False
@@ -51,10 +54,24 @@ class Emitter:
                 changed.wait()
                 if self._broken is not None:
                     raise self._broken
+            if self._latest is not None:
+                self._items.append(self._latest)
+                self._bytes += len(self._latest)
+                self._latest = None
             self._items.append(blob)
             self._bytes += len(blob)
-            if len(self._items) == 1:
+            if len(self._items) <= 2:
                 changed.notify_all()
+
+    def emit_latest(self, seq: int, blob: bytes) -> None:
+        """Send an item of call ``seq`` soon, or the next such one in its place. Raises as ``emit``."""
+        with self._lock:
+            if seq != self._seq:
+                self._begin(seq)
+            if self._broken is not None:
+                raise self._broken
+            self._latest = blob
+            self._changed.notify_all()
 
     def tell(self, progress: Progress) -> None:
         """Send this progress soon, or the next one in its place."""
@@ -69,7 +86,7 @@ class Emitter:
         if self._thread is None:
             return
         with self._lock:
-            while (self._items or self._progress or self._sending) and self._broken is None:
+            while (self._items or self._latest or self._progress or self._sending) and self._broken is None:
                 self._hurry = True
                 self._changed.notify_all()
                 self._changed.wait()
@@ -80,7 +97,7 @@ class Emitter:
         if self._broken is not None:
             raise self._broken
         self._seq = seq
-        self._items, self._bytes, self._progress = [], 0, None
+        self._items, self._bytes, self._latest, self._progress = [], 0, None, None
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="zfarm-emitter", daemon=True)
             self._thread.start()
@@ -88,9 +105,11 @@ class Emitter:
     def _run(self) -> None:
         try:
             while True:
-                seq, items, progress = self._next()
+                seq, items, latest, progress = self._next()
                 if items:
                     self._send(Emits(seq), items)
+                if latest is not None:
+                    self._send(Emits(seq, latest=True), (latest,))
                 if progress is not None:
                     self._send(progress, ())
         except OSError as error:
@@ -98,7 +117,7 @@ class Emitter:
                 self._broken = error
                 self._changed.notify_all()
 
-    def _next(self) -> tuple[int, list[bytes], Progress | None]:
+    def _next(self) -> tuple[int, list[bytes], bytes | None, Progress | None]:
         with self._lock:
             self._sending = False
             if self._hurry:
@@ -113,10 +132,11 @@ class Emitter:
                         self._progress_at = monotonic() + settings.progress_interval_s
                     else:
                         progress = None
-                if self._items or progress is not None:
+                if self._items or self._latest is not None or progress is not None:
                     break
                 self._changed.wait(wait_s)
             items, self._items, self._bytes = self._items, [], 0
+            latest, self._latest = self._latest, None
             self._sending = True
             self._changed.notify_all()
-            return self._seq, items, progress
+            return self._seq, items, latest, progress

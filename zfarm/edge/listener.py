@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from zfarm.edge.pipe import Frames
+from zfarm.edge.taps import Piece
 from zfarm.messages import Done, Left, Payload, Progress
 
 __all__ = ["Listener", "Sources"]
@@ -39,11 +40,14 @@ class Listener(Protocol):
     def child_starts(self, child: int, seq: int, now: float) -> None:
         """Its call ``seq``, which has a timeout, has started."""
 
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
-        """Its call ``seq`` has emitted these items."""
+    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float, latest: bool = False) -> None:
+        """Its call ``seq`` has emitted these items; of one that is ``latest`` only the newest counts."""
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:
         """Its call says how far it is."""
+
+    def child_printed(self, child: int, piece: Piece, now: float) -> None:
+        """It has printed lines."""
 
     def child_waits(self, child: int, waiting: bool, now: float) -> None:
         """Its call waits for other tasks, or goes on."""

@@ -103,10 +103,14 @@ class Tail:
         if not data:
             return False
         self._speaker.say(data)
+        self.note(data)
+        return True
+
+    def note(self, data: bytes) -> None:
+        """It has written this, by whatever way."""
         self._kept += data
         if len(self._kept) > 2 * KEPT_BYTES:
             del self._kept[:-KEPT_BYTES]
-        return True
 
     def forget(self) -> None:
         """What comes now is another call's."""

@@ -1,0 +1,127 @@
+"""Progress bars: what they show in a terminal, and that they show nothing elsewhere."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Generator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import zfarm
+from tests.face.processes import wait_until
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def terminal() -> Console:
+    """A terminal whose screen can be read."""
+    return Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+
+
+def screen(console: Console) -> str:
+    """All that was ever drawn."""
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def last_bar(console: Console) -> str:
+    """The bar as it was left."""
+    return [line for line in screen(console).splitlines() if "━" in line][-1]
+
+
+def fail_at_3(n: int) -> int:
+    """Fail at 3."""
+    if n == 3:
+        raise ValueError(n)
+    return n
+
+
+def tell_and_wait(gate: str) -> None:
+    """Say how far it is, then wait for a file."""
+    zfarm.progress(30, 200, "learning")
+    while not Path(gate).exists():
+        time.sleep(0.005)
+
+
+def test_it_counts_what_ends_and_what_fails() -> None:
+    console = terminal()
+    with zfarm.Executor(max_workers=2) as farm:
+        futures = [farm.submit(fail_at_3, n) for n in range(20)]
+        ended = farm.as_completed(futures)
+        assert len(ended) == 20
+        seen = list(zfarm.track(ended, description="numbers", console=console))
+
+    assert set(seen) == set(futures)
+    last = last_bar(console)
+    assert "numbers" in last
+    assert "20/20" in last
+    assert "/s" in last
+    assert "1 failed" in last
+
+
+def test_it_shows_what_tasks_say_of_themselves(tmp_path: Path) -> None:
+    console = terminal()
+    gate = tmp_path / "gate"
+    with zfarm.Executor(max_workers=2) as farm:
+        slow: zfarm.Future[Any] = farm.submit(tell_and_wait, str(gate))
+        quick: zfarm.Future[Any] = farm.submit(pow, 2, 2)
+        loop = zfarm.track(farm.as_completed([slow, quick]), console=console)
+        assert next(loop) is quick
+        wait_until(lambda: "learning" in screen(console), "the bar of the task")
+        gate.touch()
+        assert list(loop) == [slow]
+
+    assert "tell_and_wait learning" in screen(console)
+    assert "30/200" in screen(console).replace(" ", "")
+
+
+def test_without_a_terminal_nothing_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    console = Console(file=io.StringIO())
+    assert list(zfarm.track([1, 2], console=console)) == [1, 2]
+    assert screen(console) == ""
+    with zfarm.Executor(max_workers=1) as farm:
+        assert list(farm.map(abs, [-1, -2], progress=True)) == [1, 2]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_map_has_a_bar_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = terminal()
+    monkeypatch.setattr("rich.console.Console", lambda **_options: console)
+    with zfarm.Executor(max_workers=2) as farm:
+        assert list(farm.map(abs, range(-500, 0), progress=True)) == list(range(500, 0, -1))
+        assert "500/500" in screen(console)
+        failing = farm.map(fail_at_3, (n for n in range(10)), progress=True)
+        assert [next(failing) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(ValueError, match="3"):
+            next(failing)
+
+    assert "1 failed" in last_bar(console)
+
+
+def test_leaving_the_loop_closes_what_it_was_over() -> None:
+    closed = []
+
+    def numbers() -> Generator[int, None, None]:
+        try:
+            yield from range(10)
+        finally:
+            closed.append(True)
+
+    for console in (terminal(), Console(file=io.StringIO())):
+        loop = zfarm.track(numbers(), console=console)
+        assert next(loop) == 0
+        loop.close()  # type: ignore[attr-defined]
+    assert closed == [True, True]
+
+
+def test_a_cancelled_future_counts_as_failed() -> None:
+    console = terminal()
+    future: Future[int] = Future()
+    future.cancel()
+    assert list(zfarm.track([future], console=console)) == [future]
+    assert "1 failed" in screen(console)

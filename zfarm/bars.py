@@ -1,0 +1,72 @@
+"""Progress bars over loops: how many have ended and failed, how fast, what the tasks themselves say; it only
+looks, and shows nothing where nobody sees it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future as StandardFuture
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["track"]
+
+T = TypeVar("T")
+
+
+def track(
+    iterable: Iterable[T],
+    total: int | None = None,
+    description: str = "",
+    *,
+    console: Console | None = None,
+) -> Iterator[T]:
+    """Yield what ``iterable`` yields, and show a progress bar meanwhile: count, rate, time left, failures.
+
+    ``total`` is how many will come, if ``len`` cannot tell. Of futures, as from ``farm.as_completed``, those
+    that failed or were cancelled are counted, and what running tasks say with ``zfarm.progress`` has bars of
+    its own. It is shown on standard error of a terminal, or in a notebook; elsewhere nothing is. ``console``
+    is a rich console to show it on. Ending the loop early closes ``iterable``, if it can be closed.
+    """
+    if console is None:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter):
+        return _closing(iterable)
+    if total is None:
+        total = operator.length_hint(iterable, -1)
+    return _tracked(iterable, None if total < 0 else total, description, console)
+
+
+def _closing(iterable: Iterable[T]) -> Iterator[T]:
+    iterator = iter(iterable)
+    try:
+        yield from iterator
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def _tracked(iterable: Iterable[T], total: int | None, description: str, console: Console) -> Iterator[T]:
+    from zfarm.drawing import Bars
+
+    futures = getattr(iterable, "futures", None)
+    bars = Bars(list(futures) if futures is not None else [], console)
+    failed = 0
+    with bars:
+        bar = bars.add_task(description or "tasks", total=total, failed=0)
+        try:
+            for item in _closing(iterable):
+                if isinstance(item, StandardFuture) and item.done():
+                    failed += item.cancelled() or item.exception() is not None
+                bars.update(bar, advance=1, failed=failed)
+                yield item
+        except GeneratorExit:
+            raise
+        except BaseException:
+            bars.update(bar, failed=failed + 1)
+            raise

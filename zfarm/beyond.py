@@ -1,0 +1,82 @@
+"""What an Executor can do beyond the standard's: streams of many calls, futures as they end; it submits only
+through ``submit``, and knows no message."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from zfarm.arguments import check_sizes
+
+if TYPE_CHECKING:
+    from zfarm.merging import Merged
+
+__all__ = ["Beyond", "Completed"]
+
+F = TypeVar("F", bound="concurrent.futures.Future[Any]")
+
+
+class Completed(Iterator[F]):
+    """Futures as they end, each once; ``len`` is how many are still to come."""
+
+    def __init__(self, futures: Iterable[F], timeout: float | None) -> None:
+        """Only executors make these: ``farm.as_completed``."""
+        self.futures = set(futures)
+        """All of them."""
+        self._left = len(self.futures)
+        self._ended: Iterator[Any] = concurrent.futures.as_completed(self.futures, timeout)
+
+    def __next__(self) -> F:
+        """The next one that has ended."""
+        future: F = next(self._ended)
+        self.futures.discard(future)
+        self._left -= 1
+        return future
+
+    def __len__(self) -> int:
+        """How many are still to come."""
+        return self._left
+
+
+class Beyond(concurrent.futures.Executor):
+    """An executor whose calls have streams."""
+
+    def stream_map(
+        self,
+        fn: Callable[[Any], Any],
+        inputs: Iterable[Any],
+        /,
+        *,
+        buffersize: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Merged[Any]:
+        """Call ``fn`` on each of ``inputs``, and return what all these calls emit, as it comes.
+
+        Iterate over it, with ``for`` or ``async for``: each item is a StreamItem with the ``index`` and the
+        ``input`` of its call. The items of one call are in order and each comes once, as in
+        ``future.stream()``; between calls there is no order. ``inputs`` is taken as the items are read: at
+        most ``buffersize`` calls are open at once (default: two for each slot of the farm). What the calls
+        return is dropped.
+
+        What a call raises comes after its last item and ends the loop, and so does a StreamGap; that cancels
+        the rest, as breaking off does. With ``return_exceptions`` it is the ``error`` of an item instead, and
+        the others go on.
+
+        Raises:
+            TypeError, ValueError: ``buffersize`` is not a whole number above 0.
+            Others: by the loop, as ``submit``.
+        """
+        from zfarm.merging import Merged
+
+        check_sizes(1, buffersize)
+        return Merged(self, fn, inputs, buffersize, return_exceptions)  # type: ignore[arg-type]
+
+    def as_completed(self, futures: Iterable[F], timeout: float | None = None) -> Completed[F]:
+        """The ``futures`` as they end: ``concurrent.futures.as_completed``, at hand and with a length, for
+        ``zfarm.track``.
+
+        Raises:
+            TimeoutError: by the iterator, when not all have ended ``timeout`` seconds after its first step.
+        """
+        return Completed(futures, timeout)
