@@ -169,11 +169,11 @@ class ClientRecord:
         "pid",
         "queue",
         "rank",
+        "served_us",
         "session",
         "setups",
         "submit_seen",
         "tasks",
-        "turn",
         "unforgotten",
         "unknown",
     )
@@ -196,7 +196,7 @@ class ClientRecord:
         self.rank = 0  # the priority of the tasks in ``queue``; ``others`` has those of lower ones
         self.others: dict[int, deque[Task]] = {}
         self.lines = Lines()  # what waits and does not run anywhere
-        self.turn = 0  # its last one among clients, while there is something in lines
+        self.served_us = 0.0  # run time of its calls, and where it has begun; see zfarm.core.turns
         self.setups: dict[bytes, bytes] = {}
         self.leased = 0
         self.ended_count = 0

@@ -1,10 +1,9 @@
 """Which task goes to which worker: late binding over one queue per client. Pure; it changes leases only
 through the broker.
 
-A task is granted when a slot is free for it. Beyond that, calls that are known to be short may wait beside
-a busy
-slot, a few milliseconds of work at most, so that a slot never idles for a round trip; see
-Settings.lookahead_us.
+A task is granted when a slot is free for it. Beyond that, calls that are known to be short may wait beside a
+busy slot, a few milliseconds of work at most, so that a slot never idles for a round trip; see
+Settings.lookahead_us. Whose task is next is for zfarm.core.turns to say.
 """
 
 from __future__ import annotations
@@ -14,11 +13,12 @@ from heapq import heapify, heapreplace
 from typing import TYPE_CHECKING
 
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
+from zfarm.core.turns import Turns
 
 if TYPE_CHECKING:
     from zfarm.core.broker import Broker
 
-__all__ = ["dispatch", "grant", "head", "rotate"]
+__all__ = ["dispatch", "grant"]
 
 HANDFUL_US = 250
 """Work granted ahead to one worker, from one client, before the next worker and client have their turn."""
@@ -30,14 +30,15 @@ def dispatch(broker: Broker, now: float, wanted: Collection[WorkerRecord] = ()) 
     open_workers = [worker for worker in broker.workers.values() if worker.open]
     if not open_workers:
         return
-    _fill_slots(broker, open_workers, now)
+    turns = Turns(broker)
+    _fill_slots(broker, open_workers, turns, now)
     if broker.ready:
         if wanted:
             open_workers = [worker for worker in open_workers if worker not in wanted]
-        _fill_ahead(broker, open_workers, now)
+        _fill_ahead(broker, open_workers, turns, now)
 
 
-def _fill_slots(broker: Broker, workers: list[WorkerRecord], now: float) -> None:
+def _fill_slots(broker: Broker, workers: list[WorkerRecord], turns: Turns, now: float) -> None:
     """Give each free slot a task, the emptiest worker first."""
     free = [(len(w.leases) / w.room, n, w) for n, w in enumerate(workers) if len(w.leases) < w.room]
     if not free:
@@ -47,14 +48,19 @@ def _fill_slots(broker: Broker, workers: list[WorkerRecord], now: float) -> None
         _, n, worker = free[0]
         if len(worker.leases) >= worker.room:
             return  # the emptiest worker is full
-        task = _take(broker)
+        task = turns.first()
         if task is None:
             return
+        client = task.client
+        client.queue.popleft()
+        if client.others:
+            client.refill()
         grant(broker, task, worker, now)
+        turns.served()
         heapreplace(free, (len(worker.leases) / worker.room, n, worker))
 
 
-def _fill_ahead(broker: Broker, workers: list[WorkerRecord], now: float) -> None:
+def _fill_ahead(broker: Broker, workers: list[WorkerRecord], turns: Turns, now: float) -> None:
     """Let short calls wait beside busy slots, a handful at a time for the least loaded worker."""
     lookahead = broker.limits.lookahead_us
     loads = [(w.expected_us / w.room, n, w) for n, w in enumerate(workers) if not w.crowded]
@@ -65,12 +71,13 @@ def _fill_ahead(broker: Broker, workers: list[WorkerRecord], now: float) -> None
         load, n, worker = loads[0]
         if load >= lookahead:
             return
-        task = _peek(broker)
+        task = turns.first()
         if task is None:
             return
         until = min(worker.expected_us + HANDFUL_US, lookahead * worker.room)
         if not _grant_handful(broker, task.client, worker, until, now):
             return
+        turns.served()
         heapreplace(loads, (worker.expected_us / worker.room, n, worker))
 
 
@@ -96,7 +103,6 @@ def _grant_handful(
         client.refill()
     if some:
         broker.touch(worker)
-        rotate(broker, client)
     return some
 
 
@@ -105,47 +111,3 @@ def grant(broker: Broker, task: Task, worker: WorkerRecord, now: float) -> None:
     broker.lease(task, worker, 0, now)
     worker.granted.append(task)
     broker.touch(worker)
-
-
-def head(client: ClientRecord) -> Task | None:
-    """The first task of the queue that is still queued; what is not is dropped from the queue."""
-    queue = client.queue
-    while queue:
-        task = queue[0]
-        if task.worker is None and task.outcome is None:
-            return task
-        queue.popleft()
-    if client.others:
-        client.refill()
-        return head(client)
-    return None
-
-
-def _peek(broker: Broker) -> Task | None:
-    """The next task in turn: clients take turns, each in the order in which it submitted."""
-    ready = broker.ready
-    while ready:
-        session = next(iter(ready))
-        task = head(ready[session])
-        if task is not None:
-            return task
-        del ready[session]
-    return None
-
-
-def _take(broker: Broker) -> Task | None:
-    task = _peek(broker)
-    if task is not None:
-        task.client.queue.popleft()
-        if task.client.others:
-            task.client.refill()
-        rotate(broker, task.client)
-    return task
-
-
-def rotate(broker: Broker, client: ClientRecord) -> None:
-    """The client had its turn."""
-    if len(broker.ready) > 1 or not client.queue:
-        del broker.ready[client.session]
-        if client.queue:
-            broker.ready[client.session] = client

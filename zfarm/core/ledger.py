@@ -71,7 +71,7 @@ class Ledger:
         self.ready: dict[str, ClientRecord] = {}  # clients with something in their queue, next one first
         self.choosy: dict[str, ClientRecord] = {}  # clients with something in their lines
         self.crew = 0  # counts the comings and goings of workers
-        self.turns = 0  # of clients, while there is something in lines
+        self.served_us = 0.0  # what the client had been served with that had the last turn
         # items, not batches
         self.counts = dict.fromkeys((VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT, MEMORY), 0)
         self.retried = 0
@@ -255,7 +255,9 @@ class Ledger:
             worker.take(lease, task.demand.resources if takes is None else takes)
         worker.leases[lease] = task
         worker.expected_us += task.expected_us
-        task.client.leased += 1
+        client = task.client
+        client.leased += 1
+        client.served_us += task.expected_us or 1
 
     def unlease(self, task: Task) -> None:
         """Strike a lease from the books."""
@@ -268,7 +270,9 @@ class Ledger:
         task.worker = None
         task.lease = -task.lease
         task.began = False
-        task.client.leased -= 1
+        client = task.client
+        client.leased -= 1
+        client.served_us -= task.expected_us or 1  # whoever knows what it took charges that
 
     def lose_lease(self, task: Task, fate: Fate) -> None:
         """The worker of this task is lost; should it come back with the lease, it may go on. A task that was
@@ -294,10 +298,17 @@ class Ledger:
         """The client has something in its queue: it takes part in the round, unless it is held."""
         if client.held:
             return
+        if client.session not in self.ready and client.session not in self.choosy:
+            client.served_us = max(client.served_us, self.served_us)
         if client.queue:
             self.ready.setdefault(client.session, client)
         if client.lines:
             self.choosy.setdefault(client.session, client)
+
+    def serve(self, served_us: float) -> None:
+        """A client that had been served with so much has its turn: whoever comes anew begins there."""
+        if served_us > self.served_us:
+            self.served_us = served_us
 
     def give_back(self, task: Task) -> None:
         """A lease ended without having started: nobody is blamed, the task waits again or is cancelled."""

@@ -1,10 +1,10 @@
 """Which calls that do not run anywhere go to which worker: those that demand resources or labels. Pure, like
 dispatch, and before it: the calls without demands keep their own, quicker way.
 
-Clients take turns here too. Of one client the call of highest priority goes first and among equals the
-oldest; one that fits nowhere now is passed over, by those with other demands and by those with none. Nothing
-is granted ahead of a free slot, and where a call waits for nothing but a slot nothing else is granted ahead
-of it.
+Clients take turns here too, as zfarm.core.turns says. Of one client the call of highest priority goes first
+and among equals the oldest; one that fits nowhere now is passed over, by those with other demands and by
+those with none. Nothing is granted ahead of a free slot, and where a call waits for nothing but a slot
+nothing else is granted ahead of it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
-from zfarm.core.dispatch import dispatch, grant, head, rotate
+from zfarm.core.dispatch import dispatch, grant
 from zfarm.core.lines import Line
+from zfarm.core.turns import head
 
 if TYPE_CHECKING:
     from zfarm.core.broker import Broker
@@ -82,14 +83,13 @@ def _place(task: Task) -> tuple[int, int]:
 def _take_turns(broker: Broker, able: dict[str, Heads], now: float) -> None:
     """Let clients take turns as long as one of them has a call with demands that fits."""
     clients = {**broker.ready, **{session: broker.clients[session] for session in able}}
-    turns = [(client.turn, n, client) for n, client in enumerate(clients.values())]
+    turns = [(client.served_us, n, client) for n, client in enumerate(clients.values())]
     heapify(turns)
     while able and turns:
-        _, n, client = turns[0]
+        served_us, n, client = turns[0]
         if _serve(broker, client, able, now):
-            broker.turns += 1
-            client.turn = broker.turns
-            heapreplace(turns, (client.turn, n, client))
+            broker.serve(served_us)
+            heapreplace(turns, (client.served_us, n, client))
         else:
             heappop(turns)
 
@@ -119,7 +119,8 @@ def _serve(broker: Broker, client: ClientRecord, able: dict[str, Heads], now: fl
     if client.others:
         client.refill()
     grant(broker, plain, min(free, key=lambda worker: len(worker.leases) / worker.room), now)
-    rotate(broker, client)
+    if not client.queue:
+        del broker.ready[client.session]
     return True
 
 
