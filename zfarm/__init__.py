@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         AccessDenied,
         BrokerUnreachable,
         ConfigurationError,
+        DamagedFile,
         Death,
         FarmBroken,
         FarmBusy,
@@ -31,22 +32,29 @@ if TYPE_CHECKING:
         TaskLost,
         TaskTimeout,
         TooLarge,
+        TransferError,
+        UnsafeName,
         VersionMismatch,
     )
+    from zfarm.files import File, Files
     from zfarm.futures import Future
     from zfarm.jobs import Job, attach
     from zfarm.streams import Item, Progress, Stream, emit, progress
+    from zfarm.transfer import outdir, send_file
 
 __all__ = [
     "AccessDenied",
     "BrokerUnreachable",
     "ConfigurationError",
+    "DamagedFile",
     "Death",
     "Executor",
     "FarmBroken",
     "FarmBusy",
     "FarmClosed",
     "FarmError",
+    "File",
+    "Files",
     "ForkError",
     "Future",
     "InitializerFailed",
@@ -67,16 +75,22 @@ __all__ = [
     "TaskLost",
     "TaskTimeout",
     "TooLarge",
+    "TransferError",
+    "UnsafeName",
     "VersionMismatch",
     "__version__",
     "attach",
     "current_farm",
     "emit",
+    "outdir",
     "progress",
+    "send_file",
 ]
 
 _HOMES = {
     "Executor": "zfarm.api",
+    "File": "zfarm.files",
+    "Files": "zfarm.files",
     "Future": "zfarm.futures",
     "Item": "zfarm.streams",
     "Job": "zfarm.jobs",
@@ -85,7 +99,9 @@ _HOMES = {
     "attach": "zfarm.jobs",
     "current_farm": "zfarm.api",
     "emit": "zfarm.streams",
+    "outdir": "zfarm.transfer",
     "progress": "zfarm.streams",
+    "send_file": "zfarm.transfer",
 }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zfarm.edge.nursery import Nursery
+from zfarm.edge.scratch import sweep_after_deaths, sweep_soon
 from zfarm.errors import AccessDenied, FarmError, ProtocolError
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class WorkerShell:
         self._sampler.stop()
         self.children.close()
         self._publisher.close()
+        sweep_after_deaths()
 
     def receive(self, message: Any, payload: Payload) -> None:
         """Give a message of the broker to the machine, or to the child that it is for."""
@@ -143,9 +145,9 @@ class WorkerShell:
         """See Worker.child_starts."""
         self.machine.child_starts(child, seq, now)
 
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
+    def child_emitted(self, child: int, seq: int, blobs: Payload, files: bool, now: float) -> None:
         """See Worker.child_emitted."""
-        self.machine.child_emitted(child, seq, blobs, now)
+        self.machine.child_emitted(child, seq, blobs, files, now)
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:
         """See Worker.child_advanced."""
@@ -164,6 +166,7 @@ class WorkerShell:
     ) -> None:
         """See Worker.child_died."""
         self.machine.child_died(child, started_seq, signal, exit_code, text, now, left)
+        sweep_soon()
 
     def child_unborn(self, child: int, text: str, now: float) -> None:
         """See Worker.child_unborn."""

@@ -75,7 +75,7 @@ class Rig:
     def child_starts(self, child, seq, now):
         self.starts.append((child, seq))
 
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
+    def child_emitted(self, child: int, seq: int, blobs: Payload, files: bool, now: float) -> None:
         self.emitted.setdefault((child, seq), []).extend(map(bytes, blobs))
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:

@@ -216,7 +216,7 @@ class Child:
         number = task.runs.index(run)
         blobs = [b"%d/%d/%d" % (task.token, number, run.emitted + n + 1) for n in range(count)]
         run.emitted += count
-        self.say("child_emitted", call.seq, blobs)
+        self.say("child_emitted", call.seq, blobs, False)
         pause = self.farm.rng.random() * 2 * task.run_s * count / (left + run.emitted)
         self.farm.after(pause, partial(self._emit, call, task, run, left - count))
 

@@ -4,6 +4,7 @@ Rules of this file:
   1. Items are numbered from 1 in the order in which they come. What is kept is one run of them without holes.
   2. What a reader has not used yet is kept while it makes progress: its task waits in emit when there is no
      room. Without a reader, or with one that makes none for too long, the oldest items are dropped instead.
+     The files of a lease are a stream of their own, under the lease with a minus sign, with more room.
   3. Nothing is sent again unless it is asked for, and only what was sent before.
 """
 
@@ -49,6 +50,7 @@ class OutStream:
     __slots__ = (
         "away",
         "began_at",
+        "buffer_bytes",
         "bytes",
         "count",
         "ended",
@@ -67,10 +69,14 @@ class OutStream:
         "subscribed",
         "task",
         "unsent",
+        "window_bytes",
     )
 
-    def __init__(self, lease: int, owner: str, task: int, now: float) -> None:
+    def __init__(self, lease: int, owner: str, task: int, now: float, limits: Settings) -> None:
         self.lease = lease
+        files = lease < 0
+        self.window_bytes = limits.files_window_bytes if files else limits.stream_window_bytes
+        self.buffer_bytes = limits.files_buffer_bytes if files else limits.stream_buffer_bytes
         self.began_at = now
         self.owner = owner
         self.task = task
@@ -140,7 +146,7 @@ class OutStream:
             return None
         chunk = self.unsent[0]
         if self.outstanding and (
-            self.outstanding_bytes + chunk.size > limits.stream_window_bytes
+            self.outstanding_bytes + chunk.size > self.window_bytes
             or chunk.last - self.next >= limits.stream_window_items
         ):
             return None
@@ -154,7 +160,7 @@ class OutStream:
     def full(self, limits: Settings, share: float = 1.0) -> bool:
         """As much is kept as may be, or that ``share`` of it."""
         return (
-            self.bytes >= limits.stream_buffer_bytes * share
+            self.bytes >= self.buffer_bytes * share
             or self.count - self.first + 1 >= limits.stream_buffer_items * share
         )
 
@@ -195,7 +201,9 @@ class Outflow:
         """A task has emitted items."""
         stream = self._streams.get(lease)
         if stream is None:
-            stream = self._streams[lease] = self._living[lease] = OutStream(lease, owner, task, now)
+            stream = self._streams[lease] = self._living[lease] = OutStream(
+                lease, owner, task, now, self._limits
+            )
             self._fresh.append(lease)
             self._used = True
         stream.add(blobs)
@@ -214,6 +222,13 @@ class Outflow:
         if gauge is not None and not gauge.told and not died:
             self._last_words.append((lease, gauge.progress))
             self.deadline = NOW
+        return self._end_stream(lease, died)
+
+    def end_files(self, lease: int, died: bool) -> int:
+        """The same of its files."""
+        return self._end_stream(-lease, died)
+
+    def _end_stream(self, lease: int, died: bool) -> int:
         stream = self._streams.get(lease)
         if stream is None:
             return 0
@@ -229,12 +244,14 @@ class Outflow:
 
     def paused(self, lease: int) -> bool:
         """Whether the task of this lease waits in emit."""
-        stream = self._living.get(lease)
-        return stream is not None and stream.paused
+        living = self._living
+        if not living:
+            return False
+        return any(one in living and living[one].paused for one in (lease, -lease))
 
     def reap(self, held: Container[int]) -> None:
         """Forget the streams of tasks that run no more and will not be reported."""
-        for lease in [lease for lease in self._living if lease not in held]:
+        for lease in [lease for lease in self._living if abs(lease) not in held]:
             self._forget(self._living[lease])
         for lease in [lease for lease in self._gauges if lease not in held]:
             del self._gauges[lease]
@@ -358,7 +375,8 @@ class Outflow:
                 stream.stuck_since = max(stream.stuck_since, now)
             if paused is not stream.paused:
                 stream.paused = paused
-                yield stream.lease, paused
+                lease = abs(stream.lease)
+                yield lease, self.paused(lease)
 
     def _announce(self, actions: list[Action]) -> None:
         most = self._limits.batch_calls_max

@@ -64,7 +64,7 @@ class Child:
         self._here = here
         self._realm = Realm()
         self._fence = Fence()
-        self._flush = here.emitter.flush
+        self._flush = here.finish
         self._dones: list[Done] = []
         self._blobs: list[bytes] = []
 
@@ -158,6 +158,7 @@ class Child:
             return self._failed(self._fence.judged(error) or opened(error, self._realm.host))
         del body
         try:
+            self._here.batch = items > 0
             if items:
                 kind, blob = _run_batch(function, self._fence, target, *args)
             else:

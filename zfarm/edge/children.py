@@ -338,7 +338,7 @@ class Children:
         elif isinstance(message, Starts):
             self._listener.child_starts(kid.number, message.seq, now)
         elif isinstance(message, Emits):
-            self._listener.child_emitted(kid.number, message.seq, payload, now)
+            self._listener.child_emitted(kid.number, message.seq, payload, message.files, now)
         elif isinstance(message, Progress):
             self._listener.child_advanced(kid.number, message, now)
         elif isinstance(message, Waits):

@@ -24,9 +24,11 @@ BYTES_MAX: Final = 256 * 1024
 class Emitter:
     """The items of one child's calls, one call after the other."""
 
-    def __init__(self, send: Callable[[Message, Sequence[Blob]], None]) -> None:
-        """``send`` writes one message to the worker, waiting for it to be taken."""
+    def __init__(self, send: Callable[[Message, Sequence[Blob]], None], files: bool = False) -> None:
+        """``send`` writes one message to the worker, waiting for it to be taken. ``files``: what is emitted
+        are pieces of files."""
         self._send = send
+        self._files = files
         # entered as it is, not through the condition: a KeyboardInterrupt in a method of that, between the
         # lock and the block, would leave it locked for ever
         self._lock = threading.Lock()
@@ -90,7 +92,7 @@ class Emitter:
             while True:
                 seq, items, progress = self._next()
                 if items:
-                    self._send(Emits(seq), items)
+                    self._send(Emits(seq, self._files), items)
                 if progress is not None:
                     self._send(progress, ())
         except OSError as error:

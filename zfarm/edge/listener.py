@@ -39,8 +39,8 @@ class Listener(Protocol):
     def child_starts(self, child: int, seq: int, now: float) -> None:
         """Its call ``seq``, which has a timeout, has started."""
 
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float) -> None:
-        """Its call ``seq`` has emitted these items."""
+    def child_emitted(self, child: int, seq: int, blobs: Payload, files: bool, now: float) -> None:
+        """Its call ``seq`` has emitted these items, or pieces of ``files``."""
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:
         """Its call says how far it is."""
