@@ -133,6 +133,8 @@ class Settings:
     """Bytes of one task's files that may be on their way to its client or wait there."""
     files_buffer_bytes: int = 20 * MIB
     """Bytes of one task's files that its worker keeps; beyond that ``send_file`` waits."""
+    files_given_up_s: float = 60.0
+    """How long the rest of a task's files is waited for after its end, while its worker lives."""
     files_max: int = 1_000_000
     """Files that one task may send."""
     file_bytes_max: int = 16 * 1024 * 1024 * MIB

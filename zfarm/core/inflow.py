@@ -357,7 +357,8 @@ class Inflow:
             stream.moved_at = now
         used = stream.taken >= stream.next - 1
         if stream.end >= 0 and stream.next <= stream.end and used:
-            given_up_at = stream.moved_at + limits.stream_given_up_s
+            patience_s = limits.stream_given_up_s if stream.task > 0 else limits.files_given_up_s
+            given_up_at = stream.moved_at + patience_s
             if stream.gone or now >= given_up_at:
                 last = min(stream.ahead) - 1 if stream.ahead else stream.end
                 self._miss(stream, min(last, stream.end))
