@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import zfarm
+from tests.face.processes import wait_until
 from zfarm import outbox
 
 
@@ -108,7 +109,7 @@ def test_a_whole_directory_comes_home(farm: zfarm.Executor, tmp_path: Path) -> N
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode, name
     assert (tmp_path / "deep/er/b.txt").read_text() == "deep/er/b.txt" * 1000
     assert not os.listdir(tmp_path / "empty")
-    assert not os.path.exists(future.result(10))
+    wait_until(lambda: not os.path.exists(future.result(10)), "the output directory to be removed")
 
 
 def strange_tree() -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Arrivals"]
 
+TOLD_EACH: Final = 4
+"""Arrivals of pieces, each of up to a megabyte, after which the sender is told while more of them wait."""
+
 SETTLE_S: Final = 0.02
 """How long nothing may come before what is complete is synced: alone, each file would cost a sync."""
 
@@ -47,6 +50,7 @@ class Arrivals:
         self._thread: threading.Thread | None = None
         self._known: weakref.WeakSet[Files] = weakref.WeakSet()
         self._cut = False
+        self._taken: dict[int, tuple[int, int]] = {}  # the thread's: written and not told, by task
 
     # ------------------------------------------------------------ from any thread
 
@@ -104,7 +108,7 @@ class Arrivals:
         if not isinstance(token, Future):  # a batch of a map: a child does not let it send files
             if not isinstance(action, StreamOver):
                 last = action.last if isinstance(action, Missed) else action.first + len(action.blobs) - 1
-                self._took(-token._task, action.attempt, last)
+                self._machine.took(-token._task, action.attempt, last)
             return
         files = self.files_of(token)
         if isinstance(action, StreamOver):
@@ -114,8 +118,10 @@ class Arrivals:
             self._open[token._task] = files
             self.put(files, action)
 
-    def _took(self, task: int, attempt: int, number: int) -> None:
-        self._machine.took(task, attempt, number)
+    def _took_all(self, taken: dict[int, tuple[int, int]]) -> None:
+        for task, (attempt, number) in taken.items():
+            self._machine.took(-task, attempt, number)
+        self._link.leave_when_done()
 
     def cut(self) -> None:
         """The link ends, and with it all that is not here; wait until what is here is written."""
@@ -137,7 +143,11 @@ class Arrivals:
     def _run(self) -> None:
         self.thread_id = threading.get_ident()
         touched: dict[Files, None] = {}
+        done = 0
         while True:
+            done += 1
+            if self._queue.empty() or done % TOLD_EACH == 0:
+                self._say_taken()
             try:
                 entry = self._queue.get(timeout=SETTLE_S if touched else None)
             except queue.Empty:
@@ -178,5 +188,9 @@ class Arrivals:
             files._tell([Lost("", TransferError(f"files cannot be written: {error!r}"))])
         if isinstance(what, Arrived | Missed):
             last = what.last if isinstance(what, Missed) else what.first + len(what.blobs) - 1
-            task, attempt = what.token._task, what.attempt
-            self._link.call(lambda: self._took(-task, attempt, last))
+            self._taken[what.token._task] = (what.attempt, last)
+
+    def _say_taken(self) -> None:
+        taken, self._taken = self._taken, {}
+        if taken:
+            self._link.call(lambda: self._took_all(taken))

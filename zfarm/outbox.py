@@ -89,8 +89,8 @@ class Outbox:
             self._wait_taken(0)
         finally:
             for scratch in (self.directory, self._ready):
-                if scratch is not None:
-                    scratch.remove()
+                if scratch is not None:  # a large tree takes its time, and nobody has to wait for that
+                    threading.Thread(target=scratch.remove, name="zfarm-remove", daemon=True).start()
 
     # ------------------------------------------------------------ to a client on this host
 

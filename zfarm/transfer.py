@@ -34,7 +34,8 @@ def send_file(path: str | os.PathLike[str], name: str | None = None) -> None:
 
 def outdir() -> Path:
     """A directory of the running task whose whole content goes to its client when the task ends, in whatever
-    way but by a death: files with their permissions, directories, empty ones too. Then it is removed.
+    way but by a death: files with their permissions, directories, empty ones too. Then it is removed, in its
+    own time.
 
     Files come as with ``send_file``, under their names in that directory. What is no file or directory
     (symbolic links, devices, pipes) or has a name that cannot travel is refused, and the client is told.

@@ -124,9 +124,7 @@ def main() -> None:
             near = [megabytes / timed(farm, home, send, str(source), True) for _ in range(repetitions)]
             print(f"same host: {statistics.median(near):,.0f} MB/s (best {max(near):,.0f})")
             many = [small / timed(farm, home, write_many, small) for _ in range(repetitions)]
-            print(
-                f"small files, written and sent: {statistics.median(many):,.0f} files/s (best {max(many):,.0f})"
-            )
+            print(f"small files, written too: {statistics.median(many):,.0f} files/s (best {max(many):,.0f})")
         connection = top / "farm.json"
         command = [sys.executable, "-m", "zfarm"]
         broker = subprocess.Popen(
@@ -157,8 +155,8 @@ def main() -> None:
                     relayed.append(raw_rate(mib, relayed=True))
             rates = statistics.median(far), statistics.median(raw), statistics.median(relayed)
             print(
-                f"TCP with CURVE: {rates[0]:,.0f} MB/s; raw {rates[1]:,.0f}, raw through a relay {rates[2]:,.0f}: "
-                f"ratios {rates[0] / rates[1]:.2f} and {rates[0] / rates[2]:.2f}"
+                f"TCP with CURVE: {rates[0]:,.0f} MB/s; raw {rates[1]:,.0f}, raw through a relay "
+                f"{rates[2]:,.0f}: ratios {rates[0] / rates[1]:.2f} and {rates[0] / rates[2]:.2f}"
             )
         finally:
             for process in (worker, broker):
