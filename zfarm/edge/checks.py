@@ -15,6 +15,7 @@ from zfarm.edge.bounds import (
     AMOUNT_MAX,
     COUNT_MAX,
     NAME_MAX,
+    NUMBER_MAX,
     RESOURCES_MAX,
     SESSION_MAX,
     TASK_NUMBER_MAX,
