@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         AccessDenied,
         BrokerUnreachable,
         ConfigurationError,
+        DamagedFile,
         Death,
         FarmBroken,
         FarmBusy,
@@ -32,23 +33,30 @@ if TYPE_CHECKING:
         TaskLost,
         TaskTimeout,
         TooLarge,
+        TransferError,
+        UnsafeName,
         VersionMismatch,
     )
+    from zfarm.files import File, Files
     from zfarm.futures import Future
     from zfarm.jobs import Job, attach
     from zfarm.merging import StreamItem
     from zfarm.streams import Item, Progress, Stream, emit, progress
+    from zfarm.transfer import outdir, send_file
 
 __all__ = [
     "AccessDenied",
     "BrokerUnreachable",
     "ConfigurationError",
+    "DamagedFile",
     "Death",
     "Executor",
     "FarmBroken",
     "FarmBusy",
     "FarmClosed",
     "FarmError",
+    "File",
+    "Files",
     "ForkError",
     "Future",
     "InitializerFailed",
@@ -70,17 +78,23 @@ __all__ = [
     "TaskLost",
     "TaskTimeout",
     "TooLarge",
+    "TransferError",
+    "UnsafeName",
     "VersionMismatch",
     "__version__",
     "attach",
     "current_farm",
     "emit",
+    "outdir",
     "progress",
+    "send_file",
     "track",
 ]
 
 _HOMES = {
     "Executor": "zfarm.api",
+    "File": "zfarm.files",
+    "Files": "zfarm.files",
     "Future": "zfarm.futures",
     "Item": "zfarm.streams",
     "Job": "zfarm.jobs",
@@ -90,7 +104,9 @@ _HOMES = {
     "attach": "zfarm.jobs",
     "current_farm": "zfarm.api",
     "emit": "zfarm.streams",
+    "outdir": "zfarm.transfer",
     "progress": "zfarm.streams",
+    "send_file": "zfarm.transfer",
     "track": "zfarm.bars",
 }
 

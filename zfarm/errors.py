@@ -15,6 +15,9 @@ FarmError(Exception)                            catch this and you have caught z
 |- LimitExceeded                                which limit, its value, how to raise it
 |  |- FarmBusy                                  the farm's queue is full
 |  `- TooLarge                                  one payload is above the limit
+|- TransferError (OSError)                      a file that cannot be sent or received: which, and why
+|  |- UnsafeName (ValueError)                   a name that leads out of its directory, or clashes
+|  `- DamagedFile                               what arrived is not what was sent
 |- JournalError (OSError)                       the broker's journal cannot be written or read
 |  `- JournalCorrupt                            which file, what was found, what is kept
 `- TaskError                                    the task has no value
@@ -38,6 +41,7 @@ __all__ = [
     "AccessDenied",
     "BrokerUnreachable",
     "ConfigurationError",
+    "DamagedFile",
     "Death",
     "FarmBroken",
     "FarmBusy",
@@ -60,6 +64,8 @@ __all__ = [
     "TaskLost",
     "TaskTimeout",
     "TooLarge",
+    "TransferError",
+    "UnsafeName",
     "VersionMismatch",
 ]
 
@@ -131,6 +137,26 @@ class FarmBusy(LimitExceeded):
 
 class TooLarge(LimitExceeded):
     """A pickled call or result is above ``payload_bytes_max``."""
+
+
+class TransferError(FarmError, OSError):
+    """A file cannot be sent, received or kept; the text names it, and ``errno`` says why where the system
+    does."""
+
+    def __init__(self, text: str, errno: int = 0) -> None:
+        super().__init__(text)
+        self.errno = errno
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (*self.args, self.errno)
+
+
+class UnsafeName(TransferError, ValueError):
+    """The name of a file leads out of its directory, cannot be a name, or clashes with another one."""
+
+
+class DamagedFile(TransferError):
+    """What has arrived of a file is not what was sent."""
 
 
 class JournalError(FarmError, OSError):

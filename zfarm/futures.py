@@ -26,6 +26,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from zfarm.arrivals import Arrivals
+    from zfarm.files import Files
     from zfarm.outputs import Tail
     from zfarm.reasons import Reason
     from zfarm.streams import Channels, Item, Progress, Stream
@@ -71,6 +73,10 @@ class Home(Protocol):
     @property
     def streams(self) -> Channels:
         """The streams that are read over this link."""
+
+    @property
+    def arrivals(self) -> Arrivals:
+        """Where the files of this link's tasks arrive."""
 
     def why(self, future: Future[Any]) -> Reason:
         """Why a future that is in the farm's hands is not done."""
@@ -189,6 +195,7 @@ class Future(StandardFuture[T], Generic[T]):
     _emitted = 0
     _progress: Progress | None = None
     _tails: tuple[Tail, Tail] | None = None
+    _files: Files | None = None
     _condition: Any = _Condition()
     _waiters: Any = _LazyList()
     _done_callbacks: Any = _LazyList()
@@ -337,6 +344,18 @@ class Future(StandardFuture[T], Generic[T]):
             ForkError: this process was forked after the call was submitted.
         """
         self._channels().open(self, callback)
+
+    @property
+    def files(self) -> Files:
+        """The files that the call sends with ``zfarm.send_file`` and ``zfarm.outdir``: see Files. They come
+        by themselves, and ``shutdown`` waits for them.
+
+        Raises:
+            ForkError: this process was forked after the call was submitted.
+        """
+        if self._home is None:
+            raise RuntimeError("only a call that was submitted to a farm sends files")
+        return self._home.arrivals.files_of(self)
 
     def _channels(self) -> Channels:
         if self._home is None:

@@ -72,6 +72,7 @@ from zfarm.settings import settings
 from zfarm.terms import FORWARD, PLAIN, Terms
 
 if TYPE_CHECKING:
+    from zfarm.arrivals import Arrivals
     from zfarm.outputs import Outputs
     from zfarm.streams import Channels
 
@@ -131,6 +132,7 @@ class Link:
         self._outputs: Outputs | None = None
         self.output = settings.output or (FORWARD if road.remote or "ipykernel" in sys.modules else "")
         """Where what tasks print goes unless their terms say something else."""
+        self._arrivals: Arrivals | None = None
         self._welcome: Welcome | None = None
         self._closing = False
         self._expected_slots = expected_slots
@@ -146,6 +148,7 @@ class Link:
             attach=attach,
         )
         self.questions = Questions(self._machine, road)
+        self._machine.inflow.files = True
         self._thread = threading.Thread(target=self._run, name="zfarm-client", daemon=True)
 
     # ------------------------------------------------------------ from any thread
@@ -172,6 +175,19 @@ class Link:
                 self._streams = Channels(self, self._machine)
                 self.call(self._subscribe)
             return self._streams
+
+    @property
+    def arrivals(self) -> Arrivals:
+        """Where the files of tasks arrive. Raises ForkError in a forked process."""
+        if self._forked:
+            raise self.fork_error()
+        with gate:
+            if self._arrivals is None:
+                from zfarm.arrivals import Arrivals
+
+                self._arrivals = Arrivals(self, self._machine)
+                self.call(self._subscribe)
+            return self._arrivals
 
     def start(self) -> None:
         """Start the thread."""
@@ -315,6 +331,8 @@ class Link:
         self._fail_open()
         if self._streams is not None:
             self._streams.cut()
+        if self._arrivals is not None:
+            self._arrivals.cut()
         self.sweep()
         self.questions.end()
         self.reached.set()
@@ -453,6 +471,9 @@ class Link:
             self._machine.adopt(action.attached.session, pairs)
 
     def _streamed(self, action: Arrived | Missed | StreamOver) -> None:
+        if action.files:
+            self.arrivals.arrived(action)
+            return
         assert self._streams is not None, "nothing comes of streams that nobody reads"
         if type(action) is Arrived:
             self._streams.arrived(action)
@@ -480,7 +501,7 @@ class Link:
         self._machine.subscribe(up)
 
     def _subscribe(self) -> None:
-        if self._welcome is not None and self._streams is not None:
+        if self._welcome is not None and (self._streams is not None or self._arrivals is not None):
             self.road.subscribe(self._welcome)
 
     def _connected(self, action: Connected) -> None:
@@ -570,6 +591,7 @@ class Link:
     def leave_when_done(self) -> None:
         """Leave if we shall and all is done. The link's thread only."""
         busy = self._open or self.inbox or self.feeders or (self._streams is not None and self._streams.busy)
+        busy = busy or self._machine.inflow.filing or (self._arrivals is not None and self._arrivals.busy)
         if self._closing and not busy and self.road.is_settled():
             self._leave()
 

@@ -134,6 +134,7 @@ class Report(Message):
     run_us: int = 0
     fate: Fate | None = None
     emitted: int = 0  # the number of its last item
+    filed: int = 0  # the number of the last item of its files
 
 
 class Outcome(Message):
@@ -146,6 +147,7 @@ class Outcome(Message):
     tries: int = 0  # errors for which it was run again
     lease: int = 0  # that it came from, if that emitted anything
     emitted: int = 0  # the number of the last item of that lease
+    filed: int = 0  # the same of its files
 
 
 class Vitals(Message):
@@ -183,7 +185,11 @@ class Setup(Message):
 
 
 class Streaming(Message):
-    """A lease has a stream. The broker tells its client with ``attempt`` and without ``owner``."""
+    """A lease has a stream. The broker tells its client with ``attempt`` and without ``owner``.
+
+    The files of a lease are a stream of their own: in all that is said of it, lease and task stand with a
+    minus sign.
+    """
 
     lease: int
     owner: str
@@ -676,10 +682,12 @@ class Starts(Message, tag="starts"):
 
 class Emits(Message, tag="emits"):
     """Child -> worker: call ``seq`` has emitted these. Payload: one blob per item, in order. Of one that is
-    ``latest`` only the newest counts."""
+    ``latest`` only the newest counts. ``files``: they are pieces of files (zfarm.edge.parcels), a stream of
+    their own."""
 
     seq: int
     latest: bool = False
+    files: bool = False
 
 
 class Waits(Message, tag="waits"):
@@ -910,6 +918,7 @@ class Arrived(Action):
     attempt: int
     first: int
     blobs: Any
+    files: bool = False  # of the task's files
 
 
 class Missed(Action):
@@ -919,6 +928,7 @@ class Missed(Action):
     attempt: int
     first: int
     last: int
+    files: bool = False
 
 
 class Explained(Action):
@@ -931,6 +941,7 @@ class StreamOver(Action):
     """Client: the stream of the task behind ``token`` has come to its end."""
 
     token: Any
+    files: bool = False
 
 
 class Advanced(Action):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zfarm.link import Link
     from zfarm.messages import Arrived, Missed
 
-__all__ = ["Buffer", "Channels", "Item", "Progress", "Stream", "emit", "progress"]
+__all__ = ["Buffer", "Channels", "Item", "Progress", "Stream", "emit", "inside_task", "progress"]
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ def emit(value: object, *, latest: bool = False) -> None:
         TooLarge: it exceeds ``settings.payload_bytes_max``.
         RuntimeError: this process does not run a task of a farm.
     """
-    inside = _inside("emit()")
+    inside = inside_task("emit()")
     blob = _encode(value)
     if len(blob) > settings.payload_bytes_max:
         raise TooLarge(
@@ -96,7 +96,7 @@ def progress(done: float, total: float | None = None, note: str = "") -> None:
 
     from zfarm import messages
 
-    inside = _inside("progress()")
+    inside = inside_task("progress()")
     done, total = float(done), None if total is None else float(total)
     if not isfinite(done) or not isfinite(total or 0.0):
         raise ValueError(f"progress must be finite, not {done!r} of {total!r}")
@@ -110,7 +110,8 @@ def progress(done: float, total: float | None = None, note: str = "") -> None:
 NOTE_MAX = 1000
 
 
-def _inside(what: str) -> Inside:
+def inside_task(what: str) -> Inside:
+    """The child that this process is. Raises RuntimeError, which names ``what`` was called: it is none."""
     module = sys.modules.get("zfarm.edge.inside")
     inside: Inside | None = None if module is None else module.current()
     if inside is None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zfarm.edge.nursery import Nursery
+from zfarm.edge.scratch import sweep_after_deaths, sweep_soon
 from zfarm.errors import AccessDenied, FarmError, ProtocolError
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class WorkerShell:
         self._sampler.stop()
         self.children.close()
         self._publisher.close()
+        sweep_after_deaths()
 
     def receive(self, message: Any, payload: Payload) -> None:
         """Give a message of the broker to the machine, or to the child that it is for."""
@@ -145,9 +147,11 @@ class WorkerShell:
         """See Worker.child_starts."""
         self.machine.child_starts(child, seq, now)
 
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float, latest: bool = False) -> None:
+    def child_emitted(
+        self, child: int, seq: int, blobs: Payload, latest: bool, files: bool, now: float
+    ) -> None:
         """See Worker.child_emitted."""
-        self.machine.child_emitted(child, seq, blobs, now, latest)
+        self.machine.child_emitted(child, seq, blobs, latest, files, now)
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:
         """See Worker.child_advanced."""
@@ -173,6 +177,7 @@ class WorkerShell:
     ) -> None:
         """See Worker.child_died."""
         self.machine.child_died(child, started_seq, signal, exit_code, text, now, left)
+        sweep_soon()
 
     def child_unborn(self, child: int, text: str, now: float) -> None:
         """See Worker.child_unborn."""

@@ -77,7 +77,9 @@ class Rig:
     def child_starts(self, child, seq, now):
         self.starts.append((child, seq))
 
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float, latest: bool = False) -> None:
+    def child_emitted(
+        self, child: int, seq: int, blobs: Payload, latest: bool, files: bool, now: float
+    ) -> None:
         self.emitted.setdefault((child, seq), []).extend(map(bytes, blobs))
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:

@@ -214,10 +214,16 @@ class Child:
             return
         count = self.farm.rng.randint(1, min(left, 8))
         number = task.runs.index(run)
-        blobs = [b"%d/%d/%d" % (task.token, number, run.emitted + n + 1) for n in range(count)]
-        run.emitted += count
-        self.say("child_emitted", call.seq, blobs)
-        pause = self.farm.rng.random() * 2 * task.run_s * count / (left + run.emitted)
+        share = self.farm.mix.files_share
+        files = share > 0 and self.farm.rng.random() < share
+        token, before = (-task.token, run.filed) if files else (task.token, run.emitted)
+        blobs = [b"%d/%d/%d" % (token, number, before + n + 1) for n in range(count)]
+        if files:
+            run.filed += count
+        else:
+            run.emitted += count
+        self.say("child_emitted", call.seq, blobs, False, files)
+        pause = self.farm.rng.random() * 2 * task.run_s * count / (left + run.emitted + run.filed)
         self.farm.after(pause, partial(self._emit, call, task, run, left - count))
 
     def pause(self, paused: bool) -> None:

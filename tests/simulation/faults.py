@@ -94,6 +94,8 @@ class Mix:
     stream_share: float = 0.0
     """Calls that emit items."""
     items_max: int = 40
+    files_share: float = 0.0
+    """Of what calls emit, the part that is pieces of files."""
     published: bool = True
     """Items are published, and may be lost; else they go by way of the broker."""
     item_loss: float = 0.0
@@ -155,7 +157,7 @@ def mix_of(seed: int) -> Mix:
     else:
         _spoil(mix, rng)
         mix.turn_messages = more.choice((3, 200, 200))
-        if mix.items_max > 100 and mix.stream_share:
+        if (mix.items_max > 100 or mix.files_share) and mix.stream_share:
             mix.turn_messages = 200  # or it would take minutes to read what is emitted
         if more.random() < 0.1:
             _lost_starts(mix, more)
@@ -198,6 +200,7 @@ def _let_flow(mix: Mix) -> None:
     mix.stream_share = rng.choice((0.0, 0.0, 0.3, 1.0))
     if not mix.stream_share:
         return
+    mix.files_share = Random(f"files {mix.seed}").choice((0.0, 0.3, 1.0))
     mix.items_max = rng.choice((3, 40, 150))
     mix.published = rng.random() < 0.7
     mix.item_loss = rng.choice((0.0, 0.05, 0.5))

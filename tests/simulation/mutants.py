@@ -191,11 +191,24 @@ MUTANTS = [
     Mutant("nothing is fetched", "_look_after", "if hole is not None and (", "if False and ("),
     Mutant("the tail is lost", "listen", "one.ask and stream.sent > one.seen", "False"),
     Mutant("an attempt goes on in the next", "begin", "self.next = 1", "self.next = 1 + (attempt > 1)"),
-    Mutant("the end is guessed", "ended", "stream.end = outcome.emitted", "stream.end = stream.next - 1"),
+    Mutant("the end is guessed", "_ended", "stream.end = emitted", "stream.end = stream.next - 1"),
     Mutant("no window", "send_next", "if self.outstanding and (", "if False and ("),
     Mutant("never told to go on", "pauses", "if stream.paused else 1.0", "if False else -1.0"),
     Mutant("dropped under its reader", "pauses", "(stream.reading and not stream.away)", "(False)"),
     Mutant("streams not told after Welcome", "welcome", "self._fresh = list(self._streams)", "pass"),
+    Mutant("files nobody reads", "_new", "task < 0 and self.files", "False"),
+    Mutant(
+        "files without an end", "ended", "self._ended(-task, token, -outcome.lease, outcome.filed)", "pass"
+    ),
+    Mutant(
+        "files end with the items",
+        "ended",
+        "-outcome.lease, outcome.filed",
+        "-outcome.lease, outcome.emitted",
+    ),
+    Mutant(
+        "files of one who holds its lease are gone", "reap", "abs(lease) not in held", "lease not in held"
+    ),
     Mutant("streams of a lost worker kept", "_drop_worker", "self.routes.lose(worker)", "pass"),
     # resources and labels
     Mutant("labels ignored", "suits", "self.labels.issuperset(demand.labels)", "True"),

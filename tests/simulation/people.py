@@ -53,6 +53,8 @@ class Run:
     emitted: int = 0
     overshot_at: float | None = None
     """When it had more memory in use than it may."""
+    filed: int = 0
+    """Pieces of files, which are a stream of their own."""
 
 
 @dataclass(slots=True, eq=False)
@@ -111,6 +113,8 @@ class Task:
     raised_at: float | None = None
     """When the broker heard that it has raised and is to be run again."""
     reader: Reader | None = None
+    taker: Reader | None = None
+    """The reader of its files, which every client is."""
     blames: int = 0
     """Deaths of children while this very call ran, and losses of workers that held it."""
 

@@ -316,6 +316,7 @@ class ClientProcess(Process):
             self.link = Link(farm, name, partial(self.hand, "message"))
         self.machine = Client(session, VERSIONS, "host-c", 1, name, self.clock, farm.mix.settings)
         self.machine.subscribe(tunnel is None and farm.mix.published)
+        self.machine.inflow.files = True
         self.hand("advance")
 
     def die(self) -> None:
@@ -346,9 +347,9 @@ class ClientProcess(Process):
         elif kind == "unlisten":
             self.machine.unlisten(entry[1].number)
         elif kind == "took":
-            task, attempt, number = entry[1:]
-            self.farm.books.used(task, attempt, number)
-            self.machine.took(task.number, attempt, number)
+            task, attempt, number, files = entry[1:]
+            self.farm.books.used(task, attempt, number, files)
+            self.machine.took(-task.number if files else task.number, attempt, number)
         elif kind == "leave":
             self.left = True
             self.farm.books.client_left(self)
@@ -376,11 +377,11 @@ class ClientProcess(Process):
         elif isinstance(action, m.Missed):
             task = farm.tasks[action.token]
             farm.books.missed(task, action)
-            self.hand("took", task, action.attempt, action.last)
+            self.hand("took", task, action.attempt, action.last, action.files)
         elif isinstance(action, m.Explained):
             farm.books.explained(self, action.reason)
         elif isinstance(action, m.StreamOver):
-            farm.books.stream_over(farm.tasks[action.token])
+            farm.books.stream_over(farm.tasks[action.token], action.files)
         elif isinstance(action, m.Running):
             farm.books.running(farm.tasks[action.token])
         elif isinstance(action, m.Connected):
@@ -399,13 +400,12 @@ class ClientProcess(Process):
 
     def _arrived(self, action: m.Arrived) -> None:
         farm, task = self.farm, self.farm.tasks[action.token]
-        farm.books.arrived(task, action)
-        assert task.reader is not None
+        reader = farm.books.arrived(task, action)
         last = action.first + len(action.blobs) - 1
-        pause = task.reader.pause_s * farm.rng.random()
-        if task.reader.lazy and farm.chaos and farm.rng.random() < 0.1:
+        pause = reader.pause_s * farm.rng.random()
+        if reader.lazy and farm.chaos and farm.rng.random() < 0.1:
             pause = farm.rng.choice((1.0, 10.0)) * farm.rng.random()
-        farm.after(pause, partial(self.hand, "took", task, action.attempt, last))
+        farm.after(pause, partial(self.hand, "took", task, action.attempt, last, action.files))
 
     def _cancel(self, task: Task) -> None:
         if task.outcome is None and task.number:
@@ -416,6 +416,7 @@ class ClientProcess(Process):
     def _resolve(self, action: m.Resolve) -> None:
         task = self.farm.tasks[action.token]
         self.farm.books.resolved(self, task, action.outcome, action.blob)
+        self.farm.books.ends_filed(task, action.outcome)
         if action.outcome.kind == m.LOST and task.items > 1:
             for part in task.split(self.farm):
                 self.hand("submit", part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.simulation.people import Task
+from tests.simulation.people import Reader, Task
 from zfarm import messages as m
 
 if TYPE_CHECKING:
@@ -21,18 +21,36 @@ class Readers:
 
     def __init__(self) -> None:
         self.unread: set[int] = set()
-        """Tokens with a reader that has not come to the end of the stream."""
+        """Tokens with a reader that has not come to the end of the stream; of files with a minus sign."""
+        self._gone: set[str] = set()
 
     def reader_gone(self, client: str) -> None:
         """Nobody reads what the tasks of this client emit any more."""
-        self.unread -= {token for token in self.unread if self.farm.tasks[token].client == client}
+        self._gone.add(client)
+        self.unread -= {token for token in self.unread if self.farm.tasks[abs(token)].client == client}
 
-    def arrived(self, task: Task, action: m.Arrived) -> None:
-        """A client hands on items: each once, in order, from one run of that very task."""
-        reader = task.reader
+    def _reader(self, task: Task, files: bool) -> Reader:
+        """Who reads that stream; of files it is a client that nobody has asked."""
+        if files and task.taker is None:
+            mix = self.farm.mix
+            task.taker = Reader(mix.reader_pause_s * self.farm.rng.random())
+            if task.client not in self._gone:
+                self.unread.add(-task.token)
+            self.farm.story.probe("files begin")
+        reader = task.taker if files else task.reader
         assert reader is not None
         assert not reader.over
-        what = f"the stream of task {task.token}"
+        return reader
+
+    def ends_filed(self, task: Task, outcome: m.Outcome) -> None:
+        """A client was told that there are files: it has to read them."""
+        if outcome.filed and task.taker is None:
+            self._reader(task, True)
+
+    def arrived(self, task: Task, action: m.Arrived) -> Reader:
+        """A client hands on items: each once, in order, from one run of that very task."""
+        reader = self._reader(task, action.files)
+        what = f"the {'files' if action.files else 'stream'} of task {task.token}"
         if action.attempt != reader.attempt:
             assert action.attempt > reader.attempt, f"{what} goes back to attempt {action.attempt}"
             self.farm.story.probe("a stream begins anew" if reader.attempt else "a stream begins")
@@ -43,25 +61,25 @@ class Readers:
             token, run, told = map(int, bytes(blob).split(b"/"))
             if reader.run < 0:
                 reader.run = run
-            assert (token, run, told) == (task.token, reader.run, number), f"{what} has {blob!r} at {number}"
+            right = (-task.token if action.files else task.token, reader.run, number)
+            assert (token, run, told) == right, f"{what} has {blob!r} at {number}"
         reader.next += len(action.blobs)
         held = reader.next - 1 - reader.used
         most = self.farm.mix.settings.stream_window_items + CHUNK_MAX + reader.missed
         assert held <= most, f"{what} is {held} items ahead of its reader"
+        return reader
 
     @staticmethod
-    def used(task: Task, attempt: int, number: int) -> None:
+    def used(task: Task, attempt: int, number: int, files: bool) -> None:
         """The reader has used all up to this number."""
-        reader = task.reader
+        reader = task.taker if files else task.reader
         if reader is not None and reader.attempt == attempt:
             reader.used = max(reader.used, number)
 
     def missed(self, task: Task, action: m.Missed) -> None:
         """A client says that items cannot be had: somebody died, or the reader was not there."""
-        reader = task.reader
-        assert reader is not None
-        assert not reader.over
-        what = f"the stream of task {task.token}"
+        reader = self._reader(task, action.files)
+        what = f"the {'files' if action.files else 'stream'} of task {task.token}"
         if action.attempt != reader.attempt:
             assert action.attempt > reader.attempt
             reader.attempt, reader.run, reader.next = action.attempt, -1, 1
@@ -75,17 +93,17 @@ class Readers:
         assert excused, f"{what} has a gap that nobody is to blame for: {action}"
         self.farm.story.probe("a stream has a gap")
 
-    def stream_over(self, task: Task) -> None:
+    def stream_over(self, task: Task, files: bool) -> None:
         """A client says that this was all."""
-        reader, outcome = task.reader, task.outcome
-        assert reader is not None
+        reader, outcome = self._reader(task, files), task.outcome
         assert outcome is not None
-        assert not reader.over
         reader.over = True
-        self.unread.discard(task.token)
-        self.farm.story.probe("a stream ends")
+        self.unread.discard(-task.token if files else task.token)
+        self.farm.story.probe("files end" if files else "a stream ends")
+        if files and not outcome.filed:
+            return  # what came was of an attempt that died, and the one that ended has sent none
         if outcome.kind in (m.VALUE, m.ERROR, m.MIXED):
-            whole = {run.emitted for run in task.runs if run.finished}
+            whole = {run.filed if files else run.emitted for run in task.runs if run.finished}
             assert reader.next - 1 in whole, (
                 f"the stream of task {task.token} ended after {reader.next - 1} of {sorted(whole)} items"
             )

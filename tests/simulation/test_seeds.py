@@ -56,6 +56,8 @@ RARE = [
     "a stream begins anew",
     "a stream ends",
     "a stream has a gap",
+    "files begin",
+    "files end",
     "items lost",
     "waits in emit",
     "worker lost",

@@ -126,7 +126,7 @@ class Client:
         self._unconfirmed: dict[int, list[int]] = {}
         self._actions: list[Action] = []
         self._whys: list[Why] = []
-        self._inflow = Inflow(limits)
+        self.inflow = self._inflow = Inflow(limits)
         self._handlers: dict[type, Callable[[Any, Payload, float], None]] = {
             Welcome: self._on_welcome,
             Stranger: self._on_stranger,

@@ -4,6 +4,8 @@ Rules of this file:
   1. What is handed on is in order and without holes: an item, or the word that it cannot be had.
   2. An attempt that died hands on what had come of it without a hole; its successor begins at 1.
   3. Nothing is kept for a stream that nobody reads but where it stands.
+  4. The files of a task are a stream of their own, under its number with a minus sign. They are read without
+     being asked for.
 """
 
 from __future__ import annotations
@@ -127,7 +129,18 @@ class Inflow:
         self._unread: list[InStream] = []  # to be kept for a while from now on
         self._resting: dict[int, InStream] = {}  # ended, and read by nobody; the oldest first
         self._subscribed = False  # items are published for this client, and it gets them
+        self.files = False
+        """Files are read, whenever a task sends some."""
         self.deadline = inf
+
+    @property
+    def filing(self) -> bool:
+        """Files of some task have not all been handed on."""
+        return any(task < 0 for task in self._reading)
+
+    def reads(self, task: int) -> bool:
+        """The stream of this task is read and not over."""
+        return task in self._reading
 
     # ------------------------------------------------------------ what the reader wants
 
@@ -158,7 +171,7 @@ class Inflow:
         limits = self._limits
         if (
             stream.taken - stream.acked >= limits.stream_window_items // 4
-            or stream.untaken >= limits.stream_window_bytes // 4
+            or stream.untaken >= (limits.stream_window_bytes if task > 0 else limits.files_window_bytes) // 4
         ):
             stream.listen_due = True
         self.deadline = NOW
@@ -190,10 +203,10 @@ class Inflow:
         for one in message.streams:
             stream = self._streams.get(one.task)
             if stream is None:
-                asked = tokens.get(one.task)
+                asked = tokens.get(abs(one.task))
                 if asked is None:
                     continue
-                stream = self._streams[one.task] = InStream(one.task, asked.token)
+                stream = self._new(one.task, asked.token)
             self._announced(stream, one)
         for lease in message.gone:
             known = self._leases.get(lease)
@@ -201,8 +214,14 @@ class Inflow:
                 known.gone = True
         self.deadline = NOW
 
+    def _new(self, task: int, token: Any) -> InStream:
+        stream = self._streams[task] = InStream(task, token)
+        if task < 0 and self.files:
+            self.listen(task, token)
+        return stream
+
     def _announced(self, stream: InStream, one: Streaming) -> None:
-        if one.lease > stream.lease and stream.end == UNKNOWN:
+        if abs(one.lease) > abs(stream.lease) and stream.end == UNKNOWN:
             self._begin(stream, one.lease, one.attempt)
         if one.lease == stream.lease:
             stream.gone = False
@@ -250,15 +269,18 @@ class Inflow:
 
     def ended(self, task: int, token: Any, outcome: Outcome) -> None:
         """A task has ended, so the number of its last item is known."""
-        stream = self._streams.get(task)
-        if stream is None:
-            if not outcome.emitted:
-                return
-            stream = self._streams[task] = InStream(task, token)
-        if outcome.emitted and outcome.lease != stream.lease:  # nobody has told us of that attempt
-            self._begin(stream, outcome.lease, stream.attempt + 1)
-        if outcome.emitted:
-            stream.end = outcome.emitted
+        streams = self._streams
+        if outcome.emitted or task in streams:
+            self._ended(task, token, outcome.lease, outcome.emitted)
+        if outcome.filed or -task in streams:
+            self._ended(-task, token, -outcome.lease, outcome.filed)
+
+    def _ended(self, task: int, token: Any, lease: int, emitted: int) -> None:
+        stream = self._streams.get(task) or self._new(task, token)
+        if emitted and lease != stream.lease:  # nobody has told us of that attempt
+            self._begin(stream, lease, stream.attempt + 1)
+        if emitted:
+            stream.end = emitted
         else:  # that attempt died, or emitted nothing: what there is without a hole is all
             stream.end = stream.next - 1
             stream.ahead.clear()
@@ -290,11 +312,12 @@ class Inflow:
             first = stream.next
         stream.next = first + len(blobs)
         stream.sizes.append((stream.next - 1, sum(map(len, blobs))))
-        self._actions.append(Arrived(stream.token, stream.attempt, first, blobs))
+        self._actions.append(Arrived(stream.token, stream.attempt, first, blobs, stream.task < 0))
 
     def _miss(self, stream: InStream, last: int) -> None:
         if last >= stream.next:
-            self._actions.append(Missed(stream.token, stream.attempt, stream.next, last))
+            missed = Missed(stream.token, stream.attempt, stream.next, last, stream.task < 0)
+            self._actions.append(missed)
             stream.next = last + 1
             stream.sizes.append((last, 0))
 
@@ -318,7 +341,7 @@ class Inflow:
             self._close(stream, stream.next)
             listens += self._closing
             self._closing = []
-            self._actions.append(StreamOver(stream.token))
+            self._actions.append(StreamOver(stream.token, stream.task < 0))
             self._forget(stream)
         self._sweep(now)
         if joined:
@@ -334,7 +357,8 @@ class Inflow:
             stream.moved_at = now
         used = stream.taken >= stream.next - 1
         if stream.end >= 0 and stream.next <= stream.end and used:
-            given_up_at = stream.moved_at + limits.stream_given_up_s
+            patience_s = limits.stream_given_up_s if stream.task > 0 else limits.files_given_up_s
+            given_up_at = stream.moved_at + patience_s
             if stream.gone or now >= given_up_at:
                 last = min(stream.ahead) - 1 if stream.ahead else stream.end
                 self._miss(stream, min(last, stream.end))

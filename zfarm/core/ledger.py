@@ -52,8 +52,8 @@ GOLDEN = 0x9E37_79B9_7F4A_7C15
 def outcome_of(task: Task, kind: int, report: Report) -> Outcome:
     """What a report makes of its task."""
     deaths = task.deaths if report.fate is None else with_death(task.deaths, report.fate)
-    lease = report.lease if report.emitted else 0
-    return Outcome(task.number, kind, report.run_us, deaths, task.tries, lease, report.emitted)
+    lease = report.lease if report.emitted or report.filed else 0
+    return Outcome(task.number, kind, report.run_us, deaths, task.tries, lease, report.emitted, report.filed)
 
 
 class Ledger:

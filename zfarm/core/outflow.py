@@ -7,6 +7,7 @@ Rules of this file:
   3. Of items of which only the latest counts one at most is on its way, and one waits: the newest. It gets
      its number when the one before it can be replaced no more, so the numbers have no holes.
   4. Nothing is sent again unless it is asked for, and only what was sent before.
+  5. The files of a lease are a stream of their own, under the lease with a minus sign, with more room.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class OutStream:
     __slots__ = (
         "away",
         "began_at",
+        "buffer_bytes",
         "bytes",
         "count",
         "ended",
@@ -71,10 +73,14 @@ class OutStream:
         "subscribed",
         "task",
         "unsent",
+        "window_bytes",
     )
 
-    def __init__(self, lease: int, owner: str, task: int, now: float) -> None:
+    def __init__(self, lease: int, owner: str, task: int, now: float, limits: Settings) -> None:
         self.lease = lease
+        files = lease < 0
+        self.window_bytes = limits.files_window_bytes if files else limits.stream_window_bytes
+        self.buffer_bytes = limits.files_buffer_bytes if files else limits.stream_buffer_bytes
         self.began_at = now
         self.owner = owner
         self.task = task
@@ -148,7 +154,7 @@ class OutStream:
             return None
         chunk = self.unsent[0]
         if self.outstanding and (
-            self.outstanding_bytes + chunk.size > limits.stream_window_bytes
+            self.outstanding_bytes + chunk.size > self.window_bytes
             or chunk.last - self.next >= limits.stream_window_items
         ):
             return None
@@ -166,7 +172,7 @@ class OutStream:
     def full(self, limits: Settings, share: float = 1.0) -> bool:
         """As much is kept as may be, or that ``share`` of it."""
         return (
-            self.bytes >= limits.stream_buffer_bytes * share
+            self.bytes >= self.buffer_bytes * share
             or self.count - self.first + 1 >= limits.stream_buffer_items * share
         )
 
@@ -209,7 +215,9 @@ class Outflow:
         """A task has emitted items, or one of which only the ``latest`` counts."""
         stream = self._streams.get(lease)
         if stream is None:
-            stream = self._streams[lease] = self._living[lease] = OutStream(lease, owner, task, now)
+            stream = self._streams[lease] = self._living[lease] = OutStream(
+                lease, owner, task, now, self._limits
+            )
             self._fresh.append(lease)
             self._used = True
         stream.add(blobs, latest)
@@ -229,6 +237,13 @@ class Outflow:
         if gauge is not None and not gauge.told and not died:
             self._last_words.append((lease, gauge.progress))
             self.deadline = NOW
+        return self._end_stream(lease, died)
+
+    def end_files(self, lease: int, died: bool) -> int:
+        """The same of its files."""
+        return self._end_stream(-lease, died)
+
+    def _end_stream(self, lease: int, died: bool) -> int:
         stream = self._streams.get(lease)
         if stream is None:
             return 0
@@ -244,12 +259,14 @@ class Outflow:
 
     def paused(self, lease: int) -> bool:
         """Whether the task of this lease waits in emit."""
-        stream = self._living.get(lease)
-        return stream is not None and stream.paused
+        living = self._living
+        if not living:
+            return False
+        return any(one in living and living[one].paused for one in (lease, -lease))
 
     def reap(self, held: Container[int]) -> None:
         """Forget the streams of tasks that run no more and will not be reported."""
-        for lease in [lease for lease in self._living if lease not in held]:
+        for lease in [lease for lease in self._living if abs(lease) not in held]:
             self._forget(self._living[lease])
         for lease in [lease for lease in self._gauges if lease not in held]:
             del self._gauges[lease]
@@ -373,7 +390,8 @@ class Outflow:
                 stream.stuck_since = max(stream.stuck_since, now)
             if paused is not stream.paused:
                 stream.paused = paused
-                yield stream.lease, paused
+                lease = abs(stream.lease)
+                yield lease, self.paused(lease)
 
     def _announce(self, actions: list[Action]) -> None:
         most = self._limits.batch_calls_max

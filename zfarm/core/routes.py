@@ -81,10 +81,11 @@ class Routes:
                 self._to_client(owner, Streams([], leases[start : start + most]))
 
     def _new_route(self, worker: WorkerRecord, one: Streaming) -> Route | None:
-        task = worker.leases.get(one.lease)
+        task = worker.leases.get(abs(one.lease))
         if task is not None:
-            route = Route(task.client.session, task.number, worker, len(task.deaths) + task.tries + 1)
-        elif one.lease >> 32 != self._broker.epoch:  # from before this broker was started
+            number = task.number if one.lease > 0 else -task.number
+            route = Route(task.client.session, number, worker, len(task.deaths) + task.tries + 1)
+        elif abs(one.lease) >> 32 != self._broker.epoch:  # from before this broker was started
             route = Route(one.owner, one.task, worker, 1)
         else:
             return None

@@ -166,11 +166,15 @@ class Worker(Brood):
             kid.waiting = waiting
             self.deadline = NOW
 
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float, latest: bool = False) -> None:
-        """Call ``seq`` of this child has emitted items, or one of which only the ``latest`` counts."""
+    def child_emitted(
+        self, child: int, seq: int, blobs: Payload, latest: bool, files: bool, now: float
+    ) -> None:
+        """Call ``seq`` of this child has emitted items, one of which only the ``latest`` counts, or pieces of
+        ``files``."""
         duty = self._duty(child, seq)
         if duty is not None:
-            self._outflow.emitted(duty.lease, duty.owner, duty.task, blobs, now, latest)
+            sign = -1 if files else 1
+            self._outflow.emitted(sign * duty.lease, duty.owner, sign * duty.task, blobs, now, latest)
             self.deadline = NOW
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:
@@ -402,9 +406,10 @@ class Worker(Brood):
     def _owe(self, duty: Duty, report: Report, blob: Blob) -> None:
         if self._outflow.paused(duty.lease) and duty.kid is not None:
             self._actions.append(PauseChild(duty.kid.number, False))
-        emitted = self._outflow.end(duty.lease, died=report.kind == LOST)
-        if emitted:
-            report = structs.replace(report, emitted=emitted)
+        died = report.kind == LOST
+        emitted, filed = self._outflow.end(duty.lease, died), self._outflow.end_files(duty.lease, died)
+        if emitted or filed:
+            report = structs.replace(report, emitted=emitted, filed=filed)
         super()._owe(duty, report, blob)
 
     def _pause_kids(self, now: float) -> None:

@@ -15,6 +15,7 @@ from zfarm.edge.bounds import (
     AMOUNT_MAX,
     COUNT_MAX,
     NAME_MAX,
+    NUMBER_MAX,
     RESOURCES_MAX,
     SESSION_MAX,
     TASK_NUMBER_MAX,
@@ -127,6 +128,7 @@ def _reports(message: m.Reports, blobs: int) -> None:
             raise Malformed(f"kinds: a worker reports kind {kind}")
     _numbers("run times", [report.run_us for report in reports])
     _numbers("emitted items", [report.emitted for report in reports])
+    _numbers("items of files", [report.filed for report in reports])
     for report in reports:
         if report.fate is not None:
             _fate(report.fate)
@@ -145,6 +147,7 @@ def _ended(message: m.Ended, blobs: int) -> None:
     _numbers("run times", [outcome.run_us for outcome in outcomes])
     _numbers("tries", [outcome.tries for outcome in outcomes], COUNT_MAX)
     _numbers("emitted items", [outcome.emitted for outcome in outcomes])
+    _numbers("items of files", [outcome.filed for outcome in outcomes])
     _numbers("leases", [outcome.lease for outcome in outcomes])
     for outcome in outcomes:
         for fate in outcome.deaths:
@@ -355,14 +358,16 @@ def _streams(message: m.Streams, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _listed("streams", message.streams, settings.batch_calls_max)
     _listed("streams that are gone", message.gone, settings.batch_calls_max)
-    _numbers("leases", [*message.gone, *(one.lease for one in message.streams)])
-    _numbers("tasks", [one.task for one in message.streams])
+    _numbers("leases", [*message.gone, *(one.lease for one in message.streams)], least=-NUMBER_MAX)
+    _numbers("tasks", [one.task for one in message.streams], least=-NUMBER_MAX)
+    if any((one.lease < 0) is not (one.task < 0) for one in message.streams):
+        raise Malformed("a stream that is of files and is not")
     _numbers("attempts", [one.attempt for one in message.streams], COUNT_MAX)
     _name("an owner", *(one.owner for one in message.streams))
 
 
 def _items(message: m.Items, blobs: int) -> None:
-    _number("lease", message.lease)
+    _number("lease", message.lease, least=-NUMBER_MAX)
     _number("first", message.first, least=1)
     _number("last", message.last, least=message.first)
     if blobs:
@@ -371,19 +376,21 @@ def _items(message: m.Items, blobs: int) -> None:
 
 def _sent(message: m.Sent, blobs: int) -> None:
     _blobs(message, blobs, 0)
-    _numbers("lease and number", (message.lease, message.last))
+    _number("lease", message.lease, least=-NUMBER_MAX)
+    _number("number", message.last)
 
 
 def _listen(message: m.Listen, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _listed("streams", message.listens, settings.batch_calls_max)
     for one in message.listens:
-        _numbers("lease, next and seen", (one.lease, one.next, one.seen))
+        _number("lease", one.lease, least=-NUMBER_MAX)
+        _numbers("next and seen", (one.next, one.seen))
 
 
 def _fetch(message: m.Fetch, blobs: int) -> None:
     _blobs(message, blobs, 0)
-    _number("lease", message.lease)
+    _number("lease", message.lease, least=-NUMBER_MAX)
     _number("first", message.first, least=1)
     _number("last", message.last, least=message.first)
 

@@ -66,7 +66,7 @@ class Child:
         self._realm = Realm()
         self._capture = capture
         self._fence = Fence()
-        self._flush = here.emitter.flush
+        self._flush = here.finish
         self._dones: list[Done] = []
         self._blobs: list[bytes] = []
 
@@ -165,6 +165,7 @@ class Child:
         del body
         self._here.emitter.muted = items > 0
         try:
+            self._here.batch = items > 0
             if items:
                 kind, blob = _run_batch(function, self._fence, target, *args)
             else:

@@ -302,7 +302,8 @@ class Children:
         elif isinstance(message, Starts):
             self._listener.child_starts(kid.number, message.seq, now)
         elif isinstance(message, Emits):
-            self._listener.child_emitted(kid.number, message.seq, payload, now, message.latest)
+            emitted = self._listener.child_emitted
+            emitted(kid.number, message.seq, payload, message.latest, message.files, now)
         elif isinstance(message, Progress):
             self._listener.child_advanced(kid.number, message, now)
         elif isinstance(message, Waits):

@@ -24,11 +24,13 @@ BYTES_MAX: Final = 256 * 1024
 class Emitter:
     """The items of one child's calls, one call after the other."""
 
-    def __init__(self, send: Callable[[Message, Sequence[Blob]], None]) -> None:
-        """``send`` writes one message to the worker, waiting for it to be taken."""
+    def __init__(self, send: Callable[[Message, Sequence[Blob]], None], files: bool = False) -> None:
+        """``send`` writes one message to the worker, waiting for it to be taken. ``files``: what is emitted
+        are pieces of files."""
         self.muted = False
         """What runs is a batch of a map: there is no future whose stream could be read."""
         self._send = send
+        self._files = files
         # entered as it is, not through the condition: a KeyboardInterrupt in a method of that, between the
         # lock and the block, would leave it locked for ever
         self._lock = threading.Lock()
@@ -107,7 +109,7 @@ class Emitter:
             while True:
                 seq, items, latest, progress = self._next()
                 if items:
-                    self._send(Emits(seq), items)
+                    self._send(Emits(seq, files=self._files), items)
                 if latest is not None:
                     self._send(Emits(seq, latest=True), (latest,))
                 if progress is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from zfarm.edge import wire
@@ -88,6 +88,11 @@ class Inside:
         self.setup: Setup | None = None
         self.tunnel = tunnel
         self.emitter = Emitter(pipe.send)
+        self.filer = Emitter(pipe.send, files=True)
+        self.endings: list[Callable[[], None]] = []
+        """What is to be done when the running call has ended, before that is told."""
+        self.batch = False
+        """The call that runs is one of a map's batches."""
         self._pipe = pipe
         self._page = page
         self._lock = threading.Lock()
@@ -102,6 +107,13 @@ class Inside:
     def seq(self) -> int:
         """The number of the call that runs."""
         return self._page.entered
+
+    def finish(self) -> None:
+        """The running call has ended: see to it that what it has emitted and sent is on its way."""
+        while self.endings:
+            self.endings.pop()()
+        self.emitter.flush()
+        self.filer.flush()
 
     @contextmanager
     def waits(self) -> Iterator[None]:

@@ -40,8 +40,11 @@ class Listener(Protocol):
     def child_starts(self, child: int, seq: int, now: float) -> None:
         """Its call ``seq``, which has a timeout, has started."""
 
-    def child_emitted(self, child: int, seq: int, blobs: Payload, now: float, latest: bool = False) -> None:
-        """Its call ``seq`` has emitted these items; of one that is ``latest`` only the newest counts."""
+    def child_emitted(
+        self, child: int, seq: int, blobs: Payload, latest: bool, files: bool, now: float
+    ) -> None:
+        """Its call ``seq`` has emitted items, one of which only the newest counts (``latest``), or pieces
+        of ``files``."""
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:
         """Its call says how far it is."""

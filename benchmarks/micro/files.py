@@ -1,0 +1,170 @@
+"""How fast files of tasks come home: on one host, over TCP with CURVE beside its raw rate, many small ones.
+
+python benchmarks/micro/files.py [directory] [MiB] [small files] [repetitions]
+
+A file counts as here when it is verified, synced and renamed. Over TCP it goes in chunks, as it would to
+another host. The raw rate is that of one PUSH and one PULL with CURVE in two processes on this machine; what
+passes a broker is encrypted twice, so the same through a relay in a third process stands beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import zfarm
+
+CHUNK = 1 << 20
+RAW = """
+import sys, time, zmq
+role, mib = sys.argv[1], int(sys.argv[2])
+server, client = (a.encode() for a in sys.argv[3:5]), None
+public, secret = server
+context = zmq.Context()
+def socket(kind, address, bind):
+    one = context.socket(kind)
+    one.set_hwm(16)
+    if bind:
+        one.curve_server, one.curve_secretkey, one.curve_publickey = 1, secret, public
+        one.bind(address)
+    else:
+        one.curve_publickey, one.curve_secretkey = zmq.curve_keypair()
+        one.curve_serverkey = public
+        one.connect(address)
+    return one
+if role == "push":
+    out = socket(zmq.PUSH, sys.argv[5], False)
+    data = b"x" * (1 << 20)
+    for _ in range(mib):
+        out.send(data, copy=False)
+    context.destroy(linger=-1)
+elif role == "relay":
+    into, out = socket(zmq.PULL, sys.argv[5], True), socket(zmq.PUSH, sys.argv[6], False)
+    for _ in range(mib):
+        out.send(into.recv(copy=False), copy=False)
+    context.destroy(linger=-1)
+"""
+
+
+def raw_rate(mib: int, relayed: bool) -> float:
+    """MB/s of CURVE between processes of this machine."""
+    import zmq
+
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    context = zmq.Context()
+    sink = context.socket(zmq.PULL)
+    sink.set_hwm(16)
+    sink.curve_server, sink.curve_secretkey, sink.curve_publickey = 1, secret.encode(), public.encode()
+    port = sink.bind_to_random_port("tcp://127.0.0.1")
+    address = f"tcp://127.0.0.1:{port}"
+    begin = [sys.executable, "-c", RAW]
+    started = []
+    if relayed:
+        between = f"tcp://127.0.0.1:{port + 1 if port < 60000 else port - 1}"
+        started.append(subprocess.Popen([*begin, "relay", str(mib), public, secret, between, address]))
+        address = between
+    started.append(subprocess.Popen([*begin, "push", str(mib), public, secret, address]))
+    sink.recv()
+    began = time.perf_counter()
+    for _ in range(mib - 1):
+        sink.recv(copy=False)
+    spent = time.perf_counter() - began
+    for process in started:
+        process.wait()
+    context.destroy(linger=0)
+    return (mib - 1) * CHUNK / 1e6 / spent
+
+
+def send(path: str, near: bool) -> None:
+    from zfarm import outbox
+
+    outbox.HANDED_FROM_BYTES = CHUNK if near else 1 << 60
+    zfarm.send_file(path, "file")
+
+
+def write_many(count: int) -> None:
+    top = zfarm.outdir()
+    for n in range(count):
+        if n % 100 == 0:
+            folder = top / f"{n // 100}"
+            folder.mkdir()
+        with open(folder / f"{n}.txt", "wb") as file:
+            file.write(b"%1000d" % n)
+
+
+def timed(farm: zfarm.Executor, home: Path, function: Callable[..., object], *args: object) -> float:
+    """Seconds from the submit until all files are here."""
+    began = time.perf_counter()
+    farm.submit(function, *args).files.into(home).wait()
+    spent = time.perf_counter() - began
+    shutil.rmtree(home)
+    return spent
+
+
+def main() -> None:
+    top = Path(tempfile.mkdtemp(dir=sys.argv[1] if len(sys.argv) > 1 else None))
+    mib, small, repetitions = (
+        int(sys.argv[n]) if len(sys.argv) > n else d for n, d in ((2, 256), (3, 10_000), (4, 5))
+    )
+    source, home = top / "source", top / "home"
+    with source.open("wb") as file:
+        for _ in range(mib):
+            file.write(os.urandom(CHUNK))
+    megabytes = mib * CHUNK / 1e6
+    try:
+        with zfarm.Executor(max_workers=1) as farm:
+            farm.submit(len, "").result()
+            near = [megabytes / timed(farm, home, send, str(source), True) for _ in range(repetitions)]
+            print(f"same host: {statistics.median(near):,.0f} MB/s (best {max(near):,.0f})")
+            many = [small / timed(farm, home, write_many, small) for _ in range(repetitions)]
+            print(f"small files, written too: {statistics.median(many):,.0f} files/s (best {max(many):,.0f})")
+        connection = top / "farm.json"
+        command = [sys.executable, "-m", "zfarm"]
+        broker = subprocess.Popen(
+            [
+                *command,
+                "broker",
+                "--bind",
+                "tcp://127.0.0.1:0",
+                "--journal",
+                "none",
+                "--connection",
+                str(connection),
+            ],
+            stderr=subprocess.DEVNULL,
+        )
+        while not connection.exists():
+            time.sleep(0.05)
+        worker = subprocess.Popen(
+            [*command, "worker", "--slots", "1", "--connection", str(connection)], stderr=subprocess.DEVNULL
+        )
+        try:
+            far, raw, relayed = [], [], []
+            with zfarm.Executor(str(connection)) as farm:
+                farm.submit(len, "").result()
+                for _ in range(repetitions):
+                    far.append(megabytes / timed(farm, home, send, str(source), False))
+                    raw.append(raw_rate(mib, relayed=False))
+                    relayed.append(raw_rate(mib, relayed=True))
+            rates = statistics.median(far), statistics.median(raw), statistics.median(relayed)
+            print(
+                f"TCP with CURVE: {rates[0]:,.0f} MB/s; raw {rates[1]:,.0f}, raw through a relay "
+                f"{rates[2]:,.0f}: ratios {rates[0] / rates[1]:.2f} and {rates[0] / rates[2]:.2f}"
+            )
+        finally:
+            for process in (worker, broker):
+                process.terminate()
+                process.wait()
+    finally:
+        shutil.rmtree(top)
+
+
+if __name__ == "__main__":
+    main()

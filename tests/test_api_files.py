@@ -1,0 +1,229 @@
+"""Files of tasks on an embedded farm: what they send is what their client gets."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zfarm
+from tests.face.processes import wait_until
+from zfarm import outbox
+
+
+@pytest.fixture
+def farm() -> Iterator[zfarm.Executor]:
+    with zfarm.Executor(max_workers=2) as farm:
+        yield farm
+
+
+NEAR_AND_FAR = pytest.mark.parametrize("near", [True, False])
+
+
+def far(near: bool) -> None:
+    """In a task: send to the client as if it were on another host."""
+    sender: Any = outbox
+    sender.HANDED_FROM_BYTES = 1 << 20 if near else 1 << 60
+
+
+def content(size: int) -> bytes:
+    return ((b"%8d" % size) * (size // 8 + 1))[:size]
+
+
+def send(sizes: list[int], folder: str, near: bool = True) -> list[int]:
+    far(near)
+    for size in sizes:
+        path = Path(folder, f"{size}.bin")
+        path.write_bytes(content(size))
+        path.chmod(0o640)
+        zfarm.send_file(path, f"parts/{size}")
+        path.write_bytes(b"something else")
+    return sizes
+
+
+SIZES = [0, 1, 65_536, 65_537, 1 << 20, (1 << 20) + 1, 5_000_000]
+
+
+@NEAR_AND_FAR
+def test_files_arrive_as_they_were(farm: zfarm.Executor, tmp_path: Path, near: bool) -> None:
+    future = farm.submit(send, SIZES, str(tmp_path), near)
+    files = future.files.into(tmp_path / "home").wait(60)
+
+    assert future.result(30) == SIZES
+    assert sorted((file.size, file.name) for file in files) == [(size, f"parts/{size}") for size in SIZES]
+    for file in files:
+        assert file.path == tmp_path / "home" / file.name
+        assert file.path.read_bytes() == content(file.size)
+        assert stat.S_IMODE(file.path.stat().st_mode) == 0o640
+    assert os.listdir(tmp_path / "home") == ["parts"]
+
+
+def test_equal_content_has_equal_digests_either_way(farm: zfarm.Executor, tmp_path: Path) -> None:
+    one = farm.submit(send, [3_000_000], str(tmp_path), True).files.wait(30)
+    other = farm.submit(send, [3_000_000], str(tmp_path), False).files.wait(30)
+
+    assert one[0].digest == other[0].digest
+
+
+def test_without_a_place_files_live_as_long_as_their_future(farm: zfarm.Executor, tmp_path: Path) -> None:
+    future = farm.submit(send, [10, 2_000_000], str(tmp_path))
+    files = future.files.wait(30)
+    assert [file.path.stat().st_size for file in files] == [10, 2_000_000]
+
+    moved = future.files.into(tmp_path / "home")
+    farm.shutdown()
+
+    assert sorted(file.path for file in moved) == [tmp_path / "home" / "parts" / n for n in ("10", "2000000")]
+    assert all(file.path.read_bytes() == content(file.size) for file in moved.wait(1))
+    path = files[0].path
+    del future, moved, files
+    assert not path.exists()
+
+
+def tree(entries: dict[str, int]) -> str:
+    top = zfarm.outdir()
+    assert zfarm.outdir() == top
+    for name in entries:
+        path = top / name
+        if name.endswith("/"):
+            path.mkdir(parents=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name * 1000)
+    for name, mode in entries.items():
+        os.chmod(top / name, mode)
+    return str(top)
+
+
+def test_a_whole_directory_comes_home(farm: zfarm.Executor, tmp_path: Path) -> None:
+    entries = {"a.txt": 0o600, "deep/er/b.txt": 0o755, "empty/": 0o700, "closed/": 0o555, "ünï/ß": 0o644}
+    future = farm.submit(tree, entries)
+    files = future.files.into(tmp_path).wait(30)
+
+    assert {file.name for file in files} == {name for name in entries if not name.endswith("/")}
+    for name, mode in entries.items():
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode, name
+    assert (tmp_path / "deep/er/b.txt").read_text() == "deep/er/b.txt" * 1000
+    assert not os.listdir(tmp_path / "empty")
+    wait_until(lambda: not os.path.exists(future.result(10)), "the output directory to be removed")
+
+
+def strange_tree() -> None:
+    top = zfarm.outdir()
+    (top / "good").write_text("good")
+    (top / "link").symlink_to("/etc/passwd")
+    (top / "dirlink").symlink_to("/etc")
+    os.mkfifo(top / "pipe")
+    Path(os.fsdecode(os.fsencode(top) + b"/bad\xff")).write_text("bad")
+    (top / "line\nfeed").write_text("bad")
+
+
+def test_what_is_no_file_is_refused_and_the_rest_comes(farm: zfarm.Executor, tmp_path: Path) -> None:
+    told: list[Any] = []
+    files = farm.submit(strange_tree).files.into(tmp_path, on_file=told.append)
+    with pytest.raises(zfarm.TransferError):
+        files.wait(30)
+    errors = sorted(str(one) for one in told if isinstance(one, zfarm.TransferError))
+
+    assert len(errors) == 5
+    for word in ("symbolic link", "pipe", "Unicode", "control character"):
+        assert any(word in error for error in errors), errors
+    assert os.listdir(tmp_path) == ["good"]
+    assert [one.name for one in told if isinstance(one, zfarm.File)] == ["good"]
+
+
+def fail_with_files() -> None:
+    (zfarm.outdir() / "log").write_text("what I did")
+    raise ValueError("no")
+
+
+def test_what_a_failing_call_wrote_comes_too(farm: zfarm.Executor, tmp_path: Path) -> None:
+    future = farm.submit(fail_with_files)
+    files = iter(future.files.into(tmp_path))
+
+    assert next(files).path.read_text() == "what I did"
+    with pytest.raises(ValueError, match="no"):
+        next(files)
+
+
+def send_badly(names: list[Any], folder: str) -> list[str]:
+    path = Path(folder, "x")
+    path.write_text("x")
+    said = []
+    for name in names:
+        try:
+            zfarm.send_file(path, name)
+            said.append("")
+        except zfarm.UnsafeName as error:
+            said.append(str(error))
+    for wrong in (folder, "/dev/null", folder + "/missing"):
+        try:
+            zfarm.send_file(wrong, "wrong")
+        except zfarm.TransferError as error:
+            said.append(str(error))
+    return said
+
+
+def test_bad_names_and_things_are_refused_where_they_are_sent(farm: zfarm.Executor, tmp_path: Path) -> None:
+    names = ["/etc/x", "../x", "a/../x", "a\0b", "x" * 256, "", "Straße", "STRASSE", "Straße", "fine"]
+    future = farm.submit(send_badly, names, str(tmp_path))
+    said = future.result(30)
+
+    assert [not text for text in said[:10]] == [False] * 6 + [True, False, False, True]
+    for word, text in zip(("directory", "regular", "No such file"), said[10:], strict=True):
+        assert word in text
+    assert [file.name for file in future.files.wait(30)] == ["Straße", "fine"]
+
+
+def test_a_map_has_no_future_for_files(farm: zfarm.Executor, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="submit"):
+        list(farm.map(send, [[1]], [str(tmp_path)]))
+
+
+def die_after_sending(folder: str, near: bool) -> None:
+    far(near)
+    mark = Path(folder, "mark")
+    first = not mark.exists()
+    path = Path(folder, "it")
+    path.write_bytes(content(2_500_000 + first))
+    zfarm.send_file(path)
+    if first:
+        mark.touch()
+        os._exit(3)
+    zfarm.send_file(path, "other")
+
+
+@NEAR_AND_FAR
+def test_a_second_attempt_replaces_what_came_of_the_first(
+    farm: zfarm.Executor, tmp_path: Path, near: bool
+) -> None:
+    future = farm.submit(die_after_sending, str(tmp_path), near)
+    files = future.files.into(tmp_path / "home")
+
+    assert future.result(30) is None
+    latest = {file.name: file for file in files.wait(30)}
+    assert {name: file.attempt for name, file in latest.items()} == {"it": 2, "other": 2}
+    assert latest["it"].path.read_bytes() == content(2_500_000)
+    assert sorted(os.listdir(tmp_path / "home")) == ["it", "other"]
+
+
+def test_calls_without_files_have_none(farm: zfarm.Executor, tmp_path: Path) -> None:
+    future = farm.submit(len, "abc")
+    assert future.files.wait(30) == []
+    assert future.result() == 3
+    assert list(farm.submit(len, "").files.into(tmp_path / "made")) == []
+    assert farm.submit(abs, 1).files.progress == (0, 0, 0)
+
+
+def test_progress_is_told(farm: zfarm.Executor, tmp_path: Path) -> None:
+    told: list[Any] = []
+    future = farm.submit(send, [3_000_000, 5], str(tmp_path), False)
+    future.files.into(tmp_path / "home", on_progress=told.append)
+    farm.shutdown()
+
+    assert told[-1] == (2, 3_000_005, 3_000_005)
+    assert [one.received_bytes for one in told] == sorted(one.received_bytes for one in told)
