@@ -104,12 +104,6 @@ MUTANTS = [
         "pass",
     ),
     Mutant("tasks not recorded", "accept", "if self.journal", "if False"),
-    Mutant(
-        "given up by one who was away",
-        "_sweep",
-        "self._late_sweeps % LATE_SWEEPS_MAX == 0",
-        "True",
-    ),
     # at most once
     Mutant("starts not recorded", "_spend", "if self.journal", "if False"),
     Mutant("granted again after the restart", "unpark", "if task.spent", "if False"),
