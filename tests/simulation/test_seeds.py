@@ -23,8 +23,10 @@ HERE = Path(__file__).parent
 RARE = [
     "a child could not be started",
     "a call that does not run anywhere",
+    "a job is taken over",
     "a lease from before the broker's restart is reported",
     "a report twice, or of a lease that was given up",
+    "an outcome for two programs",
     "at most once, in doubt, not started",
     "a value after an error",
     "a resource is shared out to the last bit",
