@@ -76,8 +76,7 @@ class Books(Inheritance, Aside, Readers, Promptness):
     def submitted(self, client: ClientProcess, number: int, task: Task) -> None:
         task.number = number
         task.asked_by = client
-        if self.speaks(client):
-            self.numbers[client.session, number] = task
+        self.numbers[client.session, number] = task
         self.pending.add(task.token)
         idle = not (self.waiting or self.busy) and self.farm.now > 1.0
         task.prompt = idle and task.demand is None
@@ -363,7 +362,8 @@ class Books(Inheritance, Aside, Readers, Promptness):
     def restored(self, sessions: Iterable[str], clock: float) -> None:
         """A broker with a journal knows these clients from before, and waits for them as for others."""
         for session in sessions:
-            self.known[session] = Known(None, clock)
+            if session not in ROGUES:
+                self.known[session] = Known(None, clock)
 
     def broker_says(self, peer: Any, message: m.Message) -> None:
         """The broker sends this now."""

@@ -226,7 +226,7 @@ def _let_flow(mix: Mix) -> None:
         stream_buffer_items=4 * window,
     )
     mix.patient = rng.random() < 0.6
-    long: dict[str, Any] = {"stream_patience_s": 60.0, "stream_kept_s": 40.0, "stream_grace_s": 8.0}
+    long: dict[str, Any] = {"stream_patience_s": 60.0, "stream_kept_s": 40.0, "stream_grace_s": 20.0}
     short: dict[str, Any] = {"stream_patience_s": 3.0, "stream_kept_s": 3.0, "stream_grace_s": 0.5}
     mix.settings = dataclasses.replace(mix.settings, **(long if mix.patient else short))
 
@@ -420,7 +420,6 @@ def rogue_speaks(farm: Farm) -> None:
         (m.Pulse(1, 3), []),
         (m.Listen([m.Listening(lease, 1 << 40, 0) for lease in leases]), []),
         (m.Look(), []),
-        (m.Attach("job c0", VERSIONS, session), []),
         (m.Bye(), []),
     ]
     if session == "rogue worker":

@@ -32,6 +32,8 @@ class Inheritance:
 
     def may_speak(self, session: str, life: str) -> bool:
         """The broker takes the word of this life for that of the session; the first one founds a job."""
+        if session not in self.farm.broker.machine.clients:
+            self._speaker.pop(session, None)
         return not life or self._speaker.setdefault(session, life) == life
 
     def speaks(self, client: ClientProcess) -> bool:
