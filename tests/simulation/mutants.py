@@ -127,16 +127,7 @@ MUTANTS = [
     # jobs
     Mutant("the dead go on submitting", "_on_attach", "if client.peer is not None:", "if False:"),
     Mutant("a job has two speakers", "_on_hello", "client.life != message.life", "False"),
-    Mutant(
-        "numbers come again",
-        "_on_attach",
-        "first = client.lives * LIFE_TASKS + 1",
-        "first = 1 + max(client.tasks, default=0)",
-    ),
     Mutant("taken over in parts", "_on_attached", "len(self._inherited) == message.total", "True"),
-    Mutant(
-        "who spoke last is forgotten", "apply", "known.life, known.lives = record.life, record.lives", "pass"
-    ),
     Mutant("a job ends with its program", "_on_bye", "if client.job and client.tasks:", "if False:"),
     # errors for which a call is run again
     Mutant("no backoff", "attempt_failed", "now + delay_us / 1e6", "now"),
