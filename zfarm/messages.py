@@ -585,7 +585,10 @@ class Room(Message, tag="room"):
 
 
 class Leave(Message, tag="leave"):
-    """Worker -> broker: I hold nothing any more and go."""
+    """Worker -> broker: I go. I hold nothing any more, but for ``leases``: those had been given to children,
+    which end now, so that they may have begun."""
+
+    leases: list[int] = []
 
 
 class Tunnel(Message, tag="tunnel"):
@@ -771,6 +774,7 @@ class Enrolled(Message, tag="enrolled"):
     books: int = 0  # as in Welcome
     life: str = ""
     lives: int = 0  # that have spoken for it before
+    former: tuple[str, ...] = ()  # the last of those
 
 
 class Accepted(Message, tag="accepted"):

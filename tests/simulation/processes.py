@@ -12,9 +12,9 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.children import Children
-from tests.simulation.faults import VERSIONS
 from tests.simulation.network import Link
 from tests.simulation.people import Task
+from tests.simulation.rogues import VERSIONS
 from zfarm import messages as m
 from zfarm.core.broker import Broker
 from zfarm.core.client import Client

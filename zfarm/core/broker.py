@@ -323,9 +323,11 @@ class Broker(Reception):
 
     def _on_leave(self, worker: WorkerRecord, message: Leave, payload: Payload, now: float) -> None:
         self.tell("info", f"worker {worker.short_name} left")
-        for task in list(reversed(worker.leases.values())):  # granted while it was leaving: it holds nothing
-            self.give_back(task)
-        self._drop_worker(worker, "the worker left")
+        begun = set(message.leases)
+        for lease, task in list(reversed(worker.leases.items())):
+            if lease not in begun:  # it was still waiting, or granted while the worker was leaving
+                self.give_back(task)
+        self._drop_worker(worker, f"worker {worker.short_name} was stopped")
 
     def _drop_worker(self, worker: WorkerRecord, why: str) -> None:
         """Forget a worker; its leases are void, and their tasks lose an attempt."""
