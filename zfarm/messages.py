@@ -592,10 +592,11 @@ class Leave(Message, tag="leave"):
 
 
 class Tunnel(Message, tag="tunnel"):
-    """Worker <-> broker, child <-> worker: frames of a client that lives in child ``channel``. Payload: its
-    frames."""
+    """Worker <-> broker: frames of a client that lives in child ``channel``. It speaks in the name of
+    ``owner``, the client whose calls run there: who names its session was given them. Payload: its frames."""
 
     channel: int
+    owner: str = ""
 
 
 class TunnelClosed(Message, tag="tunnel_closed"):

@@ -58,7 +58,7 @@ class WorkerShell:
         slots: int,
         versions: Versions,
         send: Callable[[Any, Payload], None],
-        tunnel: Callable[[int, Payload], None],
+        tunnel: Callable[[int, str, Payload], None],
         tunnel_closed: Callable[[int], None],
         publisher: Publisher,
         stock: Stock,
@@ -192,7 +192,7 @@ class WorkerShell:
 
     def tunnel_frames(self, child: int, frames: list[Blob]) -> None:
         """Frames of the client that lives in a child."""
-        self._tunnel(child, frames)
+        self._tunnel(child, self.machine.owner_of(child), frames)
 
     def tunnel_closed(self, child: int) -> None:
         """The client that lived in a child is gone."""
@@ -290,7 +290,7 @@ class _Process:
             slots,
             own_versions(),
             send=lambda message, payload: port.send(wire.encode(message, payload)),
-            tunnel=lambda child, frames: port.send(wire.encode(Tunnel(channel=child), frames)),
+            tunnel=lambda child, owner, frames: port.send(wire.encode(Tunnel(child, owner), frames)),
             tunnel_closed=lambda child: port.send(wire.encode(TunnelClosed(channel=child))),
             publisher=Publisher(self.loop, self._context, access),
             stock=stock,

@@ -255,6 +255,11 @@ class Books(Inheritance, Aside, Readers, Promptness):
                 self.known[session].went_with = set(message.leases)
                 self.farm.story.probe("stopped at once")
 
+    def may_tunnel(self, peer: Any, owner: str, hello: m.Hello) -> bool:
+        """A worker that the broker knows speaks for a client in one of its children, in a known name."""
+        broker = self.farm.broker.machine
+        return peer in broker.peers and (owner in broker.clients or hello.session in broker.clients)
+
     def gone(self, peer: Any) -> None:
         """The broker is told that this peer's link is dead, and so are the tunnels through it."""
         for other in [*self.by_peer]:

@@ -267,6 +267,11 @@ class Worker(Brood):
         """Fresh vital stats, to go with the next beat."""
         self._vitals = vitals
 
+    def owner_of(self, child: int) -> str:
+        """The client whose calls run in that child; empty: none has yet."""
+        kid = self._kids.get(child)
+        return kid.owner if kid is not None else ""
+
     def drain(self, now: float) -> None:
         """Take nothing more, return what has not started, finish the rest, and leave."""
         self._draining = True

@@ -339,6 +339,7 @@ def _room(message: m.Room, blobs: int) -> None:
 
 def _tunnel(message: m.Tunnel, blobs: int) -> None:
     _number("channel", message.channel, COUNT_MAX)
+    _name("an owner", message.owner)
     if not blobs:
         raise Malformed("Tunnel without a frame")
 
