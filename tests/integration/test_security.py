@@ -11,7 +11,6 @@ import stat
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -42,7 +41,6 @@ from zfarm.messages import (
     Reports,
     Return,
     Stranger,
-    Tunnel,
     Unknown,
     Welcome,
 )
@@ -137,52 +135,6 @@ def test_a_worker_cannot_speak_as_a_client_nor_a_client_as_a_worker_nor_a_monito
             assert refused.text == f"the key of a {role} does not allow {type(message).__name__}"
     status = farm.status()
     assert (status["workers"], status["clients"]) == ([], [])
-
-
-def test_a_worker_cannot_submit_through_a_child_that_it_says_to_have(farm: TcpFarm) -> None:
-    farm.start_broker()
-    file = admit(farm, "mallory", "worker")
-    with zfarm.Executor(farm.connection) as client, Raw(file, "worker") as mallory:
-        waiting = client.submit(pow, 2, 3)
-        wait_until(lambda: farm.status()["clients"], "a client")
-        for joined in (False, True):
-            if joined:
-                mallory.say(join("mallory", slots=0))
-                mallory.hear_a(Welcome)
-            for owner in ("", "client:default", "client:default/0", "worker:mallory/x"):
-                for message, payload in ((hello("inner"), ()), (Look(), ()), submit(1)):
-                    mallory.say(Tunnel(1, owner), [bytes(part) for part in wire.encode(message, payload)])
-                    _, frames = mallory.hear()
-                    assert wire.to_client.decode(frames)[0] == Stranger()
-        assert len(farm.status()["clients"]) == 1
-        waiting.cancel()
-
-
-def _garble(frames: list[bytes]) -> str:
-    """Say something through the tunnel of this task that no client says."""
-    farm = zfarm.current_farm()
-    assert farm.submit(pow, 2, 3).result(30) == 8
-    road: Any = farm._link.road
-    road._tunnel.send(frames)
-    with pytest.raises(zfarm.ProtocolError, match="malformed"):
-        farm.submit(time.sleep, 60).result(30)
-    return "survived"
-
-
-@pytest.mark.parametrize("frames", [[b"\xc1garbage"], [b""], [b"\x93\xa6submit\x90\x90"]])
-def test_a_task_that_garbles_its_tunnel_harms_itself_alone(farm: TcpFarm, frames: list[bytes]) -> None:
-    farm.start_broker()
-    worker = farm.start_worker(2)
-    farm.wait_slots(2)
-    with zfarm.Executor(farm.connection) as client, zfarm.Executor(max_workers=2) as embedded:
-        for executor in (client, embedded):
-            neighbour = executor.submit(_hold, str(farm.directory / "release"))
-            assert executor.submit(_garble, frames).result(60) == "survived"
-            assert not neighbour.done()
-        (farm.directory / "release").touch()
-        assert client.submit(pow, 2, 3).result(30) == 8
-        assert embedded.submit(pow, 2, 3).result(30) == 8
-    assert worker.process.poll() is None
 
 
 def test_forged_leases_change_nothing(farm: TcpFarm) -> None:

@@ -151,7 +151,9 @@ class Broker(Reception):
         known = self.peers.get(peer)
         principal = principal_of(known.session if known is not None else owner)
         returns = isinstance(message, Hello) and book_key(principal, message.session) in self.clients
-        if not isinstance(self.peers.get(worker), WorkerRecord):
+        if known is not None and not isinstance(message, Hello | Attach):
+            self.receive(peer, message, payload, now, principal)
+        elif not isinstance(self.peers.get(worker), WorkerRecord):
             self._strangers[peer] = None
         elif isinstance(message, Attach) or (isinstance(message, Hello) and message.job):
             self._refuse(peer, "AccessDenied", "a task cannot have a job: its program can")
