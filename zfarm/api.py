@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zfarm.edge.callables import Portable
     from zfarm.edge.inside import Inside
     from zfarm.edge.setups import Setups
+    from zfarm.edge.stowage import Stowage
     from zfarm.link import Link, Road
     from zfarm.mapping import Map
     from zfarm.terms import Terms
@@ -404,7 +405,9 @@ class _World(NamedTuple):
     initargs: tuple[Any, ...]
     max_tasks_per_child: int
 
-    def parts(self, road: Road, slots: int, job: str = "", attach: bool = False) -> _Parts:
+    def parts(
+        self, road: Road, slots: int, job: str = "", attach: bool = False, stowage: Stowage | None = None
+    ) -> _Parts:
         """All parts of an executor over ``road``; the link is started."""
         from zfarm.edge.callables import Portable
         from zfarm.edge.setups import Setups
@@ -415,8 +418,9 @@ class _World(NamedTuple):
         initializer = b""
         if self.initializer is not None:
             initializer = portable.encode_initializer(self.initializer, tuple(self.initargs))
-        setups = Setups.fresh(session, initializer, self.max_tasks_per_child)
-        link = Link(road, session, slots, job, attach)
+        portable.stowage = stowage
+        setups = Setups.fresh(session, initializer, self.max_tasks_per_child, stowage is not None)
+        link = Link(road, session, slots, job, attach, stowage)
         link.start()
         return _Parts(link, portable, setups)
 
@@ -429,12 +433,14 @@ def _open_embedded(slots: int, world: _World) -> _Parts:
     place = None
     try:
         from zfarm.edge.places import new_place
+        from zfarm.edge.stowage import Stowage
 
         place = new_place()
-        house.configure(str(place.directory))
+        stowage = Stowage()
+        house.configure(str(place.directory), stowage.probe())
         from zfarm.roads import EmbeddedRoad
 
-        return world.parts(EmbeddedRoad(house, place), slots)
+        return world.parts(EmbeddedRoad(house, place, stowage), slots, stowage=stowage)
     except BaseException:
         house.stop()
         if place is not None:
@@ -460,11 +466,12 @@ def _guest_parts(inside: Inside) -> _Parts:
         if _guest_made is None or _guest_made[0] is not inside:
             from zfarm.edge.callables import Portable
             from zfarm.edge.setups import Setups
+            from zfarm.edge.stowage import Stowage
             from zfarm.link import Link
             from zfarm.tunnel import TunnelRoad
 
             assert inside.setup is not None
-            link = Link(TunnelRoad(inside), os.urandom(16).hex())
+            link = Link(TunnelRoad(inside), os.urandom(16).hex(), stowage=Stowage())
             link.start()
             _guest_made = (inside, _Parts(link, Portable(), Setups(inside.setup)))
         return _guest_made[1]

@@ -184,6 +184,24 @@ def _starts(message: m.Starts, blobs: int) -> None:
     _number("seq", message.seq)
 
 
+def _need(message: m.Need, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _listed("sizes", message.sizes, settings.blobs_max)
+    _numbers("sizes", message.sizes, settings.payload_bytes_max)
+
+
+def _lent(message: m.Lent, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _listed("memory", message.memory, settings.blobs_max)
+    for one in message.memory:
+        _numbers("memory", [one.pid, one.fd, one.size, one.mark])
+
+
+def _released(message: m.Released, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _number("bytes of notes", len(message.notes), settings.header_bytes_max)
+
+
 def _nothing(message: object, blobs: int) -> None:
     _blobs(message, blobs, 0)
 
@@ -493,6 +511,9 @@ CHECKS: Final[dict[type, Check]] = {
     m.Dones: _dones,
     m.Starts: _starts,
     m.Waits: _nothing,
+    m.Need: _need,
+    m.Lent: _lent,
+    m.Released: _released,
     m.Emits: _emits,
     m.Progress: _progress,
     m.Printed: _printed,

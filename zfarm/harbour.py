@@ -1,0 +1,94 @@
+"""A client's calls and results whose large parts are in shared memory: when they come, and when they are
+settled; it knows the link, and no socket. In the link's thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import structs
+
+from zfarm.edge.cargo import CARGO, Cargo
+from zfarm.edge.outcomes import encode_error
+from zfarm.edge.stowage import Hold, Stowage
+from zfarm.errors import FarmError
+from zfarm.messages import ERROR, MIXED, VALUE, Blob, Ended, Outcome, Payload, Stranger
+from zfarm.settings import settings
+
+if TYPE_CHECKING:
+    from zfarm.link import Link
+
+__all__ = ["Harbour"]
+
+log = logging.getLogger("zfarm")
+
+_TRIES: Final = 6
+_TRY_AGAIN_S: Final = 0.5
+_ENDED: Final = frozenset((VALUE, ERROR, MIXED))
+
+
+class Harbour:
+    """Where the cargo of one link comes and goes."""
+
+    def __init__(self, link: Link, stowage: Stowage) -> None:
+        self.stowage = stowage
+        self.holds: dict[int, Hold] = {}
+        """What open tasks have in shared memory."""
+        self._link = link
+        self._misses: dict[int, int] = {}
+        stowage.notify = self._notify
+        link.loop.add_timer(stowage.cool, settings.shared_warm_s)
+
+    def loaded(self, task: int, body: Any) -> None:
+        """This body was submitted as that task."""
+        if isinstance(body, Cargo) and body.hold is not None:
+            self.holds[task] = body.hold
+
+    def land(self, message: Ended, payload: Payload) -> tuple[Ended, Payload]:
+        """What has ended, with the results that are in shared memory opened.
+
+        One that cannot be opened is left out, as if it had been lost on its way: if its farm has died, it is
+        started anew, and the task with it; else the broker is asked again.
+        """
+        if not [1 for blob in payload if blob[:1] == CARGO]:
+            return message, payload
+        pairs = list(zip(message.outcomes, payload, strict=True))
+        landed = [pair for pair in map(self._landed, pairs) if pair is not None]
+        return Ended([outcome for outcome, _ in landed]), [blob for _, blob in landed]
+
+    def _landed(self, pair: tuple[Outcome, Blob]) -> tuple[Outcome, Blob] | None:
+        outcome, blob = pair
+        if blob[:1] != CARGO or not self._link.is_open(outcome.task):
+            return pair  # of a task that has had its outcome: nobody looks at it
+        try:
+            cargo = self.stowage.land(blob)
+        except OSError as error:
+            missed = self._misses[outcome.task] = self._misses.get(outcome.task, 0) + 1
+            if missed < _TRIES:
+                log.debug("the result of task %d cannot be mapped: %s", outcome.task, error)
+                self._link.loop.call_later(self._ask_again, _TRY_AGAIN_S)
+                return None
+            text = f"the result is in shared memory, and that cannot be mapped here: {error}"
+            return structs.replace(outcome, kind=ERROR), encode_error(FarmError(text))
+        return outcome, cargo
+
+    def _ask_again(self) -> None:
+        self._link.receive(Stranger(), ())  # who is welcomed anew asks for all that is open
+
+    def resolved(self, outcome: Outcome, blob: Blob) -> None:
+        """A task has ended, with this blob."""
+        hold = self.holds.pop(outcome.task, None)
+        self._misses.pop(outcome.task, None)
+        if hold is not None:
+            known = outcome.kind in _ENDED and not (outcome.deaths or outcome.tries)
+            kept: Sequence[bytes] = blob.kept if isinstance(blob, Cargo) else ()
+            self.stowage.ended(hold, kept if known else None)
+
+    def _notify(self) -> None:
+        self._link.call(self._tell)
+
+    def _tell(self) -> None:
+        notes = self.stowage.notes()
+        if notes:
+            self._link.road.tell_notes(b"".join(notes))
