@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from zfarm.futures import Future
     from zfarm.jobs import Job, attach
     from zfarm.merging import StreamItem
+    from zfarm.sharing import Shared
     from zfarm.streams import Item, Progress, Stream, emit, progress
     from zfarm.transfer import outdir, send_file
 
@@ -71,6 +72,7 @@ __all__ = [
     "ProtocolError",
     "RemoteError",
     "RemoteTraceback",
+    "Shared",
     "Stream",
     "StreamGap",
     "StreamItem",
@@ -99,6 +101,7 @@ _HOMES = {
     "Item": "zfarm.streams",
     "Job": "zfarm.jobs",
     "Progress": "zfarm.streams",
+    "Shared": "zfarm.sharing",
     "Stream": "zfarm.streams",
     "StreamItem": "zfarm.merging",
     "attach": "zfarm.jobs",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 from zfarm.arguments import check_arguments, check_sizes, default_workers, name_of, sized
 from zfarm.beyond import Beyond
-from zfarm.errors import BrokerUnreachable
+from zfarm.errors import BrokerUnreachable, NotPortable
 from zfarm.futures import Future
 from zfarm.settings import settings
 
@@ -134,6 +134,11 @@ class Executor(Beyond):
         Returns at once. The call is safe against the loss of any child or worker: it is run again until it
         has an outcome, at most ``settings.max_attempts`` times.
 
+        An argument may be a Future, of this farm, of another one, or of any other executor: the call is sent
+        when all of them are done, with their results in their places; other arguments are pickled then. If
+        one raises, the call raises the same exception; if one is cancelled, the call is cancelled. Futures
+        inside of other objects are not looked for.
+
         Raises:
             NotPortable: the function or an argument cannot be pickled; the text says which and why.
             TooLarge: the pickled call exceeds ``settings.payload_bytes_max``.
@@ -144,12 +149,26 @@ class Executor(Beyond):
         link = self._link
         if link.refusal is not None:
             raise link.refusal()
-        name, function, body = self._pickled(fn, args, kwargs)
+        try:
+            name, function, body = self._pickled(fn, args, kwargs)
+        except NotPortable as error:
+            if not error.has_futures:
+                raise
+            return self._submit_later(Future(link, name_of(fn)), fn, args, kwargs)
         future: Future[T] = Future(link, name)
         self._submitted((future, name, function, self._setup(), body))
         self._wake()
         if link.ended:
             link.sweep()
+        return future
+
+    def _submit_later(
+        self, future: Future[T], fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[T]:
+        from zfarm.pending import Pending
+
+        call = fn, self._encode_function(fn), self._setup()
+        Pending(self._link, future, call, args, kwargs, self._encode_arguments).start()
         return future
 
     def _pickled(

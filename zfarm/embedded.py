@@ -84,6 +84,7 @@ class _Farm:
         )
         self._broker.local[WORKER] = self._worker.receive
         self._lender = self._worker.children.lender = Lender()
+        self._lender.unshare = self._worker.children.unshare
         probe, own = config["probe"], self._lender.probe()
         self.addresses["opened"] = probe is not None and can_open(Ref(*probe))
         self.addresses["probe"] = None if own is None else (own.token.hex(), *own[1:])

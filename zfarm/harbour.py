@@ -11,7 +11,7 @@ from msgspec import structs
 
 from zfarm.edge.cargo import CARGO, Cargo
 from zfarm.edge.outcomes import encode_error
-from zfarm.edge.stowage import Hold, Stowage
+from zfarm.edge.stowage import UNSHARE, Hold, Stowage
 from zfarm.errors import FarmError
 from zfarm.messages import ERROR, MIXED, VALUE, Blob, Ended, Outcome, Payload, Stranger
 from zfarm.settings import settings
@@ -25,6 +25,7 @@ log = logging.getLogger("zfarm")
 
 _TRIES: Final = 6
 _TRY_AGAIN_S: Final = 0.5
+_NONE: Final = Hold([], lambda segments: None)
 _ENDED: Final = frozenset((VALUE, ERROR, MIXED))
 
 
@@ -37,6 +38,7 @@ class Harbour:
         """What open tasks have in shared memory."""
         self._link = link
         self._misses: dict[int, int] = {}
+        self._retiring: list[tuple[set[int], Hold, bytes]] = []
         stowage.notify = self._notify
         link.loop.add_timer(stowage.cool, settings.shared_warm_s)
 
@@ -80,10 +82,31 @@ class Harbour:
         """A task has ended, with this blob."""
         hold = self.holds.pop(outcome.task, None)
         self._misses.pop(outcome.task, None)
+        if self._retiring:
+            self._retire(outcome.task)
         if hold is not None:
             known = outcome.kind in _ENDED and not (outcome.deaths or outcome.tries)
             kept: Sequence[bytes] = blob.kept if isinstance(blob, Cargo) else ()
             self.stowage.ended(hold, kept if known else None)
+
+    def retire(self, hold: Hold | None, key: bytes) -> None:
+        """Nobody refers to a shared object any more: it goes when the tasks have ended that may name it."""
+        self._link.take()
+        self._retiring.append((set(self._link.open_tasks()), hold or _NONE, key))
+        self._retire(0)
+
+    def _retire(self, ended: int) -> None:
+        for one in list(self._retiring):
+            tasks, hold, key = one
+            tasks.discard(ended)
+            if not tasks:
+                self._retiring.remove(one)
+                self.stowage.discard(hold)
+                self._link.road.tell_notes(UNSHARE + key)
+        if self._retiring:
+            self.holds[0] = _NONE  # so that we hear of every end
+        else:
+            self.holds.pop(0, None)
 
     def _notify(self) -> None:
         self._link.call(self._tell)

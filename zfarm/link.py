@@ -57,6 +57,7 @@ from zfarm.messages import (
     Missed,
     Outcome,
     Payload,
+    Picture,
     Rejected,
     Resolve,
     Running,
@@ -368,6 +369,8 @@ class Link:
             self.road.outcome_arrived()
             if self.harbour is not None:
                 message, payload = self.harbour.land(message, payload)
+        elif type(message) is Picture:
+            self.questions.pictured(message)
         self._machine.receive(BROKER, message, payload, self.loop.now)
 
     def submit(
@@ -394,6 +397,10 @@ class Link:
     def is_open(self, task: int) -> bool:
         """Whether this task has no outcome yet."""
         return task in self._open
+
+    def open_tasks(self) -> list[int]:
+        """The tasks that have no outcome yet."""
+        return list(self._open)
 
     def cancel_task(self, task: int) -> None:
         """Cancel a task, if it has not started or shall be stopped then too; what becomes of it is its

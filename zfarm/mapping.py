@@ -270,6 +270,7 @@ class Map:
             return
         batch.size = weigh(body)
         if batch.size > settings.payload_bytes_max or (several and batch.size > 2 * settings.batch_bytes_max):
+            self._portable.drop(body)
             self._blame(batch, too_large(f"item {batch.first} of a map", batch.size))
             return
         self._out += 1

@@ -714,6 +714,12 @@ class Lent(Message, tag="lent"):
     memory: list[Memory]
 
 
+class Unshare(Message, tag="unshare"):
+    """Worker -> child: nobody refers to this shared object any more (zfarm.edge.shared)."""
+
+    key: bytes
+
+
 class Released(Message, tag="released"):
     """Child -> worker: notes of the client in this child about results that it does not map any more
     (zfarm.edge.stowage)."""
@@ -744,7 +750,7 @@ FromWorker: TypeAlias = (
 ToWorker: TypeAlias = (
     Welcome | Stranger | Refused | Grants | Revoke | Thanks | Drain | Tunnel | Listen | Fetch
 )
-ToChild: TypeAlias = Run | Tunnel | Lent
+ToChild: TypeAlias = Run | Tunnel | Lent | Unshare
 FromChild: TypeAlias = Dones | Starts | Waits | Tunnel | Emits | Progress | Need | Released
 
 

@@ -244,7 +244,7 @@ class EmbeddedRoad(SocketRoad):
         link.loop.call_later(link.leave_when_done, LOOK_S)
 
     def _deliver(self, link: Link, message: Message, payload: Payload) -> None:
-        if type(message) is not Picture:
+        if type(message) is not Picture or not self._looked_at:
             link.receive(message, payload)
         elif any(one.queued or one.leased for one in message.clients):
             self._looked_at = link.loop.now

@@ -10,7 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from zfarm.api import Executor
-from zfarm.errors import FarmClosed
+from zfarm.arguments import name_of
+from zfarm.errors import FarmClosed, NotPortable
 from zfarm.futures import Future
 from zfarm.terms import Terms
 
@@ -91,17 +92,29 @@ class View(Guest):
         self._check_open()
         link = self._link
         link.check_open()
-        name, function, body = self._pickled(fn, args, kwargs)
-        future: Future[T] = Future(link, self._terms.name or name)
+        try:
+            name, function, body = self._pickled(fn, args, kwargs)
+        except NotPortable as error:
+            if not error.has_futures:
+                raise
+            future = self._future(name_of(fn))
+            self._submit_later(future, fn, args, kwargs)
+        else:
+            future = self._future(name)
+            self._submitted((future, future._name, function, self._setup(), body))
+            self._wake()
+            if link.ended:
+                link.sweep()
+        future.add_done_callback(self._futures.discard)
+        return future
+
+    def _future(self, name: str) -> Future[Any]:
+        """A future on the terms of this view."""
+        future: Future[Any] = Future(self._link, self._terms.name or name)
         if self._terms.force_cancel:
             future._force = True
         future._terms = self._terms
         self._futures.add(future)
-        self._submitted((future, future._name, function, self._setup(), body))
-        self._wake()
-        if link.ended:
-            link.sweep()
-        future.add_done_callback(self._futures.discard)
         return future
 
     def _map(self, *args: Any) -> tuple[Map, Iterator[Any]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import cloudpickle.cloudpickle as cloud
 
 from zfarm.edge import homes, shipments, watch
-from zfarm.edge.cargo import Apart, Large, large, small, start_again
+from zfarm.edge.cargo import Apart, Cargo, Large, large, small, start_again
 from zfarm.edge.culprits import not_portable
 from zfarm.edge.origins import by_reference, place_in_home
 from zfarm.errors import NotPortable
@@ -73,13 +73,21 @@ class Portable:
         """The body of one call. ``function`` is asked for the names of its parameters if something is wrong.
 
         Raises:
-            NotPortable: an argument cannot be pickled; the text says which and where in it.
+            NotPortable: an argument cannot be pickled; the text says which and where in it. Or it is a
+                future, which cannot be sent, but its result can: then it ``has_futures``.
         """
         try:
             return self._load([args, kwargs] if kwargs else args)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            futures = _modules.get("concurrent.futures._base")
+            if futures is not None and any(
+                isinstance(arg, futures.Future) for arg in (*args, *kwargs.values())
+            ):
+                refusal = NotPortable(str(error))
+                refusal.has_futures = True
+                raise refusal from error
             raise not_portable(_arguments(function, args, kwargs), error) from error
 
     def encode_batch(self, star: bool, items: Sequence[Any], first: int = 0) -> bytes:
@@ -109,6 +117,24 @@ class Portable:
         except BaseException as error:
             named = [("initializer", function), *((f"initargs[{n}]", arg) for n, arg in enumerate(args))]
             raise not_portable(named, error) from error
+
+    def encode_object(self, thing: Any) -> bytes:
+        """The blob of an object that is to be shared.
+
+        Raises:
+            NotPortable: it cannot be pickled; the text says where in it.
+        """
+        try:
+            return self._load(thing)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise not_portable([("the object", thing)], error) from error
+
+    def drop(self, body: bytes) -> None:
+        """This body will not be sent."""
+        if self.stowage is not None and isinstance(body, Cargo) and body.hold is not None:
+            self.stowage.ended(body.hold, ())
 
     def _load(self, thing: Any) -> bytes:
         """Pickle what is for one call; its large parts are stowed."""

@@ -514,6 +514,7 @@ CHECKS: Final[dict[type, Check]] = {
     m.Need: _need,
     m.Lent: _lent,
     m.Released: _released,
+    m.Unshare: _nothing,
     m.Emits: _emits,
     m.Progress: _progress,
     m.Printed: _printed,

@@ -16,7 +16,7 @@ from time import perf_counter
 from types import GeneratorType
 from typing import Any, Final
 
-from zfarm.edge import inside, upbringing, wire
+from zfarm.edge import inside, shared, upbringing, wire
 from zfarm.edge.callables import Function, opened
 from zfarm.edge.capture import Capture
 from zfarm.edge.fence import Fence
@@ -41,6 +41,7 @@ from zfarm.messages import (
     Lent,
     Run,
     Starts,
+    Unshare,
 )
 from zfarm.settings import settings
 
@@ -99,6 +100,9 @@ class Child:
         message, blobs = wire.to_child.decode(frames)
         if isinstance(message, Lent):
             return  # to a call that was interrupted while it waited for it
+        if isinstance(message, Unshare):
+            shared.forget(message.key)
+            return
         if not isinstance(message, Run):
             raise Malformed(f"{type(message).__name__} on the pipe of a child")
         first_body = message.functions

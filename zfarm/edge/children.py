@@ -38,11 +38,13 @@ from zfarm.messages import (
     Emits,
     Left,
     Lent,
+    Message,
     Need,
     Progress,
     Released,
     Run,
     Starts,
+    Unshare,
     Waits,
 )
 from zfarm.settings import Settings, settings
@@ -342,13 +344,22 @@ class Children:
             blobs = self._laden(kid, [blob for _, blob in new])
             self._listener.child_reported(kid.number, [done for done, _ in new], blobs, now)
 
+    def unshare(self, key: bytes) -> None:
+        """Tell all children that nobody refers to this shared object any more."""
+        for kid in list(self._kids.values()):
+            if kid.open:
+                self._say(kid, Unshare(key))
+
     def _laden(self, kid: Kid, payload: Sequence[Blob]) -> Sequence[Blob]:
         return payload if self.lender is None else self.lender.reported(kid.number, payload)
 
     def _lend(self, kid: Kid, need: Need) -> None:
         lent = Lent([]) if self.lender is None else self.lender.lend(kid.number, need.sizes)
+        self._say(kid, lent)
+
+    def _say(self, kid: Kid, message: Message) -> None:
         try:
-            if not kid.outbox.add(wire.encode(lent)):
+            if not kid.outbox.add(wire.encode(message)):
                 self._watch(kid)
         except OSError:
             self._expect_end(kid)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from zfarm.edge.cargo import Cargo, tokens_of
 from zfarm.edge.segments import POSSIBLE, TOKEN_BYTES, Pool, Ref, Segment, open_ref
-from zfarm.edge.stowage import DROP, RECYCLE
+from zfarm.edge.stowage import DROP, RECYCLE, UNSHARE
 from zfarm.messages import Blob, Lent, Memory
 from zfarm.settings import Settings, settings
 
@@ -32,6 +32,8 @@ class Lender:
     """The segments of one worker."""
 
     def __init__(self, limits: Settings = settings) -> None:
+        self.unshare: Callable[[bytes], None] = lambda key: None
+        """Told which shared object nobody refers to any more."""
         self.on = False
         """Whether its client can open its segments."""
         self._pool = Pool(limits)
@@ -110,6 +112,8 @@ class Lender:
     def _note(self, verb: bytes, token: bytes) -> None:
         if verb == ENABLE:
             self.on = POSSIBLE
+        elif verb == UNSHARE:
+            self.unshare(token)
         elif verb in (RECYCLE, DROP):
             segment = self._away.pop(token, None) or self._reported.pop(token, None)
             if segment is not None:

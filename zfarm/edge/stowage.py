@@ -21,12 +21,14 @@ from zfarm.edge.segments import POSSIBLE, Pool, Ref, Segment, area_of, open_ref,
 from zfarm.messages import Blob
 from zfarm.settings import Settings, settings
 
-__all__ = ["DROP", "RECYCLE", "Hold", "Stowage"]
+__all__ = ["DROP", "RECYCLE", "UNSHARE", "Hold", "Stowage"]
 
 RECYCLE: Final = b"R"
 """Before the token of a result that nobody here maps any more."""
 DROP: Final = b"D"
 """The same, where a process that was forked may map it."""
+UNSHARE: Final = b"U"
+"""Before the key of a shared object that nobody here refers to any more."""
 _SAMPLES: Final = 16
 _SAMPLE_BYTES: Final = 256
 _COPY_FROM: Final = 4096
@@ -153,6 +155,17 @@ class Stowage:
                     segment.tainted = True
                 self._leave(segment)
         self._sweep()
+
+    def discard(self, hold: Hold) -> None:
+        """What was shared is not needed any more: it is not even kept warm, since children may map it."""
+        held, hold.segments = hold.segments, []
+        with self._lock:
+            for segment in held:
+                segment.tainted = True
+                segment.users -= 1
+                if not segment.users and segment in self._out:
+                    self._out.discard(segment)
+                    self._pool.drop(segment)
 
     def taint(self) -> None:
         """Those who run the calls have died in a way that leaves it open what they still do."""
