@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from zfarm.files import File, Files
     from zfarm.futures import Future
     from zfarm.jobs import Job, attach
+    from zfarm.kept import Kept
     from zfarm.merging import StreamItem
     from zfarm.sharing import Shared
     from zfarm.streams import Item, Progress, Stream, emit, progress
@@ -67,6 +68,7 @@ __all__ = [
     "JobExists",
     "JobTakenOver",
     "JobUnknown",
+    "Kept",
     "LimitExceeded",
     "MemoryLimit",
     "NotPortable",
@@ -102,6 +104,7 @@ _HOMES = {
     "Future": "zfarm.futures",
     "Item": "zfarm.streams",
     "Job": "zfarm.jobs",
+    "Kept": "zfarm.kept",
     "Progress": "zfarm.streams",
     "Shared": "zfarm.sharing",
     "Stream": "zfarm.streams",

@@ -154,21 +154,14 @@ class Executor(Beyond):
         except NotPortable as error:
             if not error.has_futures:
                 raise
-            return self._submit_later(Future(link, name_of(fn)), fn, args, kwargs)
+            from zfarm.pending import submit_later
+
+            return submit_later(self, Future(link, name_of(fn)), fn, args, kwargs)
         future: Future[T] = Future(link, name)
         self._submitted((future, name, function, self._setup(), body))
         self._wake()
         if link.ended:
             link.sweep()
-        return future
-
-    def _submit_later(
-        self, future: Future[T], fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Future[T]:
-        from zfarm.pending import Pending
-
-        call = fn, self._encode_function(fn), self._setup()
-        Pending(self._link, future, call, args, kwargs, self._encode_arguments).start()
         return future
 
     def _pickled(
@@ -201,6 +194,7 @@ class Executor(Beyond):
         resources: Mapping[str, float] | None = _SAME,
         labels: str | Iterable[str] | Mapping[str, str] | None = _SAME,
         output: Literal["forward", "keep", "off"] | None = _SAME,
+        keep: bool = _SAME,
     ) -> View:
         """The same farm with other terms: an Executor whose ``submit`` and ``map`` ask for them.
 
@@ -236,6 +230,9 @@ class Executor(Beyond):
         of it; ``off`` drops it. None: as ZFARM_OUTPUT says, else ``forward`` from a farm that is there (and
         in notebooks); of an embedded farm it goes to this program's own, as in process pools.
 
+        With ``keep`` a large result stays in shared memory: the future has a Kept instead, which may be an
+        argument, and whose ``get`` brings it. On embedded farms, and for ``submit`` alone.
+
         What is not said stays as it is here. The view lives as long as this executor; its ``shutdown`` waits
         only for what was submitted through it.
 
@@ -248,7 +245,7 @@ class Executor(Beyond):
         given = {
             "timeout": timeout, "retries": retries, "retry_on": retry_on, "max_attempts": max_attempts,
             "priority": priority, "name": name, "force_cancel": force_cancel, "memory": memory,
-            "resources": resources, "labels": labels, "output": output,
+            "resources": resources, "labels": labels, "output": output, "keep": keep,
         }  # fmt: skip
         terms = getattr(self, "_terms", PLAIN).but(**{k: v for k, v in given.items() if v is not _SAME})
         return View(self, terms)

@@ -4,11 +4,12 @@ settled; it knows the link, and no socket. In the link's thread."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import structs
 
+from zfarm import kept
 from zfarm.edge.cargo import CARGO, Cargo
 from zfarm.edge.outcomes import encode_error
 from zfarm.edge.stowage import UNSHARE, Hold, Stowage
@@ -36,9 +37,11 @@ class Harbour:
         self.stowage = stowage
         self.holds: dict[int, Hold] = {}
         """What open tasks have in shared memory."""
+        self.keeping: set[int] = set()
+        """Tasks whose results stay where they are."""
         self._link = link
         self._misses: dict[int, int] = {}
-        self._retiring: list[tuple[set[int], Hold, bytes]] = []
+        self._retiring: list[tuple[set[int], Callable[[], None]]] = []
         stowage.notify = self._notify
         link.loop.add_timer(stowage.cool, settings.shared_warm_s)
 
@@ -53,7 +56,7 @@ class Harbour:
         One that cannot be opened is left out, as if it had been lost on its way: if its farm has died, it is
         started anew, and the task with it; else the broker is asked again.
         """
-        if not [1 for blob in payload if blob[:1] == CARGO]:
+        if not self.keeping and not [1 for blob in payload if blob[:1] == CARGO]:
             return message, payload
         pairs = list(zip(message.outcomes, payload, strict=True))
         landed = [pair for pair in map(self._landed, pairs) if pair is not None]
@@ -61,10 +64,19 @@ class Harbour:
 
     def _landed(self, pair: tuple[Outcome, Blob]) -> tuple[Outcome, Blob] | None:
         outcome, blob = pair
+        keep = outcome.task in self.keeping
+        if keep and outcome.kind != VALUE:
+            self.keeping.discard(outcome.task)
+        elif keep and blob[:1] != CARGO:
+            self.keeping.discard(outcome.task)
+            return outcome, kept.Arrived(self._link, blob)
         if blob[:1] != CARGO or not self._link.is_open(outcome.task):
             return pair  # of a task that has had its outcome: nobody looks at it
         try:
-            cargo = self.stowage.land(blob)
+            cargo = (
+                kept.Arrived(self._link, blob) if keep and outcome.kind == VALUE else self.stowage.land(blob)
+            )
+            self.keeping.discard(outcome.task)
         except OSError as error:
             missed = self._misses[outcome.task] = self._misses.get(outcome.task, 0) + 1
             if missed < _TRIES:
@@ -86,23 +98,28 @@ class Harbour:
             self._retire(outcome.task)
         if hold is not None:
             known = outcome.kind in _ENDED and not (outcome.deaths or outcome.tries)
-            kept: Sequence[bytes] = blob.kept if isinstance(blob, Cargo) else ()
-            self.stowage.ended(hold, kept if known else None)
+            tokens: Sequence[bytes] = blob.kept if isinstance(blob, Cargo) else ()
+            self.stowage.ended(hold, tokens if known else None)
 
-    def retire(self, hold: Hold | None, key: bytes) -> None:
-        """Nobody refers to a shared object any more: it goes when the tasks have ended that may name it."""
+    def retire(self, gone: Callable[[], None]) -> None:
+        """Nobody refers to something any more: call ``gone`` when the tasks have ended that may name it."""
         self._link.take()
-        self._retiring.append((set(self._link.open_tasks()), hold or _NONE, key))
+        self._retiring.append((set(self._link.open_tasks()), gone))
         self._retire(0)
+
+    def unshare(self, hold: Hold | None, key: bytes) -> None:
+        """Nobody and no task refers to a shared object any more."""
+        if hold is not None:
+            self.stowage.discard(hold)
+        self._link.road.tell_notes(UNSHARE + key)
 
     def _retire(self, ended: int) -> None:
         for one in list(self._retiring):
-            tasks, hold, key = one
+            tasks, gone = one
             tasks.discard(ended)
             if not tasks:
                 self._retiring.remove(one)
-                self.stowage.discard(hold)
-                self._link.road.tell_notes(UNSHARE + key)
+                gone()
         if self._retiring:
             self.holds[0] = _NONE  # so that we hear of every end
         else:

@@ -389,8 +389,10 @@ class Link:
         )  # fmt: skip
         token._task = number
         self._open[number] = token
-        if type(body) is not bytes and self.harbour is not None:
+        if self.harbour is not None:
             self.harbour.loaded(number, body)
+            if terms.keep:
+                self.harbour.keeping.add(number)
 
     def is_open(self, task: int) -> bool:
         """Whether this task has no outcome yet."""

@@ -13,9 +13,10 @@ from zfarm.reasons import Reason
 from zfarm.settings import settings
 
 if TYPE_CHECKING:
+    from zfarm.api import Executor
     from zfarm.link import Link
 
-__all__ = ["Pending", "awaited"]
+__all__ = ["Pending", "awaited", "submit_later"]
 
 Encode = Callable[[tuple[Any, ...], Mapping[str, Any], Any], bytes]
 
@@ -25,6 +26,20 @@ def awaited(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Stand
     places = {f"argument {n}": arg for n, arg in enumerate(args, 1)}
     places |= {f"argument {name!r}": arg for name, arg in kwargs.items()}
     return {place: arg for place, arg in places.items() if isinstance(arg, StandardFuture)}
+
+
+def submit_later(
+    farm: Executor,
+    future: Future[Any],
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Future[Any]:
+    """Submit a call for ``future`` when the futures among its arguments are done. Raises NotPortable for its
+    function alone."""
+    call = fn, farm._encode_function(fn), farm._setup()
+    Pending(farm._link, future, call, args, kwargs, farm._encode_arguments).start()
+    return future
 
 
 class Pending:

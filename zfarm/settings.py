@@ -147,8 +147,8 @@ class Settings:
     """Arrays and pickles of at least this size go through shared memory on an embedded farm; smaller ones
     are sooner sent than mapped."""
     shared_bytes_max: int = 4096 * MIB
-    """Shared memory of one process (client, worker, or a child for its nested calls), and never more than
-    half of the host's memory. What is beyond goes to files without a name in the directory for temporary
+    """Shared memory of one process (a client for arguments, a worker for results), and never more than a
+    quarter of the host's memory. What is beyond goes to files without a name in the directory for temporary
     files."""
     shared_spill_max: int = 16 * 1024 * MIB
     """Bytes of such files of one process. What is beyond travels in messages."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from zfarm.api import Executor
 from zfarm.arguments import name_of
-from zfarm.errors import FarmClosed, NotPortable
+from zfarm.errors import ConfigurationError, FarmClosed, NotPortable
 from zfarm.futures import Future
+from zfarm.pending import submit_later
 from zfarm.terms import Terms
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ class View(Guest):
 
     def __init__(self, parent: Executor, terms: Terms) -> None:
         super().__init__(parent._link, parent._portable, parent._setups)
+        if terms.keep and parent._link.harbour is None:
+            raise ConfigurationError(
+                "keep=True needs an embedded farm: on others a result has no place to stay but its client; "
+                "without it the result comes home, and may be an argument as it is"
+            )
         self._parent = parent  # a farm ends when nobody holds its executor any more
         self._terms = terms
         output = terms.output or parent._link.output
@@ -98,7 +104,7 @@ class View(Guest):
             if not error.has_futures:
                 raise
             future = self._future(name_of(fn))
-            self._submit_later(future, fn, args, kwargs)
+            submit_later(self, future, fn, args, kwargs)
         else:
             future = self._future(name)
             self._submitted((future, future._name, function, self._setup(), body))
@@ -118,4 +124,6 @@ class View(Guest):
         return future
 
     def _map(self, *args: Any) -> tuple[Map, Iterator[Any]]:
+        if self._terms.keep:
+            raise ConfigurationError("keep=True is for submit: the results of a map come home in batches")
         return super()._map(*args, self._terms)

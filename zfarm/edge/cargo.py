@@ -34,6 +34,7 @@ __all__ = [
     "small",
     "start_again",
     "tokens_of",
+    "unpacked",
     "weigh",
 ]
 
@@ -136,6 +137,17 @@ def tokens_of(blob: Blob) -> list[bytes]:
     return [names[at : at + TOKEN_BYTES] for at in range(0, len(names) - TOKEN_BYTES + 1, TOKEN_BYTES)]
 
 
+def unpacked(blob: Blob) -> tuple[Sequence[bytes], list[Part], Part]:
+    """What such a blob was packed of: what is kept, the parts, and the pickle."""
+    _, count = _HEAD.unpack_from(blob)
+    kept, parts, data = pickle.loads(memoryview(blob)[_HEAD.size + count * TOKEN_BYTES :])
+    return kept, [_part(part) for part in parts], _part(data)
+
+
+def _part(part: Any) -> Part:
+    return part if isinstance(part, bytes) else Ref(*part)
+
+
 def opened_cargo(
     blob: Blob, mapped: Callable[[bytes, Any], None], get: Callable[[Ref], Any] = area_of
 ) -> Cargo:
@@ -144,8 +156,7 @@ def opened_cargo(
     Raises:
         OSError: a segment is not there (any more), or cannot be mapped.
     """
-    _, count = _HEAD.unpack_from(blob)
-    kept, parts, data = pickle.loads(memoryview(blob)[_HEAD.size + count * TOKEN_BYTES :])
+    kept, parts, data = unpacked(blob)
     weight = 0
     buffers: list[Any] = []
     for part in (*parts, data):
@@ -153,10 +164,9 @@ def opened_cargo(
             weight += len(part)
             buffers.append(bytearray(part) if part is not data else part)
         else:
-            ref = Ref(*part)
-            area = get(ref)
-            mapped(ref.token, area)
-            weight += ref.size
+            area = get(part)
+            mapped(part.token, area)
+            weight += part.size
             buffers.append(bytes_of(area))
     whole = buffers.pop()
     cargo = Cargo(whole if isinstance(whole, bytes) else b"")

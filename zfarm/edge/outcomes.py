@@ -211,7 +211,7 @@ def decode_outcome(kind: int, blob: Blob) -> tuple[Any, BaseException | None]:
     if kind != VALUE:
         return None, _decode_error(blob)
     try:
-        return blob.load() if type(blob) is Cargo else pickle.loads(blob), None
+        return blob.load() if isinstance(blob, Cargo) else pickle.loads(blob), None
     except BaseException as error:
         _let_through(error)
         return None, _unreadable(error)

@@ -250,7 +250,7 @@ class Pool:
     def __init__(self, limits: Settings = settings, forget: Callable[[Segment], None] | None = None) -> None:
         """``forget`` is told of a segment whose content is about to go."""
         self._limits = limits
-        self._most = min(limits.shared_bytes_max, _memory_bytes() // 2)
+        self._most = min(limits.shared_bytes_max, _memory_bytes() // 4)
         self._forget = forget or (lambda segment: None)
         self._free: OrderedDict[bytes, Segment] = OrderedDict()  # the one that was free for longest first
         self._cold: set[bytes] = set()

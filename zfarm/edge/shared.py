@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import OrderedDict
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ from zfarm.edge.callables import open_blob
 from zfarm.edge.cargo import is_cargo, opened_cargo
 from zfarm.errors import NotPortable
 
-__all__ = ["KEPT_MAX", "forget", "receive"]
+__all__ = ["KEPT_MAX", "forget", "open_kept", "receive"]
 
 KEPT_MAX: Final = 32
 """Shared objects that a child keeps; of others the one that was not used for longest is unpickled again."""
@@ -40,6 +41,13 @@ def _opened(blob: bytes) -> Any:
         ) from error
     cargo.buffers = [memoryview(buffer).toreadonly() for buffer in cargo.buffers]
     return cargo.load(open_blob)
+
+
+def open_kept(blob: bytes) -> Any:
+    """A result that was kept; a private copy each time. Raises OSError: it is not there any more."""
+    if not is_cargo(blob):
+        return pickle.loads(blob)
+    return opened_cargo(blob, lambda token, area: None).load()
 
 
 def forget(key: bytes) -> None:
