@@ -163,6 +163,7 @@ class Vitals(Message):
     disk_free_bytes: int = 0
     rss_bytes: int = 0  # worker and children together
     processes: int = 0
+    shared_bytes: int = 0  # shared memory that the worker holds for results, what is kept warm included
 
 
 class Setup(Message):

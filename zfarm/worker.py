@@ -224,6 +224,10 @@ class WorkerShell:
         self._loop.call_soon(lambda: self._note(vitals))
 
     def _note(self, vitals: Vitals) -> None:
+        if self.children.lender is not None:
+            from msgspec import structs
+
+            vitals = structs.replace(vitals, shared_bytes=self.children.lender.bytes)
         self.machine.vitals(vitals, self._loop.now)
         self.children.ooms.tick()
 

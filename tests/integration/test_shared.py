@@ -152,6 +152,15 @@ def test_memory_is_used_again(executor: zfarm.Executor) -> None:
     assert stowage(executor).bytes == SIZE * 8
 
 
+def test_what_the_farm_holds_is_shown(executor: zfarm.Executor) -> None:
+    executor.submit(make, 1).result(DEADLINE_S)
+
+    def shown() -> int:
+        return executor._link.questions.workers(executor._link)[0].vitals.shared_bytes
+
+    assert wait_until(shown, "the worker's shared memory") == SIZE * 8
+
+
 def test_maps_of_arrays(executor: zfarm.Executor) -> None:
     arrays = [numbers(seed) for seed in range(6)]
 
