@@ -13,9 +13,7 @@ import ctypes
 import mmap
 import os
 import pickle
-import secrets
 import sys
-import tempfile
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -79,7 +77,7 @@ class Segment:
     def __init__(self, capacity: int, folder: str = "") -> None:
         """Make one of ``capacity`` bytes in memory, or in a file of ``folder`` without a name. Raises
         OSError."""
-        self.token = secrets.token_bytes(TOKEN_BYTES)
+        self.token = os.urandom(TOKEN_BYTES)
         self.capacity = capacity
         self.size = 0  # of what is in it now
         self.touched = 0  # bytes that were ever written, and so are taken
@@ -284,7 +282,7 @@ class Pool:
         if spill and self.spilled + size > self._limits.shared_spill_max:
             return None
         try:
-            segment = Segment(capacity, tempfile.gettempdir() if spill else "")
+            segment = Segment(capacity, _spill_folder() if spill else "")
         except OSError:
             return None
         self.count += 1
@@ -343,6 +341,12 @@ class Pool:
         segment = next(iter(self._free.values()))
         self.reclaim(segment)
         self.drop(segment)
+
+
+def _spill_folder() -> str:
+    import tempfile
+
+    return tempfile.gettempdir()
 
 
 def _memory_bytes() -> int:
