@@ -196,6 +196,7 @@ class Future(StandardFuture[T], Generic[T]):
     _progress: Progress | None = None
     _tails: tuple[Tail, Tail] | None = None
     _files: Files | None = None
+    _awaits: Callable[[], Reason] | None = None
     _condition: Any = _Condition()
     _waiters: Any = _LazyList()
     _done_callbacks: Any = _LazyList()
@@ -298,6 +299,9 @@ class Future(StandardFuture[T], Generic[T]):
         """
         from zfarm.reasons import Reason
 
+        awaits = self._awaits
+        if awaits is not None and self._state not in _DONE and not self._task:
+            return awaits()
         reason = None if self._state in _DONE or self._home is None else self._home.why(self)
         if self._state not in _DONE:
             return reason or Reason("unsent", "no farm has it")
@@ -399,8 +403,9 @@ class Future(StandardFuture[T], Generic[T]):
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            "a Future stays where it is: pass its result() to the call, or submit from within the call "
-            "through zfarm.current_farm()"
+            "a Future stays where it is: as an argument of submit itself it is waited for; in a list or any "
+            "other object, or in a map, pass its result(), or submit from within the call through "
+            "zfarm.current_farm()"
         )
 
     def _abandon(self) -> None:

@@ -69,12 +69,14 @@ class WorkerShell:
         from zfarm.edge.children import Children
         from zfarm.edge.memory import MemoryWatch
         from zfarm.edge.vitals import VitalsSampler
+        from zfarm.placement import own_label
         from zfarm.settings import settings
 
         now = time.monotonic()
+        session = secrets.token_hex(16)
         self.machine = Worker(
-            secrets.token_hex(16), versions, slots, name or platform.node(), os.getpid(), now,
-            resources=stock.resources, labels=stock.labels,
+            session, versions, slots, name or platform.node(), os.getpid(), now,
+            resources=stock.resources, labels=(*stock.labels, own_label(session)),
         )  # fmt: skip
         self.children = Children(nursery, self, loop)
         self._memory = MemoryWatch(self.children, self.machine.child_overshot)
@@ -222,6 +224,10 @@ class WorkerShell:
         self._loop.call_soon(lambda: self._note(vitals))
 
     def _note(self, vitals: Vitals) -> None:
+        if self.children.lender is not None:
+            from msgspec import structs
+
+            vitals = structs.replace(vitals, shared_bytes=self.children.lender.bytes)
         self.machine.vitals(vitals, self._loop.now)
         self.children.ooms.tick()
 
