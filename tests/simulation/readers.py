@@ -100,13 +100,14 @@ class Readers:
         reader.over = True
         self.unread.discard(-task.token if files else task.token)
         self.farm.story.probe("files end" if files else "a stream ends")
-        if files and not outcome.filed:
-            return  # what came was of an attempt that died, and the one that ended has sent none
         if outcome.kind in (m.VALUE, m.ERROR, m.MIXED):
+            what = f"the {'files' if files else 'stream'} of task {task.token}"
             whole = {run.filed if files else run.emitted for run in task.runs if run.finished}
-            assert reader.next - 1 in whole, (
-                f"the stream of task {task.token} ended after {reader.next - 1} of {sorted(whole)} items"
-            )
+            told = outcome.filed if files else outcome.emitted
+            assert told in whole, f"{what} is said to have {told} of {sorted(whole)} items"
+            if not told:
+                return  # what came was of an attempt that died, and the one that ended has sent none
+            assert reader.next - 1 == told, f"{what} ended after {reader.next - 1} of {told} items"
             assert reader.run < 0 or task.runs[reader.run].finished
 
     def stream_forgotten(self, task: Task) -> None:
