@@ -8,6 +8,7 @@ TYPE_CHECKING = False  # type checkers know better; typing itself costs more tha
 if TYPE_CHECKING:
     from zfarm.api import Executor, current_farm
     from zfarm.bars import track
+    from zfarm.beyond import WorkerInfo
     from zfarm.errors import (
         AccessDenied,
         BrokerUnreachable,
@@ -81,6 +82,7 @@ __all__ = [
     "TransferError",
     "UnsafeName",
     "VersionMismatch",
+    "WorkerInfo",
     "__version__",
     "attach",
     "current_farm",
@@ -101,6 +103,7 @@ _HOMES = {
     "Progress": "zfarm.streams",
     "Stream": "zfarm.streams",
     "StreamItem": "zfarm.merging",
+    "WorkerInfo": "zfarm.beyond",
     "attach": "zfarm.jobs",
     "current_farm": "zfarm.api",
     "emit": "zfarm.streams",

@@ -1,18 +1,22 @@
-"""What an Executor can do beyond the standard's: streams of many calls, futures as they end; it submits only
-through ``submit``, and knows no message."""
+"""What an Executor can do beyond the standard's: streams, futures as they end, names of workers; it submits
+only through ``submit``, and sends no message."""
 
 from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from zfarm.arguments import check_sizes
+from zfarm.errors import BrokerUnreachable
+from zfarm.messages import WORKER_LABEL
+from zfarm.reasons import LOOK_WAIT_S
 
 if TYPE_CHECKING:
+    from zfarm.link import Link
     from zfarm.merging import Merged
 
-__all__ = ["Beyond", "Completed"]
+__all__ = ["Beyond", "Completed", "WorkerInfo"]
 
 F = TypeVar("F", bound="concurrent.futures.Future[Any]")
 
@@ -39,8 +43,48 @@ class Completed(Iterator[F]):
         return self._left
 
 
+class WorkerInfo(NamedTuple):
+    """One worker of a farm, as its broker knows it."""
+
+    name: str
+    """As ``zfarm status --json`` has it."""
+    host: str
+    pid: int
+    slots: int
+    open: bool
+    """It takes calls now: it is neither draining nor set aside."""
+
+    @property
+    def label(self) -> str:
+        """A label that this worker alone has: ``farm.options(labels=worker.label)`` is for calls that run
+        there, or wait for ever when it is gone."""
+        return f"{WORKER_LABEL}={self.name}"
+
+
 class Beyond(concurrent.futures.Executor):
-    """An executor whose calls have streams."""
+    """An executor whose calls have streams, and whose workers have names."""
+
+    _link: Link
+
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """The workers that the farm has now.
+
+        Raises:
+            BrokerUnreachable: the broker has not answered within some seconds.
+            FarmClosed, FarmBroken: the executor is of no use any more.
+        """
+        link = self._link
+        link.check_open()
+        link.check_waiting()
+        link.reached.wait(LOOK_WAIT_S)
+        picture = link.questions.look(link.call)
+        if picture is None:
+            link.check_open()
+            raise BrokerUnreachable(f"the broker at {link.road.address} has not said who its workers are")
+        return tuple(
+            WorkerInfo(w.worker, w.host, w.pid, w.slots, not (w.draining or w.aside_s) and w.room > 0)
+            for w in picture.workers
+        )
 
     def stream_map(
         self,

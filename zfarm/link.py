@@ -52,6 +52,7 @@ from zfarm.messages import (
     Explained,
     Heard,
     JobTask,
+    Looked,
     Message,
     Missed,
     Outcome,
@@ -531,6 +532,7 @@ class Link:
         StreamOver: _streamed,
         Advanced: _advanced,
         Explained: lambda link, action: link.questions.answered(action.reason),
+        Looked: lambda link, action: link.questions.looked(action.picture),
         Heard: _heard,
     }
 

@@ -24,6 +24,9 @@ Peer: TypeAlias = Hashable
 BROKER: Final = "broker"
 """The only peer of a worker's or client's machine."""
 
+WORKER_LABEL: Final = "zfarm.worker"
+"""Name of the label that the broker gives each worker: its value is the worker's name in pictures."""
+
 # How a task ended. One byte on the wire, so numbers and not words.
 VALUE: Final = 0  # payload: the pickled value (of a batch: the pickled list of values)
 ERROR: Final = 1  # payload: the pickled exception with its remote traceback
@@ -935,6 +938,12 @@ class Explained(Action):
     """Client: the broker says why a task is where it is; ``reason`` is what it said."""
 
     reason: Any
+
+
+class Looked(Action):
+    """Client: the broker shows the farm."""
+
+    picture: Any
 
 
 class StreamOver(Action):

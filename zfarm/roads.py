@@ -223,9 +223,10 @@ class EmbeddedRoad(SocketRoad):
         link.loop.call_later(link.leave_when_done, LOOK_S)
 
     def _deliver(self, link: Link, message: Message, payload: Payload) -> None:
-        if type(message) is not Picture:
-            link.receive(message, payload)
-        elif any(one.queued or one.leased for one in message.clients):
+        link.receive(message, payload)
+        if type(message) is not Picture or not self._looked_at:
+            return
+        if any(one.queued or one.leased for one in message.clients):
             self._looked_at = link.loop.now
             link.loop.call_later(lambda: self._look(link), LOOK_AGAIN_S)
         else:

@@ -344,6 +344,7 @@ class ClientProcess(Process):
                 self.farm.books.stream_forgotten(task)
         elif kind == "why":
             self.machine.why(entry[1].token, entry[1].number)
+            self.machine.look()
         elif kind == "unlisten":
             self.machine.unlisten(entry[1].number)
         elif kind == "took":
@@ -380,6 +381,8 @@ class ClientProcess(Process):
             self.hand("took", task, action.attempt, action.last, action.files)
         elif isinstance(action, m.Explained):
             farm.books.explained(self, action.reason)
+        elif isinstance(action, m.Looked):
+            farm.books.looked(action.picture)
         elif isinstance(action, m.StreamOver):
             farm.books.stream_over(farm.tasks[action.token], action.files)
         elif isinstance(action, m.Running):

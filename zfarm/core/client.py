@@ -47,10 +47,13 @@ from zfarm.messages import (
     Hello,
     Items,
     JobTask,
+    Look,
+    Looked,
     Message,
     Outcome,
     Payload,
     Peer,
+    Picture,
     Printed,
     Progress,
     Pulse,
@@ -125,7 +128,7 @@ class Client:
         self._forgot: list[int] = []
         self._unconfirmed: dict[int, list[int]] = {}
         self._actions: list[Action] = []
-        self._whys: list[Why] = []
+        self._whys: list[Why | Look] = []
         self.inflow = self._inflow = Inflow(limits)
         self._handlers: dict[type, Callable[[Any, Payload, float], None]] = {
             Welcome: self._on_welcome,
@@ -142,6 +145,7 @@ class Client:
             Sent: lambda message, _, now: self._inflow.sent(message, now),
             Progress: self._on_progress,
             Reason: lambda message, *_: self._actions.append(Explained(message)),
+            Picture: lambda message, *_: self._actions.append(Looked(message)),
             Printed: self._on_printed,
         }
 
@@ -208,6 +212,12 @@ class Client:
         """Ask why ``task`` is where it is; Explained answers, if there is a link to ask over."""
         if self._welcome is not None and not self._over:
             self._whys.append(Why(number, task))
+            self.deadline = NOW
+
+    def look(self) -> None:
+        """Ask for a picture of the farm; Looked brings it, if there is a link to ask over."""
+        if self._welcome is not None and not self._over:
+            self._whys.append(Look(0))
             self.deadline = NOW
 
     def heard(self, now: float) -> tuple[bool, float]:
