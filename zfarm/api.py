@@ -22,6 +22,7 @@ from zfarm.beyond import Beyond
 from zfarm.errors import BrokerUnreachable
 from zfarm.futures import Future
 from zfarm.settings import settings
+from zfarm.terms import LISTENED
 
 if TYPE_CHECKING:
     from zfarm.edge.callables import Portable
@@ -97,14 +98,16 @@ class Executor(Beyond):
     def _serve(self, link: Link, portable: Portable, setups: Setups) -> None:
         self._link = link
         self._encode_function: Callable[[Callable[..., Any]], bytes] = portable.encode_function
+        self._setup = setups.current
         if link.output:
             self._encode_function = partial(portable.encode_function, output=link.output)
+            if link.output in LISTENED:
+                self._setup = setups.attentive
         self._encode_arguments = portable.encode_arguments
         self._portable = portable
         self._setups = setups
         self._named = (b"", "")
         self._bytes_max = settings.payload_bytes_max
-        self._setup = setups.current
         self._submitted = link.inbox.append
         self._wake = link.loop.wake
 

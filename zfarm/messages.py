@@ -168,6 +168,15 @@ class Vitals(Message):
     processes: int = 0
 
 
+class Attention(Message):
+    """What a client wants to hear of its tasks. Levels by the names of loggers (the root has none); filters
+    of warnings as (action, message, category, module, line)."""
+
+    disable: int = 0
+    levels: dict[str, int] = {}
+    filters: list[tuple[str, str, str, str, int]] = []
+
+
 class Setup(Message):
     """The world that a client's calls expect around them. Opaque to the broker: it travels encoded, as a
     blob.
@@ -185,6 +194,7 @@ class Setup(Message):
     initializer: bytes = b""  # pickled (function, initargs); empty: none
     max_tasks_per_child: int = 0  # 0: no limit
     environment: dict[str, str | None] = {}  # what the client has changed since it began; None: removed
+    attention: Attention | None = None  # None: the output of its calls does not travel
 
 
 class Streaming(Message):
@@ -564,8 +574,8 @@ class Progress(Message, tag="progress"):
 
 class Printed(Message, tag="printed"):
     """Worker -> broker -> client: a task has printed this; ``number`` is its lease, then its task. Payload:
-    one blob, whole lines. ``source`` is 1 for standard output, 2 for standard error; ``dropped`` bytes
-    before it are gone."""
+    one blob, whole lines. ``source`` is 1 for standard output, 2 for standard error, 3 for records of logging
+    and warnings (zfarm.edge.records); ``dropped`` bytes before it are gone."""
 
     number: int
     source: int

@@ -11,7 +11,7 @@ from zfarm.messages import Demand
 from zfarm.placement import demand_labels, demand_of, demand_resources
 from zfarm.settings import settings
 
-__all__ = ["FORWARD", "PLAIN", "Terms"]
+__all__ = ["FORWARD", "LISTENED", "PLAIN", "Terms"]
 
 NAME_MAX: Final = 200
 ATTEMPTS_MAX: Final = 1000
@@ -177,7 +177,9 @@ def _labels(value: Any) -> dict[str, Any]:
 
 
 FORWARD: Final = "forward"
-_OUTPUTS: Final = (FORWARD, "keep", "off")
+LISTENED: Final = (FORWARD, "keep")
+"""With these, what a call prints and logs comes home."""
+_OUTPUTS: Final = (*LISTENED, "off")
 
 
 def _output(value: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from zfarm.api import Executor
 from zfarm.errors import FarmClosed
 from zfarm.futures import Future
-from zfarm.terms import Terms
+from zfarm.terms import LISTENED, Terms
 
 if TYPE_CHECKING:
     from zfarm.edge.callables import Portable
@@ -85,6 +85,7 @@ class View(Guest):
             self._encode_function = partial(
                 parent._portable.encode_function, retry_on=terms.retry_on, output=output
             )
+        self._setup = parent._setups.attentive if output in LISTENED else parent._setups.current
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """See Executor.submit; the call runs on the terms of this view."""

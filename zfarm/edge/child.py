@@ -26,6 +26,7 @@ from zfarm.edge.outcomes import encode_error, encode_value, encode_values, forge
 from zfarm.edge.page import ChildPage
 from zfarm.edge.pipe import PIPE_LOST, Frames
 from zfarm.edge.realm import Realm, unfit
+from zfarm.edge.records import Records
 from zfarm.edge.wire import Malformed
 from zfarm.errors import NotPortable
 from zfarm.messages import (
@@ -58,13 +59,14 @@ _dumps: Final = pickle.dumps
 class Child:
     """One child."""
 
-    def __init__(self, pipe: Pipe, page: ChildPage, here: Inside, capture: Capture) -> None:
+    def __init__(self, pipe: Pipe, page: ChildPage, here: Inside, capture: Capture, records: Records) -> None:
         self.forked = False
         self._pipe = pipe
         self._page = page
         self._here = here
         self._realm = Realm()
         self._capture = capture
+        self._records = records
         self._fence = Fence()
         self._flush = here.finish
         self._dones: list[Done] = []
@@ -97,6 +99,8 @@ class Child:
             self._realm.adopt(blobs[message.functions])
             self._fence.settle()
             self._here.setup = self._realm.setup
+            if self._realm.setup is not None:
+                self._records.obey(self._realm.setup.attention)
             first_body += 1
         else:
             self._realm.return_home()
@@ -159,6 +163,7 @@ class Child:
             target: Any = function.ready()
             if function.output != self._capture.mode:
                 self._capture.become(function.output)
+                self._records.install()
             args = _loads(body) if body[0] == _PICKLE_FIRST else open_blob(body)
         except BaseException as error:
             return self._failed(self._fence.judged(error) or opened(error, self._realm.host))
@@ -263,16 +268,20 @@ def _say(text: str) -> None:
         return  # a task closed it: the exit code says the same
 
 
-def main(parent: int, pipe_fd: int, tunnel_fd: int, page_fd: int, out_fd: int, err_fd: int) -> int:
+def main(
+    parent: int, pipe_fd: int, tunnel_fd: int, page_fd: int, out_fd: int, err_fd: int, records_fd: int
+) -> int:
     """Be a child until the worker closes the pipe; the exit code. ``parent`` has forked us."""
     upbringing.bring_up(parent)
     page = ChildPage(page_fd)
     os.close(page_fd)  # the mapping stays
-    pipe_fd, tunnel_fd, out_fd, err_fd = upbringing.move_high([pipe_fd, tunnel_fd, out_fd, err_fd])
+    moved = upbringing.move_high([pipe_fd, tunnel_fd, out_fd, err_fd, records_fd])
+    pipe_fd, tunnel_fd, out_fd, err_fd, records_fd = moved
     pipe = Pipe(socket.socket(fileno=pipe_fd))
     tunnel = TunnelPort(socket.socket(fileno=tunnel_fd))
     here = Inside(pipe, tunnel, page)
-    child = Child(pipe, page, here, Capture(out_fd, err_fd, lambda: page.entered))
+    capture = Capture(out_fd, err_fd, lambda: page.entered)
+    child = Child(pipe, page, here, capture, Records(records_fd, capture))
     inside.become(here)
 
     def leave() -> None:

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import msgspec
 
-from zfarm.edge.wire import encode_setup
-from zfarm.messages import Setup
+from zfarm.edge.attention import Watcher
+from zfarm.edge.wire import decode_setup, encode_setup
+from zfarm.messages import Attention, Setup
 
 __all__ = ["Setups"]
 
@@ -26,7 +27,11 @@ class Setups:
 
     def __init__(self, template: Setup) -> None:
         """Make setups like ``template`` in all but directory and path: realm and initializer are its own."""
-        self._template = msgspec.structs.replace(template, prefix=sys.prefix, host=platform.node())
+        self._template = msgspec.structs.replace(
+            template, prefix=sys.prefix, host=platform.node(), attention=None
+        )
+        self._watcher = Watcher()
+        self._attentive: tuple[bytes, Attention, bytes] = (b"", Attention(), b"")
         self._changed: set[Any] = set()
         self._began = dict(_environment)
         self._known: tuple[bytes, list[str], dict[Any, Any], bytes] = (b"", [], {}, b"")
@@ -52,6 +57,16 @@ class Setups:
         path, environment = list(sys.path), dict(_environment)
         blob = self._encode(os.fsdecode(here), path, environment)
         self._known = (here, path, environment, blob)
+        return blob
+
+    def attentive(self) -> bytes:
+        """The same for a call whose output travels: it says which records and warnings are wanted here."""
+        plain, attention = self.current(), self._watcher.current()
+        before, wanted, blob = self._attentive
+        if before is plain and wanted is attention:
+            return blob
+        blob = encode_setup(msgspec.structs.replace(decode_setup(plain), attention=attention))
+        self._attentive = (plain, attention, blob)
         return blob
 
     def _encode(self, cwd: str, path: list[str], environment: dict[Any, Any]) -> bytes:
