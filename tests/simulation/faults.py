@@ -96,6 +96,10 @@ class Mix:
     items_max: int = 40
     files_share: float = 0.0
     """Of what calls emit, the part that is pieces of files."""
+    gauge_share: float = 0.0
+    """Of the rest, the part of which only the latest counts."""
+    print_share: float = 0.0
+    """Calls that print something, at their start and at their end."""
     published: bool = True
     """Items are published, and may be lost; else they go by way of the broker."""
     item_loss: float = 0.0
@@ -171,6 +175,12 @@ def mix_of(seed: int) -> Mix:
         mix.settings, worker_deaths_max=more.choice((2, 3, 5)), worker_aside_s=more.choice((2.0, 10.0))
     )
     _let_choose(mix)
+    mix.gauge_share = Random(f"gauges {seed}").choice((0.0, 0.0, 0.5)) if mix.stream_share else 0.0
+    rng = Random(f"prints {seed}")
+    mix.print_share = rng.choice((0.0, 0.0, 0.3, 1.0))
+    if mix.print_share:
+        burst = rng.choice((100, 1000, mix.settings.output_burst_bytes))
+        mix.settings = dataclasses.replace(mix.settings, output_burst_bytes=burst)
     return mix
 
 

@@ -381,6 +381,8 @@ class ClientProcess(Process):
             self.hand("took", task, action.attempt, action.last, action.files)
         elif isinstance(action, m.Explained):
             farm.books.explained(self, action.reason)
+        elif isinstance(action, m.Heard):
+            farm.books.heard_of(farm.tasks[action.token], action)
         elif isinstance(action, m.Looked):
             farm.books.looked(action.picture)
         elif isinstance(action, m.StreamOver):
@@ -420,6 +422,7 @@ class ClientProcess(Process):
         task = self.farm.tasks[action.token]
         self.farm.books.resolved(self, task, action.outcome, action.blob)
         self.farm.books.ends_filed(task, action.outcome)
+        self.farm.books.all_heard(task, action.outcome)
         if action.outcome.kind == m.LOST and task.items > 1:
             for part in task.split(self.farm):
                 self.hand("submit", part)
