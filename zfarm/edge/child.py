@@ -17,11 +17,12 @@ from types import GeneratorType
 from typing import Any, Final
 
 from zfarm.edge import inside, upbringing, wire
-from zfarm.edge.callables import Function, open_blob, opened
+from zfarm.edge.callables import Function, open_blob
 from zfarm.edge.capture import Capture
 from zfarm.edge.fence import Fence
 from zfarm.edge.homes import PROTOCOL
 from zfarm.edge.inside import Inside, Pipe, TunnelPort, current
+from zfarm.edge.missing import opened
 from zfarm.edge.outcomes import encode_error, encode_value, encode_values, forget_frames
 from zfarm.edge.page import ChildPage
 from zfarm.edge.pipe import PIPE_LOST, Frames

@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import Final
 
 from zfarm.edge import homes, wire
-from zfarm.edge.callables import Function, open_blob, opened
+from zfarm.edge.callables import Function, open_blob
+from zfarm.edge.missing import opened
 from zfarm.edge.outcomes import encode_error, forget_frames
 from zfarm.messages import Blob, Setup
 
