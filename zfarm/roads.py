@@ -59,6 +59,11 @@ class SocketRoad:
         self._context: Context | None = None
         self._reader: ItemsReader | None = None
 
+    @property
+    def keys(self) -> bool:
+        """The link is encrypted and authenticated."""
+        return self._access.keys is not None
+
     def open(self, link: Link) -> None:
         """Dial. Raises ConfigurationError."""
         self._link = link
