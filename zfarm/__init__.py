@@ -41,10 +41,11 @@ if TYPE_CHECKING:
     )
     from zfarm.files import File, Files
     from zfarm.futures import Future
+    from zfarm.handles import FileHandle
     from zfarm.jobs import Job, attach
     from zfarm.merging import StreamItem
     from zfarm.streams import Item, Progress, Stream, emit, progress
-    from zfarm.transfer import outdir, send_file
+    from zfarm.transfer import outdir, scratch, send_file
 
 __all__ = [
     "AccessDenied",
@@ -58,6 +59,7 @@ __all__ = [
     "FarmClosed",
     "FarmError",
     "File",
+    "FileHandle",
     "Files",
     "ForkError",
     "Future",
@@ -91,6 +93,7 @@ __all__ = [
     "emit",
     "outdir",
     "progress",
+    "scratch",
     "send_file",
     "track",
 ]
@@ -98,6 +101,7 @@ __all__ = [
 _HOMES = {
     "Executor": "zfarm.api",
     "File": "zfarm.files",
+    "FileHandle": "zfarm.handles",
     "Files": "zfarm.files",
     "Future": "zfarm.futures",
     "Item": "zfarm.streams",
@@ -111,6 +115,7 @@ _HOMES = {
     "emit": "zfarm.streams",
     "outdir": "zfarm.transfer",
     "progress": "zfarm.streams",
+    "scratch": "zfarm.transfer",
     "send_file": "zfarm.transfer",
     "track": "zfarm.bars",
 }

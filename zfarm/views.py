@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from zfarm.api import Executor
+from zfarm.arguments import picklers
 from zfarm.errors import FarmClosed
 from zfarm.futures import Future
 from zfarm.terms import LISTENED, Terms
@@ -81,9 +82,14 @@ class View(Guest):
         self._parent = parent  # a farm ends when nobody holds its executor any more
         self._terms = terms
         output = terms.output or parent._link.output
-        if terms.retry_on or output:
+        if terms.handles:
+            parent._link.check_files(terms.handles)
+        if terms.retry_on or output or terms.placing:
             self._encode_function = partial(
-                parent._portable.encode_function, retry_on=terms.retry_on, output=output
+                parent._portable.encode_function,
+                retry_on=terms.retry_on,
+                output=output,
+                placing=terms.placing,
             )
         self._setup = parent._setups.attentive if output in LISTENED else parent._setups.current
 
@@ -97,6 +103,8 @@ class View(Guest):
         if self._terms.force_cancel:
             future._force = True
         future._terms = self._terms
+        if picklers or link.named:
+            future._terms = self._with_files(self._terms, fn, function, (args, kwargs))
         self._futures.add(future)
         self._submitted((future, future._name, function, self._setup(), body))
         self._wake()

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.faults import ROGUES
+from tests.simulation.needs import Known, Needs
 from tests.simulation.people import Run, Task
 from tests.simulation.promptness import Promptness
 from tests.simulation.readers import Readers
@@ -22,24 +23,10 @@ if TYPE_CHECKING:
     from tests.simulation.farm import Farm
     from tests.simulation.processes import ClientProcess, WorkerProcess
 
-
 FIRST_EPOCH = 100
 
 
-class Known:
-    """What the broker's end of the network has seen of one session."""
-
-    __slots__ = ("heard_at", "numbers", "peer", "said_goodbye")
-
-    def __init__(self, peer: Any, heard_at: float) -> None:
-        self.peer = peer
-        self.heard_at = heard_at
-        self.said_goodbye = False
-        self.numbers: dict[int, int] = {}
-        """The number of the last Grants that each lease was in."""
-
-
-class Books(Readers, Promptness):
+class Books(Needs, Readers, Promptness):
     """Every task, run and lease of a farm as an onlooker sees them."""
 
     def __init__(self, farm: Farm) -> None:
@@ -111,7 +98,7 @@ class Books(Readers, Promptness):
         own = (
             doubted
             or kind == m.BROKEN
-            or len(outcome.deaths) - (kind in (m.TIMEOUT, m.MEMORY)) <= task.blames
+            or len(outcome.deaths) - (kind in (m.TIMEOUT, m.MEMORY, m.MISSING)) <= task.blames
         )
         assert own, f"{what} is blamed for deaths that were not its own: {outcome}"
         if kind == m.ERROR and bytes(blob) == task.raised_blob:
@@ -141,6 +128,8 @@ class Books(Readers, Promptness):
             assert any(run.overshot_at is not None for run in task.runs), f"{what} had not too much memory"
             assert outcome.deaths, f"{what} was stopped, and nobody knows where"
             self.farm.story.probe("had too much memory")
+        elif kind == m.MISSING:
+            self.missing(what, task)
         elif kind == m.LOST:
             most = 1 if task.items > 1 else task.max_attempts
             assert attempts == most, f"{what} was given up after {outcome.deaths}"

@@ -12,6 +12,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.needs import let_need
 from zfarm import messages as m
 from zfarm.settings import Settings
 
@@ -90,6 +91,13 @@ class Mix:
     """Resources and labels of each worker."""
     choosy_share: float = 0.0
     """Tasks that do not run anywhere."""
+    # files that calls need
+    needs_share: float = 0.0
+    near_share: float = 0.0
+    """Clients are on the hosts of their workers, and say where files lie."""
+    gone_share: float = 0.0
+    damage_share: float = 0.0
+    disk_failures: float = 0.0
     # streams
     stream_share: float = 0.0
     """Calls that emit items."""
@@ -181,6 +189,7 @@ def mix_of(seed: int) -> Mix:
     if mix.print_share:
         burst = rng.choice((100, 1000, mix.settings.output_burst_bytes))
         mix.settings = dataclasses.replace(mix.settings, output_burst_bytes=burst)
+    let_need(mix)
     return mix
 
 
@@ -404,6 +413,7 @@ def rogue_speaks(farm: Farm) -> None:
     leases = rng.sample(known, min(3, len(known)))
     tasks = [rng.randint(1, 50) for _ in range(3)]
     reports = [m.Report(lease, rng.choice((m.VALUE, m.ERROR, m.LOST)), 10) for lease in leases]
+    forged = [m.Chunk(bytes(32), 8, 0, bytes(32))]
     said: list[tuple[m.Message, list[bytes]]] = [
         (m.Hello(session, VERSIONS), []),
         (m.Submit([m.Call(n + 1000, 0, 0) for n in range(2)], ["f"], 1), [b"f", b"s", b"1", b"2"]),
@@ -413,6 +423,7 @@ def rogue_speaks(farm: Farm) -> None:
         (m.Pulse(1, 3), []),
         (m.Listen([m.Listening(lease, 1 << 40, 0) for lease in leases]), []),
         (m.Look(), []),
+        *((m.Chunks(lease, tasks[0], forged), [b"forged.."]) for lease in leases),
         (m.Bye(), []),
     ]
     if session == "rogue worker":
@@ -426,6 +437,7 @@ def rogue_speaks(farm: Farm) -> None:
             (m.Streams([m.Streaming(lease, "nobody", 1) for lease in leases], leases), []),
             *((m.Items(lease, 1, 1), [b"forged"]) for lease in leases),
             (m.Room(0), []),
+            *((m.Want(lease, [m.Wanted(bytes(32), 8, 0, 8)]), []) for lease in leases),
             (m.Leave(), []),
         ]
     message, payload = rng.choice(said)

@@ -15,6 +15,7 @@ from tests.simulation.children import Children
 from tests.simulation.faults import VERSIONS
 from tests.simulation.network import Link
 from tests.simulation.people import Task
+from tests.simulation.shelves import CHUNK, Shelf, give
 from zfarm import messages as m
 from zfarm.core.broker import Broker
 from zfarm.core.client import Client
@@ -231,6 +232,7 @@ class WorkerProcess(Process):
         self.lost = False
         """The broker has not heard of this life for too long, at some time or other."""
         self.children = Children(self)
+        self.shelf = Shelf(self)
         self.link = Link(farm, name, partial(self.hand, "message"), near)
         resources, labels = farm.mix.stocks.get(name, ({}, ()))
         self.resources = resources
@@ -238,6 +240,7 @@ class WorkerProcess(Process):
         self.machine = Worker(
             session, VERSIONS, self.slots, f"host-{name}", 1, self.clock, farm.mix.settings, resources, labels
         )
+        self.machine.lacking.chunk_bytes = CHUNK
         self.hand("advance")
 
     def die(self) -> None:
@@ -293,6 +296,8 @@ class WorkerProcess(Process):
             farm.network.publish(self, action.topic, action.items, action.payload)
         elif isinstance(action, m.StopChild):
             self.children.stop(action.child, action.kill)
+        elif isinstance(action, m.SeekBlob | m.StoreChunk | m.BuildTree | m.DropBlob):
+            self.shelf.do(action)
         elif isinstance(action, m.Finished):
             self.finished = True
             self.die()
@@ -317,6 +322,7 @@ class ClientProcess(Process):
         self.machine = Client(session, VERSIONS, "host-c", 1, name, self.clock, farm.mix.settings)
         self.machine.subscribe(tunnel is None and farm.mix.published)
         self.machine.inflow.files = True
+        self.machine.giving.chunk_bytes = CHUNK
         self.hand("advance")
 
     def die(self) -> None:
@@ -331,6 +337,8 @@ class ClientProcess(Process):
         kind = entry[0]
         if kind == "message":
             _, message, payload = entry
+            if isinstance(message, m.Want):
+                self.farm.books.wanted(self, message)
             self.machine.receive(m.BROKER, message, payload, clock)
         elif self.left:
             return  # whoever has left can ask for nothing more
@@ -363,14 +371,13 @@ class ClientProcess(Process):
             return
         farm.story.tell(farm.now, self.name, "does", action)
         if isinstance(action, m.Send):
-            if self.link is not None:
-                self.link.send(action.message, action.payload)
-            else:
-                self.tunnel(action.message, action.payload)
+            self.send(action.message, action.payload)
             if isinstance(action.message, m.Bye):
                 self.die()
         elif isinstance(action, m.Resolve):
             self._resolve(action)
+        elif isinstance(action, m.Give):
+            farm.after(farm.rng.random() * 1e-3, partial(self._give, action))
         elif isinstance(action, m.Safe):
             farm.story.probe("safe")
         elif isinstance(action, m.Arrived):
@@ -396,10 +403,21 @@ class ClientProcess(Process):
         else:
             raise AssertionError(f"a client should not do {action}")
 
+    def send(self, message: m.Message, payload: m.Payload) -> None:
+        """Over the link, or through the tunnel of the child that it lives in."""
+        if self.link is not None:
+            self.link.send(message, payload)
+        else:
+            self.tunnel(message, payload)
+
+    def _give(self, action: m.Give) -> None:
+        if self.alive:
+            give(self, action)
+
     def _submit(self, task: Task) -> None:
         number = self.machine.submit(
             task.token, task.name, task.function, task.setup, task.body, task.items, task.max_attempts,
-            int(task.timeout_s * 1e6), task.priority, task.memory, task.demand,
+            int(task.timeout_s * 1e6), task.priority, task.memory, task.demand, task.needs,
         )  # fmt: skip
         self.farm.books.submitted(self, number, task)
 

@@ -16,6 +16,7 @@ ASKED = {
     "zfarm/edge/principals.py": "when a key was made, as told to people",
     "zfarm/edge/probe.py": "whether the clocks of two hosts go alike",
     "zfarm/edge/security.py": "when a broker was started, as told to people",
+    "zfarm/edge/store.py": "which files were not used for longest, over all workers of a host: they go first",
     "zfarm/face/dashboard.py": "the time of day on the screen",
     "zfarm/face/status.py": "the time of day on the page",
 }
