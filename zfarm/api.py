@@ -491,6 +491,10 @@ def _guest_parts(inside: Inside) -> _Parts:
 
             assert inside.setup is not None
             link = Link(TunnelRoad(inside), os.urandom(16).hex())
+            if inside.setup.trees:
+                from zfarm.syncing import Shipped
+
+                link.shipped = Shipped.inherited(inside.setup)
             link.start()
             _guest_made = (inside, _Parts(link, Portable(), Setups(inside.setup)))
         return _guest_made[1]

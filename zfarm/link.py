@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from zfarm.handles import FileHandle
     from zfarm.outputs import Outputs
     from zfarm.streams import Channels
+    from zfarm.syncing import Shipped
 
 __all__ = ["Link", "Road", "Token"]
 
@@ -136,6 +137,8 @@ class Link:
         """The files that functions need, by their pickles."""
         self._handles: dict[int, tuple[FileHandle, ...]] = {}  # those that tasks need
         self._giver: Giver | None = None
+        self.shipped: Shipped | None = None
+        """The code that its calls need."""
         self._forced: set[int] = set()  # tasks that are being stopped
         self._asked: dict[int, list[threading.Lock]] = {}
         self._streams: Channels | None = None
@@ -224,6 +227,17 @@ class Link:
                 f"{handles[0].name!r} cannot be given to a call of job {self._job!r}: a job outlives its "
                 "program, which has the file; let its calls read it from where all workers see it"
             )
+
+    def ship(self) -> Shipped:
+        """Where the code is kept that its calls need."""
+        if self._forked:
+            raise self.fork_error()
+        with gate:
+            if self.shipped is None:
+                from zfarm.syncing import Shipped
+
+                self.shipped = Shipped()
+            return self.shipped
 
     def refused(self) -> FarmError:
         """Why nothing can be submitted any more."""
@@ -354,6 +368,8 @@ class Link:
         self.sweep()
         if self._giver is not None:
             self._giver.close()
+        if self.shipped is not None:
+            self.shipped.close()
         self.questions.end()
         self.reached.set()
         if self._outputs is not None:
@@ -386,13 +402,16 @@ class Link:
     ) -> None:
         """Submit for a token; in the link's thread only."""
         terms = terms or PLAIN
+        handles = terms.handles
+        if self.shipped is not None:
+            handles = (*handles, *self.shipped.needed(setup))
         number = self._machine.submit(
             token, name, function, setup, body, items, terms.max_attempts, terms.timeout_us,
-            terms.priority, terms.memory_bytes, terms.demand, tuple(one._need for one in terms.handles),
+            terms.priority, terms.memory_bytes, terms.demand, tuple(one._need for one in handles),
         )  # fmt: skip
         token._task = number
-        if terms.handles:
-            self._handles[number] = terms.handles
+        if handles:
+            self._handles[number] = handles
         self._open[number] = token
 
     def cancel_task(self, task: int) -> None:
@@ -413,7 +432,7 @@ class Link:
                     future, name, function, setup, body = take()
                     if future._task:  # withdrawn
                         continue
-                    if future._terms is not None:
+                    if future._terms is not None or self.shipped is not None:
                         self.submit(future, name, function, setup, body, 0, future._terms)
                         continue
                     future._task = number = submit(future, name, function, setup, body, 0, attempts)

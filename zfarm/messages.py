@@ -217,6 +217,15 @@ class Attention(Message):
     filters: list[tuple[str, str, str, str, int]] = []
 
 
+class Tree(Message):
+    """Code that a client has shipped: the directory ``need``, made of the client's ``top``; ``whole``: of all
+    that belongs to it, so that nothing else there counts."""
+
+    need: Need
+    top: str
+    whole: bool = True
+
+
 class Setup(Message):
     """The world that a client's calls expect around them. Opaque to the broker: it travels encoded, as a
     blob.
@@ -235,6 +244,7 @@ class Setup(Message):
     max_tasks_per_child: int = 0  # 0: no limit
     environment: dict[str, str | None] = {}  # what the client has changed since it began; None: removed
     attention: Attention | None = None  # None: the output of its calls does not travel
+    trees: tuple[Tree, ...] = ()  # what its client has shipped
 
 
 class Streaming(Message):

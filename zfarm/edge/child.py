@@ -99,7 +99,7 @@ class Child:
         if message.store:
             self._here.store = message.store
         if message.setup:
-            self._realm.adopt(blobs[message.functions])
+            self._realm.adopt(blobs[message.functions], self._here.store)
             self._fence.settle()
             self._here.setup = self._realm.setup
             if self._realm.setup is not None:
