@@ -342,6 +342,13 @@ class Lacking:
         errand.again = True
         self._said[errand.need] = None
 
+    def _ask_another(self, errand: Errand) -> None:
+        """Its client may be gone: the next lease that waits for it has its turn."""
+        for waiter in list(errand.waiters)[:1]:
+            errand.waiters[waiter] = errand.waiters.pop(waiter)
+            if isinstance(waiter, Need):
+                self._ask_another(self._errands[waiter])
+
     def welcome(self) -> None:
         """What was asked for and sent over the old link may be lost."""
         for errand in self._fetching.values():
@@ -364,6 +371,7 @@ class Lacking:
                     errand.patience = min(2 * errand.patience, PATIENCE_MAX)
                     errand.moved_at = now
                     due = now + errand.patience * self._limits.beat_interval_s
+                    self._ask_another(errand)
                     self._ask_again(errand)
             elif errand.state == FETCHING:
                 due = now + self._limits.beat_interval_s

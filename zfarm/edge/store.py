@@ -234,7 +234,7 @@ class Store(Storeroom):
                 name = os.path.relpath(os.path.join(at, base), path)
                 entry = listed.get(name)
                 found += 1
-                if entry is None:
+                if entry is None or (entry.target and os.readlink(path / name) != entry.target):
                     return False
                 if entry.digest:
                     fd = open_regular(path / name, follow=False)

@@ -29,6 +29,8 @@ FOLDER: Final = "d"
 LINK: Final = "l"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+LINK_MAX: Final = 2048
+"""Characters of the target of a symbolic link."""
 STORED_MODE: Final = 0o444
 """Of a file in the store."""
 
@@ -108,18 +110,16 @@ def _judge(entry: Entry) -> None:
 def check_link(name: str, target: str) -> None:
     """Raise UnsafeName unless a link of this name and target stays within its directory, step by step."""
     shown = f"the link {name!a} to {target[:200]!a}"
-    if not target or target.startswith("/") or "\0" in target or len(target.encode()) > 2048:
+    if not target or target.startswith("/") or "\0" in target or len(target) > LINK_MAX:
         raise UnsafeName(f"{shown} does not stay within its directory: it has to be relative")
-    depth = name.count("/")
-    for part in target.split("/"):
-        if part == "..":
-            depth -= 1
-        elif part not in ("", "."):
-            depth += 1
-        if depth < 0:
-            raise UnsafeName(f"{shown} leads out of its directory")
-        if part == ".." and target.lstrip("./").count("..") and not target.startswith(".."):
-            raise UnsafeName(f"{shown} goes down before it goes up: nobody knows where that leads")
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    ups = 0
+    while ups < len(parts) and parts[ups] == "..":
+        ups += 1
+    if ups > name.count("/"):
+        raise UnsafeName(f"{shown} leads out of its directory")
+    if ".." in parts[ups:]:
+        raise UnsafeName(f"{shown} goes down before it goes up: nobody knows where that leads")
 
 
 def walk_tree(top: Path) -> Iterator[tuple[Entry, int]]:
