@@ -98,7 +98,7 @@ class Rules:
             if pattern.include is None or pattern.regex is None:
                 continue
             marked = _MARK in pattern.regex.groupindex
-            found = pattern.regex.search(path if marked else name)
-            if found is not None and not (marked and found[_MARK] and found.end(_MARK) < len(path)):
+            found = pattern.regex.finditer(path if marked else name)
+            if any(not marked or not one[_MARK] or one.end(_MARK) == len(path) for one in found):
                 return bool(pattern.include)
         return None
