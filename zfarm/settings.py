@@ -145,8 +145,9 @@ class Settings:
     """Bytes that ``farm.sync`` ships at most: it is for code, and data goes with ``farm.put``."""
     call_files_max: int = 1000
     """Files and directories that one call may be given; a directory may have ``files_max`` files."""
-    wants_window_bytes: int = 16 * MIB
-    """Bytes of files that one worker has asked for and not stored yet."""
+    wants_window_bytes: int = 4 * MIB
+    """Bytes of files that one worker has asked for and not stored yet: what is said to it meanwhile waits
+    behind them. More is quicker over links with a long round trip."""
     gives_window_bytes: int = 64 * MIB
     """Bytes of files that one client has sent and of which no worker has said that they came."""
     give_kept_s: float = 10.0

@@ -154,8 +154,10 @@ def test_a_file_that_was_spoiled_on_the_disk_is_not_used(root: Path) -> None:
     path.chmod(0o644)
     path.write_bytes(b"lies")
 
-    assert Hands(root).seek(need)[1][2] == 0
+    again = Hands(root)
+    assert again.seek(need)[1][2] == 0
     assert not path.exists()
+    again.store.close()
 
 
 def test_what_is_used_stays_and_what_was_not_used_for_longest_goes_first(root: Path) -> None:
@@ -227,8 +229,10 @@ def test_a_directory_is_made_once_and_made_anew_when_it_was_spoiled(root: Path) 
     assert again.seek(need)[1][2] == need.size
     again.store.close()
     (path / "more").write_text("smuggled in")
-    assert Hands(root).seek(need)[1][2:] == (0, ())
+    other = Hands(root)
+    assert other.seek(need)[1][2:] == (0, ())
     assert not path.exists()
+    other.store.close()
 
 
 def test_a_directory_with_a_name_that_leads_out_is_refused(hands: Hands, tmp_path: Path) -> None:

@@ -166,11 +166,11 @@ def test_a_directory_comes_with_modes_links_and_empty_folders(farm: TcpFarm, tmp
     with zfarm.Executor(farm.connection) as client:
         handle = client.put(top)
         listed, said = client.submit(needing.look, handle).result(60)
+        assert listed == needing.look(top)[0]
         moved = sent(client)
         (top / "bin" / "more").write_text("new")
         client.submit(needing.look, client.put(top)).result(60)
 
-        assert listed == needing.look(top)[0]
         assert said == "it runs\n"
         assert sent(client) - moved < 1000, "only the new file and the list travel"
         got = client.get(handle, tmp_path / "copy")

@@ -59,7 +59,7 @@ class Needs:
     def __init__(self) -> None:
         super().__init__()
         self.excused: set[m.Need] = set()
-        """Files that came damaged, or for which a disk had no room."""
+        """Files that came damaged twice, or for which a disk had no room."""
 
     def wanted(self, client: ClientProcess, message: m.Want) -> None:
         """A client is asked for files: by a worker that holds a lease on one of its own tasks."""

@@ -78,6 +78,7 @@ class Shelf:
         self.farm: Farm = worker.farm
         self.store = self.farm.stores.setdefault(worker.name, Store())
         self.pins: dict[int, m.Need] = {}
+        self._damaged: set[int] = set()
         self._lane = Lane(self.farm)
 
     def do(self, action: Any) -> None:
@@ -148,7 +149,9 @@ class Shelf:
             data = bytes(action.data)
             if digest(data) != action.check:
                 self.farm.story.probe("a chunk came damaged")
-                self.farm.books.excused.add(need)
+                if action.errand in self._damaged:  # once is no excuse
+                    self.farm.books.excused.add(need)
+                self._damaged.add(action.errand)
                 store.parts[need].clear()
                 self._say("blob_failed", action.errand, "damaged", DAMAGED)
                 return

@@ -326,12 +326,13 @@ class Lacking:
             self._extend(errand)
 
     def _extend(self, errand: Errand) -> None:
-        """Let more of it come, if half of what was asked for has been written."""
-        window = self._limits.wants_window_bytes
-        if errand.upto - errand.stored > window // 4:
+        """Let more of it come, if half of what was asked for has been written. One file leaves some room for
+        others."""
+        window, chunk = self._limits.wants_window_bytes, self.chunk_bytes
+        most, asked = max(chunk, window * 3 // 4), errand.upto - errand.stored
+        if asked > most // 2:
             return
-        chunk = self.chunk_bytes
-        room = max(chunk, min(window // 2, window - self._flight) // chunk * chunk)
+        room = max(chunk, min(most, window - self._flight + asked) // chunk * chunk)
         upto = min(errand.need.size, errand.stored + room)
         if upto > errand.upto:
             self._flight += upto - errand.upto

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from zfarm.edge.copying import copied_digest
 from zfarm.edge.landing import sync_files
 from zfarm.edge.parcels import digest_of, digest_of_file, open_regular, whole_digest
 from zfarm.edge.scratch import remove_tree
@@ -328,7 +329,7 @@ class Store(Storeroom):
         fd = os.open(temporary, _NEW, 0o600, dir_fd=self._parts)
         fcntl.flock(fd, fcntl.LOCK_EX)
         try:
-            if source < 0 or _copied_digest(source, fd, need.size) != need.digest:
+            if source < 0 or copied_digest(source, fd, need.size) != need.digest:
                 os.unlink(temporary, dir_fd=self._parts)
                 os.close(fd)
                 self._answer("blob_failed", errand, f"{path} is not here", FAR)
@@ -448,21 +449,3 @@ class Store(Storeroom):
             os.close(writing.fd)
         if self._bytes > self._bytes_max:
             self._evict(0)
-
-
-def _copied_digest(source: int, target: int, size: int) -> bytes:
-    """Copy so many bytes, and give the digest of what was written; nothing: there are not so many."""
-    if os.fstat(source).st_size != size:
-        return b""
-    digests = bytearray()
-    buffer = bytearray(min(size, CHUNK_BYTES))
-    for at in range(0, size, CHUNK_BYTES):
-        with memoryview(buffer) as view:
-            part = view[: min(CHUNK_BYTES, size - at)]
-            if os.preadv(source, [part], at) != len(part):
-                return b""
-            digests += digest_of(part)
-            done = 0
-            while done < len(part):
-                done += os.pwrite(target, part[done:], at + done)
-    return whole_digest(digests)
