@@ -8,6 +8,7 @@ FarmError(Exception)                            catch this and you have caught z
 |  `- InitializerFailed                         the initializer raised, exited or died in a child
 |- BrokerUnreachable (ConnectionError)          no answer from the broker within the stated time
 |- JobExists (ValueError)                       a job of this name is on the farm already
+|- JobTakenOver                                 another program has attached to the job
 |- JobUnknown (LookupError)                     no job of this name on the farm (any more)
 |- ProtocolError                                a peer broke the protocol
 |  |- VersionMismatch                           ours, theirs, who must upgrade
@@ -51,6 +52,7 @@ __all__ = [
     "ForkError",
     "InitializerFailed",
     "JobExists",
+    "JobTakenOver",
     "JobUnknown",
     "JournalCorrupt",
     "JournalError",
@@ -111,6 +113,10 @@ class BrokerUnreachable(FarmError, ConnectionError):
 
 class JobExists(FarmError, ValueError):
     """There is a job of this name on the farm already."""
+
+
+class JobTakenOver(FarmError):
+    """Another program has attached to this job: its futures are there now, and the calls go on."""
 
 
 class JobUnknown(FarmError, LookupError):

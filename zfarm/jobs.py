@@ -113,7 +113,8 @@ def _safe(future: Future[Any]) -> bool:
 def attach(name: str, address: str | os.PathLike[str] | None = None) -> Job:
     """Take over the job ``name`` of the farm at ``address``: its futures are in ``futures``.
 
-    Outcomes that arrived at an earlier program, and were forgotten there, are not among them.
+    Outcomes that arrived at an earlier program, and were forgotten there, are not among them. If an earlier
+    program still has the job open, its futures fail with JobTakenOver, and the calls go on.
 
     Raises:
         JobUnknown: the farm has no such job (any more); the text says which there are.

@@ -54,7 +54,6 @@ from zfarm.messages import (
     Explained,
     Give,
     Heard,
-    JobTask,
     Looked,
     Message,
     Missed,
@@ -110,7 +109,6 @@ class Link:
         self.booked = threading.Event()
         """Set whenever the broker has written more tasks to its journal; for one who waits to clear."""
         self._job = job
-        self._attached: list[JobTask] = []
         self.waits = road.waits
         """In a child: says that the running task waits while the context is open."""
         self.loop = Loop()
@@ -513,12 +511,10 @@ class Link:
     def _taken_over(self, action: TakenOver) -> None:
         from zfarm.jobs import stand_ins
 
-        self._attached += action.attached.tasks
-        if action.attached.last:
-            pairs = stand_ins(self, self._attached)
-            self.taken_over = [future for _, future in pairs]
-            self._open.update((task.task, future) for task, future in pairs)
-            self._machine.adopt(action.attached.session, pairs)
+        pairs = stand_ins(self, action.tasks)
+        self.taken_over = [future for _, future in pairs]
+        self._open.update((task.task, future) for task, future in pairs)
+        self._machine.adopt(action.session, pairs)
 
     def _streamed(self, action: Arrived | Missed | StreamOver) -> None:
         if action.files:

@@ -276,7 +276,8 @@ class Listening(Message):
 
 class Hello(Message, tag="hello"):
     """Client -> broker, first of all and again after Stranger: who I am. ``session`` is fresh per client
-    life, unless it continues that of a job. The tasks of a client with a ``job`` outlive it."""
+    life, unless it continues that of a job. The tasks of a client with a ``job`` outlive it; ``life`` tells
+    the clients apart that have had the same job, of which the last one counts."""
 
     session: str
     versions: Versions
@@ -284,13 +285,16 @@ class Hello(Message, tag="hello"):
     pid: int = 0
     name: str = ""
     job: str = ""
+    life: str = ""
 
 
 class Attach(Message, tag="attach"):
-    """Client -> broker, before Hello: which session is this job? Answered with Attached or Refused."""
+    """Client -> broker, before Hello: I take this job over. Answered with Attached or Refused. From now on
+    nobody of another ``life`` speaks for the job."""
 
     job: str
     versions: Versions
+    life: str
 
 
 class Submit(Message, tag="submit"):
@@ -429,12 +433,14 @@ class JobTask(Message):
 
 
 class Attached(Message, tag="attached"):
-    """Broker -> client: the job is this session, and these are its tasks; all of them once ``last`` came."""
+    """Broker -> client: the job is this session, and these are ``total`` tasks of it, or a part of them.
+    New ones are numbered from ``first`` on: no number of an earlier life comes again."""
 
     job: str
     session: str
     tasks: list[JobTask]
-    last: bool = True
+    total: int
+    first: int
 
 
 class Began(Message, tag="began"):
@@ -842,7 +848,7 @@ Note: TypeAlias = FarmNote | WorkersNote | TextNote
 
 class Enrolled(Message, tag="enrolled"):
     """Record: this client is known. ``job`` is the name under which its tasks outlive it; empty: they do
-    not."""
+    not. ``life`` is who speaks for it now."""
 
     client: str
     host: str = ""
@@ -850,6 +856,8 @@ class Enrolled(Message, tag="enrolled"):
     name: str = ""
     job: str = ""
     books: int = 0  # as in Welcome
+    life: str = ""
+    lives: int = 0  # that have spoken for it before
 
 
 class Accepted(Message, tag="accepted"):
@@ -973,9 +981,10 @@ class Safe(Action):
 
 
 class TakenOver(Action):
-    """Client: the job whose session this client continues has these tasks; see Client.adopt."""
+    """Client: the job that it takes over is this session, and has these tasks; see Client.adopt."""
 
-    attached: Any
+    session: str
+    tasks: list[JobTask]
 
 
 class Running(Action):

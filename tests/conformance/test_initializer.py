@@ -82,13 +82,16 @@ def test_an_initializer_that_raises_breaks_the_executor(make: Make, tmp_path: Pa
 
 @separate
 @pytest.mark.parametrize("how", ["sys.exit", "3", "SIGKILL"])
-def test_an_initializer_that_ends_its_child_breaks_the_executor(make: Make, tmp_path: Path, how: str) -> None:
+def test_an_initializer_that_ends_its_child_breaks_the_executor(
+    make: Make, kind: str, tmp_path: Path, how: str
+) -> None:
     """(13)"""
     path = tmp_path / "trace"
     executor = make(2, initializer=tasks.exit_traced, initargs=(str(path), how))
     futures = []
+    calls = 1 if kind == "processes" else 20  # the standard library's forgets one that comes as it breaks
     try:
-        futures += [executor.submit(tasks.square, n) for n in range(20)]
+        futures += [executor.submit(tasks.square, n) for n in range(calls)]
     except BrokenExecutor:
         assert how  # it may be known before the last is submitted
     done, not_done = wait(futures, DEADLINE_S)

@@ -95,6 +95,7 @@ def facts(broker: Broker) -> dict[Any, Any]:
         session: (
             client.job,
             client.books,
+            (client.life, client.lives),
             {
                 n: (
                     t.function.blob,

@@ -79,8 +79,9 @@ def versions() -> Versions:
     return own_versions()
 
 
-def hello(session: str, job: str = "") -> Hello:
-    return Hello(session=session, versions=versions(), host="h", pid=1, name="raw", job=job)
+def hello(session: str, job: str = "", life: str = "") -> Hello:
+    life = life or (session if job else "")
+    return Hello(session, versions(), host="h", pid=1, name="raw", job=job, life=life)
 
 
 def join(session: str, slots: int = 1, **more: Any) -> Join:

@@ -72,6 +72,31 @@ def test_a_job_is_left_and_taken_over_and_ends_with_its_last_outcome(farm: TcpFa
         zfarm.attach("mine", farm.connection)
 
 
+def test_who_attached_last_has_the_job(farm: TcpFarm, tmp_path: Path) -> None:
+    broker = farm.start_broker()
+    farm.start_worker(1)
+    farm.wait_slots(1)
+    runs, go = tmp_path / "runs", tmp_path / "go"
+    first = zfarm.Job("mine", farm.connection)
+    held = first.submit(hold, str(runs), 1, str(go))
+    wait_until(lambda: marked(runs), "the call runs")
+    wait_until(lambda: held.accepted, "the call is in the journal")
+
+    with zfarm.attach("mine", farm.connection) as second:
+        with pytest.raises(zfarm.JobTakenOver, match="mine"):
+            held.result(30)
+        with pytest.raises(zfarm.JobTakenOver, match="mine"):
+            first.submit(mark, str(runs), 2)
+        os.kill(broker.pid, signal.SIGKILL)
+        broker.wait()
+        farm.start_broker(port=farm.port)
+        go.touch()
+        assert [future.result(60) for future in second.futures] == [1]
+        assert second.submit(mark, str(runs), 3).result(30) == 3
+    first.shutdown()
+    assert set(marked(runs)) == {1, 3}
+
+
 def test_a_job_needs_a_farm_with_a_journal(farm: TcpFarm) -> None:
     with pytest.raises(zfarm.ConfigurationError, match="outlives its program"):
         zfarm.Job("mine")

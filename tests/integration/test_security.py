@@ -87,13 +87,17 @@ def test_a_session_of_another_is_as_unknown_as_one_that_never_was(farm: TcpFarm)
             assert mallory.hear_a(Unknown).tasks == [1, 2, 3]
             mallory.say(Forget([1, 2, 3]))
         for job in ("nightly", "never-was"):
-            mallory.say(Attach(job=job, versions=versions()))
+            mallory.say(Attach(job, versions(), "late"))
             text = mallory.hear_a(Refused).text
             assert text.replace(job, "X") == "this farm has no job 'X'; there is none"
 
-        alice.say(Attach(job="nightly", versions=versions()))
+        alice.say(Attach("nightly", versions(), "late"))
         attached = alice.hear_a(Attached)
         assert (attached.session, [task.task for task in attached.tasks]) == ("secret", [1, 2, 3])
+        alice.say(hello("secret", job="nightly"))
+        assert "taken over" in alice.hear_a(Refused).text, "who had the job before"
+        alice.say(hello("secret", job="nightly", life="late"))
+        alice.hear_a(Welcome)
         alice.say(Cancel([1]))
         assert [outcome.task for outcome in alice.hear_a(Ended).outcomes] == [1]
 
@@ -119,7 +123,7 @@ def test_a_worker_cannot_speak_as_a_client_nor_a_client_as_a_worker_nor_a_monito
     farm.start_broker()
     words = {
         "client": [join("w"), Beat(seen=0, held=[1], room=1), Reports(reports=[]), Return([1]), Leave()],
-        "worker": [hello("c"), Cancel([1]), Ask([1]), Forget([1]), Look(), Attach("j", versions())],
+        "worker": [hello("c"), Cancel([1]), Ask([1]), Forget([1]), Look(), Attach("j", versions(), "x")],
         "monitor": [hello("c"), Cancel([1]), Ask([1]), join("w"), Leave()],
     }
     for role, messages in words.items():

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.aside import Aside
 from tests.simulation.faults import ROGUES
+from tests.simulation.inheritance import Inheritance
 from tests.simulation.needs import Known, Needs
 from tests.simulation.people import Run, Task
 from tests.simulation.promptness import Promptness
@@ -23,10 +25,8 @@ if TYPE_CHECKING:
     from tests.simulation.farm import Farm
     from tests.simulation.processes import ClientProcess, WorkerProcess
 
-FIRST_EPOCH = 100
 
-
-class Books(Needs, Readers, Promptness):
+class Books(Needs, Inheritance, Aside, Readers, Promptness):
     """Every task, run and lease of a farm as an onlooker sees them."""
 
     def __init__(self, farm: Farm) -> None:
@@ -46,13 +46,6 @@ class Books(Needs, Readers, Promptness):
         self.again: dict[int, Task] = {}
         """Leases that the broker has heard to have ended in an error to be run again for, and has not thanked
         for."""
-        self.died_under: dict[str, set[object]] = {}
-        """Calls under which children of a worker's life were reported to have died since one ended well."""
-        self.died_most: dict[str, int] = {}
-        """How many they were at most since the broker last decided."""
-        self._were_open: set[str] = set()
-        self.aside: set[str] = set()
-        """Workers' lives that the broker has set aside."""
         self.pending: set[int] = set()
         """Tokens submitted and neither resolved nor abandoned."""
         self.waiting = 0
@@ -70,6 +63,7 @@ class Books(Needs, Readers, Promptness):
 
     def submitted(self, client: ClientProcess, number: int, task: Task) -> None:
         task.number = number
+        task.asked_by = client
         self.numbers[client.session, number] = task
         self.pending.add(task.token)
         idle = not (self.waiting or self.busy) and self.farm.now > 1.0
@@ -86,6 +80,7 @@ class Books(Needs, Readers, Promptness):
         assert outcome.task == task.number, f"{what} got the outcome of another"
         self.waits_no_more(task)
         task.outcome = outcome
+        task.shown_to.append(client)
         self.pending.discard(task.token)
         self.changed()
         kind = outcome.kind
@@ -184,7 +179,8 @@ class Books(Needs, Readers, Promptness):
 
     def client_left(self, client: ClientProcess) -> None:
         self.farm.story.probe("client left")
-        self._abandon(client)
+        if not client.job:  # else the tasks go on without it
+            self._abandon(client)
 
     def client_died(self, client: ClientProcess) -> None:
         self._abandon(client)
@@ -193,11 +189,15 @@ class Books(Needs, Readers, Promptness):
         for token in sorted(self.pending):
             task = self.farm.tasks[token]
             if task.client == client.name:
-                self.waits_no_more(task)
-                task.abandoned = True
-                self.pending.discard(token)
+                self.abandon(task)
         self.reader_gone(client.name)
         self.changed()
+
+    def abandon(self, task: Task) -> None:
+        """Nobody waits for it any more."""
+        self.waits_no_more(task)
+        task.abandoned = True
+        self.pending.discard(task.token)
 
     # ------------------------------------------------------------ the broker
 
@@ -206,6 +206,11 @@ class Books(Needs, Readers, Promptness):
         if peer in ROGUES:
             return
         clock = self.farm.broker.clock
+        if isinstance(message, m.Attach):
+            self.attaches(message)
+            return
+        if isinstance(message, m.Hello) and not self.may_speak(message.session, message.life):
+            return
         if isinstance(message, m.Join | m.Hello):
             known = self.known.get(message.session)
             if known is None:
@@ -224,7 +229,7 @@ class Books(Needs, Readers, Promptness):
             for report in message.reports:
                 if report.lease >> 32 != self.farm.broker.epoch:
                     self.farm.story.probe("a lease from before the broker's restart is reported")
-                self._tells_of_deaths(session, report)
+                self.tells_of_deaths(session, report)
                 if report.kind == m.AGAIN:
                     self._raises(session, report.lease)
                 self._lease_ends(session, report.lease, started=True)
@@ -240,40 +245,6 @@ class Books(Needs, Readers, Promptness):
         for other in [*self.by_peer]:
             if other == peer or (isinstance(other, tuple) and other[0] == peer):
                 del self.by_peer[other]
-
-    def _tells_of_deaths(self, session: str, report: m.Report) -> None:
-        task, holder = self.granted.get(report.lease, (None, ""))
-        under = self.died_under.setdefault(session, set())
-        if task is None or holder != session:
-            return
-        if report.kind == m.LOST:
-            under.add(task.token)
-        elif report.kind == m.BROKEN and report.fate is not None:
-            under.add(task.client)
-        elif (
-            report.kind in (m.VALUE, m.ERROR, m.MIXED, m.AGAIN)
-            and self.living.get(task.token) == report.lease
-        ):
-            under.clear()
-        self.died_most[session] = max(self.died_most.get(session, 0), len(under))
-
-    def _set_aside(self) -> None:
-        """A worker is set aside after deaths of different calls in a row, and while there is another one."""
-        workers = self.farm.broker.machine.workers
-        now_aside = {session for session, worker in workers.items() if worker.aside_until}
-        now_open = {session for session, worker in workers.items() if worker.open}
-        for session in now_aside - self.aside:
-            died = self.died_most.get(session, 0)
-            first = self.farm.broker.epoch == FIRST_EPOCH  # later it takes reports over, and counts them late
-            least = self.farm.mix.settings.worker_deaths_max if first else 0
-            assert died >= least, f"{session} is set aside after {died} deaths"
-            assert (now_open | self._were_open) - {session}, f"{session} was the last one"
-            self.farm.story.probe("set aside")
-        if self.aside - now_aside:
-            self.farm.story.probe("back from aside")
-        self.aside = now_aside
-        self._were_open = now_open
-        self.died_most.clear()
 
     def raised(self, task: Task) -> None:
         """A run of it has ended in an error for which it wants to be run again."""
@@ -305,9 +276,10 @@ class Books(Needs, Readers, Promptness):
         broker = self.farm.broker.machine
         settings = self.farm.mix.settings
         clock = self.farm.broker.clock
-        self._set_aside()
+        self.judge_aside()
         for session, known in self.known.items():
             stays = known.said_goodbye and (session in broker.workers or session in broker.clients)
+            stays = stays and not self.goes_on(session)
             assert not stays, f"{session} said goodbye, and the broker keeps it"
         for session in [s for s in self.known if s not in broker.workers and s not in broker.clients]:
             known = self.known.pop(session)
@@ -361,8 +333,8 @@ class Books(Needs, Readers, Promptness):
         self.by_peer.clear()
         self.living.clear()
         self.again.clear()
-        self.aside.clear()
-        self.died_under.clear()
+        self.aside_again()
+        self.lives_again()
         for lease, (task, session) in self.granted.items():
             if task.outcome is None:  # what was reported to this broker may be held for the next one
                 self.holds.setdefault(session, {})[lease] = task
@@ -380,7 +352,8 @@ class Books(Needs, Readers, Promptness):
     def restored(self, sessions: Iterable[str], clock: float) -> None:
         """A broker with a journal knows these clients from before, and waits for them as for others."""
         for session in sessions:
-            self.known[session] = Known(None, clock)
+            if session not in ROGUES:
+                self.known[session] = Known(None, clock)
 
     def broker_says(self, peer: Any, message: m.Message) -> None:
         """The broker sends this now."""

@@ -21,6 +21,8 @@ class Disk:
         self.forgotten: set[tuple[str, int]] = set()
         self.begun: dict[tuple[str, int], int] = {}
         """Of those that may begin once only: the lease; 0: none."""
+        self.lives: dict[str, str] = {}
+        """Who speaks for each client."""
         self.raised: set[int] = set()
         """Leases that ended in an error for which their task is run again."""
 
@@ -31,6 +33,8 @@ class Disk:
         self.pairs.extend(pairs)
 
     def _follow(self, record: Any) -> None:
+        if isinstance(record, m.Enrolled):
+            self.lives[record.client] = record.life
         if isinstance(record, m.Accepted):
             key = record.client, record.task
             assert key not in self.open | self.settled, f"{key} is accepted twice"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
+from functools import partial
 from math import inf
 
 from tests.simulation.checkers import Books
@@ -56,6 +57,8 @@ class Farm:
         """Every life there ever was, by session."""
         self.clients: dict[str, ClientProcess] = {}
         """The clients of people, by name. Those inside children belong to their children."""
+        self.former: list[ClientProcess] = []
+        """Clients whose jobs others have taken over, dead or alive."""
 
     # ------------------------------------------------------------ the clock
 
@@ -101,8 +104,20 @@ class Farm:
 
     def start_client(self, name: str) -> ClientProcess:
         """A client of people."""
-        self.clients[name] = client = ClientProcess(self, name, f"{name}.s")
+        job = f"job {name}" if self.mix.jobs else ""
+        self.clients[name] = client = ClientProcess(self, name, f"{name}.s", job=job)
         return client
+
+    def take_over(self, name: str) -> None:
+        """Another program attaches to the job of this client, whether that is dead or alive."""
+        before = self.clients[name]
+        if before.over:
+            return
+        self._lives += 1
+        self.story.tell(self.now, name, "is taken over", self._lives)
+        after = ClientProcess(self, name, f"{name}.{self._lives}", job=before.job, attach=True)
+        self.former.append(before)
+        self.clients[name] = after
 
     def kill_broker(self, back_after: float) -> None:
         """``kill -9`` of the broker, which comes back with no memory and a higher epoch."""
@@ -135,17 +150,33 @@ class Farm:
             self.after(back_after, lambda: self.start_worker(worker.name, worker.near))
 
     def kill_client(self, client: ClientProcess) -> None:
-        """``kill -9`` of a client; nobody will ever ask for its tasks again."""
+        """``kill -9`` of a client; nobody will ever ask for its tasks again, unless they are of a job."""
         if client.alive:
             self.story.tell(self.now, client.name, "dies")
             client.die()
-            self.books.client_died(client)
+            if client.job:
+                self.comes_back(client)
+            else:
+                self.books.client_died(client)
+
+    def comes_back(self, client: ClientProcess) -> None:
+        """The program of a job has ended; some time later another one attaches to it."""
+        if client is self.clients.get(client.name) and client.job:
+            back = self.rng.random() * self.mix.worker_back_s
+            self.plans_until = max(self.plans_until, self.now + back)
+            self.after(back, partial(self._come_back, client))
+        elif client.job:
+            self.books.former_ended(client)
+
+    def _come_back(self, client: ClientProcess) -> None:
+        if client is self.clients[client.name]:
+            self.take_over(client.name)
 
     # ------------------------------------------------------------ looking at it
 
     def processes(self) -> list[Process]:
         """All that live, in a stable order; those in children left out."""
-        found: list[Process] = [self.broker, *self.all_workers(), *self.clients.values()]
+        found: list[Process] = [self.broker, *self.all_workers(), *self.clients.values(), *self.former]
         return [process for process in found if process.alive]
 
     def all_workers(self) -> list[WorkerProcess]:

@@ -81,6 +81,8 @@ class Mix:
     """Tasks with a memory limit; some want more."""
     force_share: float = 0.0
     leave_share: float = 0.0
+    jobs: bool = False
+    """Clients' tasks outlive them, and others take them over."""
     once_share: float = 0.0
     """Tasks that may begin once only, beside those that happen to have one attempt."""
     flaky_share: float = 0.0
@@ -122,7 +124,7 @@ class Mix:
     @property
     def start_bound_s(self) -> float:
         """On an idle farm without faults a call starts within this."""
-        return 6 * self.latency_s + 2 * self.fork_s + 5 * MS
+        return 6 * self.latency_s + 3 * self.fork_s + 5 * MS
 
     @property
     def cancel_bound_s(self) -> float:
@@ -190,7 +192,17 @@ def mix_of(seed: int) -> Mix:
         burst = rng.choice((100, 1000, mix.settings.output_burst_bytes))
         mix.settings = dataclasses.replace(mix.settings, output_burst_bytes=burst)
     let_need(mix)
+    _let_outlive(mix)
     return mix
+
+
+def _let_outlive(mix: Mix) -> None:
+    """In some farms with a journal the clients have jobs. The dice are of their own here, too."""
+    rng = Random(f"jobs {mix.seed}")
+    mix.jobs = mix.journal and not mix.calm and not mix.stream_share and rng.random() < 0.5
+    if mix.jobs:
+        mix.rates["kill client"] = rng.choice((0.1, 0.5))
+        mix.rates["take over"] = rng.choice((0.0, 0.2, 1.0)) + 1e-9
 
 
 def _let_choose(mix: Mix) -> None:
@@ -272,7 +284,7 @@ def _spoil(mix: Mix, rng: Random) -> None:
     mix.leave_share = rng.choice((0.0, 0.3))
     mix.deadly_share = max(mix.deadly_share, rng.choice((0.0, 0.02, 0.2)))
     mix.faults_s = rng.choice((3.0, 6.0, 12.0))
-    kinds = list(FAULTS)
+    kinds = [kind for kind in FAULTS if kind != "take over"]  # that is for farms with jobs
     for kind in rng.sample(kinds, rng.randint(0, len(kinds) // 2 + 1)):
         mix.rates[kind] = rng.choice((0.05, 0.2, 0.6)) * FAULTS[kind][1]
     theme = rng.choice((None, None, None, None, _slow_joins, _slow_clients, _lost_tunnels, _lost_thanks))
@@ -345,6 +357,11 @@ def kill_worker(farm: Farm) -> None:
 
 def kill_client(farm: Farm) -> None:
     farm.kill_client(farm.rng.choice(list(farm.clients.values())))
+
+
+def take_over(farm: Farm) -> None:
+    """Another program attaches to the job of a client that lives."""
+    farm.take_over(farm.rng.choice(list(farm.clients)))
 
 
 def die_in_turn(farm: Farm) -> None:
@@ -466,6 +483,7 @@ FAULTS: dict[str, tuple[Callable[[Farm], None], float]] = {
     "slow": (slow_link, 1.0),
     "overflow": (overflow_link, 1.5),
     "rogue": (rogue_speaks, 4.0),
+    "take over": (take_over, 1.0),
 }
 """What can happen, and how often at rate one, per second of the faulty phase."""
 

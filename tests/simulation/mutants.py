@@ -109,12 +109,6 @@ MUTANTS = [
         "pass",
     ),
     Mutant("tasks not recorded", "accept", "if self.journal", "if False"),
-    Mutant(
-        "given up by one who was away",
-        "_sweep",
-        "self._late_sweeps % LATE_SWEEPS_MAX == 0",
-        "True",
-    ),
     # at most once
     Mutant("starts not recorded", "_spend", "if self.journal", "if False"),
     Mutant("granted again after the restart", "unpark", "if task.spent", "if False"),
@@ -135,6 +129,11 @@ MUTANTS = [
         "False",
     ),
     Mutant("returned, and in doubt for ever", "give_back", "self._spend(task, 0)", "pass"),
+    # jobs
+    Mutant("the dead go on submitting", "_on_attach", "if client.peer is not None:", "if False:"),
+    Mutant("a job has two speakers", "_on_hello", "client.life != message.life", "False"),
+    Mutant("taken over in parts", "_on_attached", "len(self._inherited) == message.total", "True"),
+    Mutant("a job ends with its program", "_on_bye", "if client.job and client.tasks:", "if False:"),
     # errors for which a call is run again
     Mutant("no backoff", "attempt_failed", "now + delay_us / 1e6", "now"),
     Mutant("errors not recorded", "attempt_failed", "if self.journal", "if False"),

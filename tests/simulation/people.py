@@ -106,6 +106,12 @@ class Task:
     priority: int = 0
     number: int = 0
     outcome: Outcome | None = None
+    safe: bool = False
+    """Its client was told that it is in the journal."""
+    asked_by: ClientProcess | None = None
+    """Whoever waits for it: its client, or who took the job over."""
+    shown_to: list[ClientProcess] = field(default_factory=list)
+    """Who has heard of its outcome: more than one only if one had the job after the other."""
     abandoned: bool = False
     """Its client is gone: nobody waits for it any more."""
     cancel_asked_at: float | None = None
@@ -223,7 +229,7 @@ class Person:
 
     def __init__(self, farm: Farm, client: ClientProcess) -> None:
         self.farm = farm
-        self.client = client
+        self.name = client.name
         self.tasks: list[Task] = []
         mix, rng = farm.mix, farm.rng
         self.setups = [setup_of(client.session, realm) for realm in range(rng.choice(mix.realms))]
@@ -241,6 +247,15 @@ class Person:
             farm.after(at, self.leave)
         farm.plans_until = max(farm.plans_until, farm.now + at)
 
+    @property
+    def client(self) -> ClientProcess:
+        """Who speaks for this user now: others may take its job over."""
+        return self.farm.clients[self.name]
+
+    def hand(self, *entry: Any) -> None:
+        """Let the present client do this."""
+        self.client.hand(*entry)
+
     def submit(self, name: str, parts: list[Item], on_end: Any = None, setup: bytes = b"") -> Task | None:
         """Submit one task, and cancel it some time later if the dice say so."""
         if not self.client.alive or self.client.left:
@@ -252,7 +267,7 @@ class Person:
         if mix.once_share and rng.random() < mix.once_share:
             attempts = 1
         function = b"function " + name.encode()
-        task = new_task(farm, self.client.name, name, function, setup, parts, attempts, on_end)
+        task = new_task(farm, self.name, name, function, setup, parts, attempts, on_end)
         if mix.timeout_share and rng.random() < mix.timeout_share:
             task.timeout_s = rng.choice((0.0005, 0.02, 1.0))
         if mix.memory_share and rng.random() < mix.memory_share:
@@ -263,18 +278,18 @@ class Person:
         if mix.choosy_share:
             self.choose(task)
             delay = rng.choice((0.001, 0.1, 3.0)) * rng.random()
-            farm.after(delay, partial(self.client.hand, "why", task))
+            farm.after(delay, partial(self.hand, "why", task))
         if mix.needs_share and rng.random() < mix.needs_share:
             task.needs = tuple(rng.sample(farm.library.all, rng.randint(1, min(3, len(farm.library.all)))))
         self.tasks.append(task)
-        self.client.hand("submit", task)
+        self.hand("submit", task)
         if mix.stream_share:
             self.read(task)
         if rng.random() < mix.cancel_share:
             delay = rng.choice((0.0, 0.0005, 0.01, 0.5, 3.0)) * rng.random()
             if mix.force_share and rng.random() < mix.force_share:
                 task.grace_s = rng.choice((0.0, 0.0, 0.01, 0.5))
-            farm.after(delay, partial(self.client.hand, "cancel", task))
+            farm.after(delay, partial(self.hand, "cancel", task))
         return task
 
     def choose(self, task: Task) -> None:
@@ -302,18 +317,18 @@ class Person:
         task.reader = Reader(rng.random() * mix.reader_pause_s, rng.random() < mix.late_readers)
         farm.books.unread.add(task.token)
         if not task.reader.lazy:
-            self.client.hand("listen", task)
+            self.hand("listen", task)
             return
         at = rng.choice((0.0, 0.01, 1.0)) * rng.random()
-        farm.after(at, partial(self.client.hand, "listen", task))
+        farm.after(at, partial(self.hand, "listen", task))
         if rng.random() < 0.5:
             at += rng.random()
-            farm.after(at, partial(self.client.hand, "unlisten", task))
-            farm.after(at + rng.random(), partial(self.client.hand, "listen", task))
+            farm.after(at, partial(self.hand, "unlisten", task))
+            farm.after(at + rng.random(), partial(self.hand, "listen", task))
 
     def leave(self) -> None:
         """Ctrl-C: whatever is open is cancelled."""
-        self.client.hand("leave")
+        self.hand("leave")
 
 
 def short_calls(person: Person) -> None:

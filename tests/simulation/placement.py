@@ -41,12 +41,14 @@ class Placement:
     def explained(self, client: ClientProcess, reason: Reason) -> None:
         """The broker says why a task is where it is: no more than what may be so."""
         task = self.farm.tasks.get(reason.number)
+        if task is not None and task.asked_by is not client:
+            return  # an answer to a program that had the job before
         if task is None:  # nobody has asked: so it is said of tasks that no worker can run
             assert not reason.number, f"an answer to no question: {reason}"
             task = self.numbers[client.session, reason.task]
         what = f"task {task.token} is said to be: {reason.code} ({reason.text})"
-        known = {"running": task.sent, "behind": task.demand is None, "resources": task.demand is not None}
-        own = self.numbers.get((client.session, reason.task)) is task
+        known = {"running": task.sent, "resources": task.demand is not None}
+        own = task.number == reason.task
         assert own, what
         assert known.get(reason.code, True), what
         assert reason.code != "ambiguous", what

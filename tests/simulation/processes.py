@@ -310,16 +310,26 @@ class ClientProcess(Process):
 
     machine: Client
 
-    def __init__(self, farm: Farm, name: str, session: str, tunnel: Any = None) -> None:
+    def __init__(
+        self, farm: Farm, name: str, session: str, tunnel: Any = None, job: str = "", attach: bool = False
+    ) -> None:
         super().__init__(farm, name)
         self.session = session
+        self.job = job
+        self.life = session
+        self.attaching = attach
+        """It has not heard yet which tasks the job has: what people want has to wait."""
+        self.over = False
+        """The broker has refused it."""
+        self._later: list[tuple[Any, ...]] = []
         self.tunnel = tunnel
         self.left = False
         self.books = 0  # of the broker it has last heard of
         self.new_books_at = 0.0  # when it heard that the broker had lost its books
         if tunnel is None:
             self.link = Link(farm, name, partial(self.hand, "message"))
-        self.machine = Client(session, VERSIONS, "host-c", 1, name, self.clock, farm.mix.settings)
+        settings = farm.mix.settings
+        self.machine = Client(session, VERSIONS, "host-c", 1, name, self.clock, settings, job, attach)
         self.machine.subscribe(tunnel is None and farm.mix.published)
         self.machine.inflow.files = True
         self.machine.giving.chunk_bytes = CHUNK
@@ -342,6 +352,10 @@ class ClientProcess(Process):
             self.machine.receive(m.BROKER, message, payload, clock)
         elif self.left:
             return  # whoever has left can ask for nothing more
+        elif self.attaching and kind != "advance":
+            self._later.append(entry)
+        elif kind in ("cancel", "why") and self.job and entry[1].asked_by is not self:
+            pass  # that future was lost with the program that had the job before
         elif kind == "submit":
             self._submit(entry[1])
         elif kind == "cancel":
@@ -374,12 +388,24 @@ class ClientProcess(Process):
             self.send(action.message, action.payload)
             if isinstance(action.message, m.Bye):
                 self.die()
+                farm.comes_back(self)
         elif isinstance(action, m.Resolve):
             self._resolve(action)
         elif isinstance(action, m.Give):
             farm.after(farm.rng.random() * 1e-3, partial(self._give, action))
         elif isinstance(action, m.Safe):
             farm.story.probe("safe")
+            farm.tasks[action.token].safe = True
+        elif isinstance(action, m.TakenOver):
+            self.session = action.session
+            self.attaching = False
+            self.machine.adopt(action.session, farm.books.taken_over(self, action.tasks))
+            for entry in self._later:
+                self.hand(*entry)
+        elif isinstance(action, m.Rejected):
+            self.over = True
+            self.die()
+            farm.books.rejected(self, action.code)
         elif isinstance(action, m.Arrived):
             self._arrived(action)
         elif isinstance(action, m.Missed):
@@ -438,12 +464,15 @@ class ClientProcess(Process):
 
     def _resolve(self, action: m.Resolve) -> None:
         task = self.farm.tasks[action.token]
+        if task.outcome is not None and self.job:
+            self.farm.books.shown_again(self, task, action.outcome)
+            return
         self.farm.books.resolved(self, task, action.outcome, action.blob)
         self.farm.books.ends_filed(task, action.outcome)
         self.farm.books.all_heard(task, action.outcome)
         if action.outcome.kind == m.LOST and task.items > 1:
             for part in task.split(self.farm):
-                self.hand("submit", part)
+                self.farm.clients.get(self.name, self).hand("submit", part)
         elif task.on_end is not None:
             task.on_end(task)
 

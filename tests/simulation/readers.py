@@ -108,16 +108,19 @@ class Readers(Listeners):
         reader.over = True
         self.unread.discard(-task.token if files else task.token)
         self.farm.story.probe("files end" if files else "a stream ends")
-        if files and not outcome.filed:
-            return  # what came was of an attempt that died, and the one that ended has sent none
         if outcome.kind in (m.VALUE, m.ERROR, m.MIXED):
-            whole = {
-                (run.filed, 0) if files else (run.plain, run.gauged) for run in task.runs if run.finished
-            }
+            what = f"the {'files' if files else 'stream'} of task {task.token}"
+            done = [run for run in task.runs if run.finished]
+            told = outcome.filed if files else outcome.emitted
+            counts = {run.filed if files else run.emitted for run in done}
+            gauged = not files and any(run.gauged for run in done)  # some of which never have a number
+            assert told in counts or gauged, f"{what} is said to have {told} of {sorted(counts)} items"
+            if not told:
+                return  # what came was of an attempt that died, and the one that ended has sent none
+            assert reader.next - 1 == told, f"{what} ended after {reader.next - 1} of {told} items"
+            whole = {(run.filed, 0) if files else (run.plain, run.gauged) for run in done}
             had = reader.plain, reader.gauge
-            assert had in whole or reader.missed, (
-                f"the stream of task {task.token} ended after {had} of {whole}"
-            )
+            assert had in whole or reader.missed, f"{what} ended with {had} of {whole}"
             assert reader.run < 0 or task.runs[reader.run].finished
 
     def stream_forgotten(self, task: Task) -> None:

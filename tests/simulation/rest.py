@@ -68,6 +68,7 @@ def unrest(farm: Farm) -> list[str]:
     broker = farm.broker.machine
     clients = [client for client in _clients(farm) if client.alive]
     workers = farm.all_workers()
+    found += [f"{client.name} speaks for a job that is another's" for client in farm.former if client.alive]
     if sorted(broker.clients) != sorted(client.session for client in clients):
         found.append(f"the broker knows the clients {sorted(broker.clients)}")
     if sorted(broker.workers) != sorted(worker.session for worker in workers):

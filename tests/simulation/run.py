@@ -11,7 +11,7 @@ from tests.simulation.faults import heal, let_faults_happen, mix_of
 from tests.simulation.people import Person
 from tests.simulation.rest import RESTLESS, unrest
 
-REST_S = 900.0
+REST_S = 3000.0
 """Virtual seconds after the last fault within which a farm must be at rest."""
 SETTLE_S = 2.5
 """How long it must have been at rest before it counts."""

@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
@@ -41,10 +42,10 @@ class Tally:
         self.failure = self.failure or other.failure
 
 
-def run_some(first: int, end: int) -> Tally:
-    """Seeds ``first`` to ``end - 1``, or up to the first that fails."""
+def run_some(seeds: Sequence[int]) -> Tally:
+    """These seeds, or up to the first that fails."""
     tally = Tally()
-    for seed in range(first, end):
+    for seed in seeds:
         result = simulate(seed, keep=200)
         tally.add(Tally(1, result.events, result.virtual_s, Counter(result.probes)))
         if result.failure:
@@ -57,17 +58,18 @@ def soak(first: int, count: int, jobs: int, console: Console) -> Tally:
     """Run ``count`` seeds from ``first`` on in ``jobs`` processes; stops soon after one has failed."""
     total = Tally()
     columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    chunks = ((start, min(start + CHUNK, first + count)) for start in range(first, first + count, CHUNK))
+    end = first + count
+    chunks = (range(start, min(start + CHUNK, end)) for start in range(first, end, CHUNK))
     with Progress(*columns, console=console) as progress, ProcessPoolExecutor(jobs) as pool:
         bar = progress.add_task("", total=count)
-        running: set[Future[Tally]] = {pool.submit(run_some, *chunk) for chunk in islice(chunks, 2 * jobs)}
+        running: set[Future[Tally]] = {pool.submit(run_some, chunk) for chunk in islice(chunks, 2 * jobs)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 total.add(future.result())
             progress.update(bar, completed=total.seeds)
             if not total.failure:
-                running |= {pool.submit(run_some, *chunk) for chunk in islice(chunks, len(done))}
+                running |= {pool.submit(run_some, chunk) for chunk in islice(chunks, len(done))}
     return total
 
 

@@ -5,19 +5,23 @@ One seed alone, with its story: ``python -m tests.simulation --seed N --trace``.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from tests.simulation.run import Result, simulate
+from tests.simulation.run import simulate
+from tests.simulation.soak import Tally, run_some
 
 SEEDS = 500
+CHUNK = 20
 HERE = Path(__file__).parent
 
 RARE = [
@@ -30,8 +34,10 @@ RARE = [
     "a file goes on from where it was",
     "a file is not where it was said to be",
     "a file was there",
+    "a job is taken over",
     "a lease from before the broker's restart is reported",
     "a report twice, or of a lease that was given up",
+    "an outcome for two programs",
     "at most once, in doubt, not started",
     "a value after an error",
     "a resource is shared out to the last bit",
@@ -84,15 +90,6 @@ RARE = [
 """Branches that only faults lead to: a run in which one of them is not taken proves less than it seems to."""
 
 
-@dataclass
-class Runs:
-    """What became of all seeds."""
-
-    failures: list[Result] = field(default_factory=list)
-    probes: Counter[str] = field(default_factory=Counter)
-    count: int = 0
-
-
 def seeds() -> Iterator[int]:
     """Those that found something once, then the first five hundred."""
     for line in (HERE / "regressions.txt").read_text(encoding="utf-8").splitlines():
@@ -101,33 +98,37 @@ def seeds() -> Iterator[int]:
     yield from range(SEEDS)
 
 
+def batched(numbers: Iterable[int], size: int) -> Iterator[list[int]]:
+    """As itertools.batched of Python 3.12."""
+    rest = iter(numbers)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
 @pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest) -> Runs:
+def tallies(request: pytest.FixtureRequest) -> list[Tally]:
     alone = request.config.getoption("--seed", default=None)
-    found = Runs()
-    for seed in [alone] if alone is not None else seeds():
-        result = simulate(seed, keep=None if alone is not None else 200)
-        found.count += 1
-        found.probes += result.probes
-        if result.failure:
-            found.failures.append(result)
-        if alone is not None:
-            print(result.farm.story.text())
-    return found
+    if alone is not None:
+        print(simulate(alone, keep=None).farm.story.text())
+        return [run_some([alone])]
+    chunks = list(batched(seeds(), CHUNK))
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(run_some, chunks))
 
 
 @pytest.mark.timeout(600)
-def test_every_farm_keeps_its_promises_and_comes_to_rest(runs: Runs) -> None:
-    failed = [result.seed for result in runs.failures]
+def test_every_farm_keeps_its_promises_and_comes_to_rest(tallies: list[Tally]) -> None:
+    failures = [tally.failure for tally in tallies if tally.failure]
 
-    assert not failed, f"seeds {failed}; the first of them:\n{runs.failures[0].report()}"
+    assert not failures, "\n\n".join(failures)
 
 
-def test_every_rare_branch_was_taken(runs: Runs, request: pytest.FixtureRequest) -> None:
+def test_every_rare_branch_was_taken(tallies: list[Tally], request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--seed", default=None) is not None:
         pytest.skip("one seed takes few of them")
 
-    missed = [kind for kind in RARE if not runs.probes[kind]]
+    probes = sum((tally.probes for tally in tallies), Counter[str]())
+    missed = [kind for kind in RARE if not probes[kind]]
     assert not missed, f"no farm came across these: {missed}"
 
 

@@ -163,7 +163,9 @@ class ClientRecord:
         "host",
         "job",
         "leased",
+        "life",
         "lines",
+        "lives",
         "name",
         "others",
         "peer",
@@ -189,6 +191,8 @@ class ClientRecord:
         self.pid = pid
         self.name = name
         self.job = job  # its tasks outlive it under this name; empty: they do not
+        self.life = ""  # of a job: who speaks for it, and nobody else does
+        self.lives = 0  # that have spoken for it before
         self.held = False  # after a restart of the broker: granted nothing until its workers could return
         self.heard_at = now
         self.away = False

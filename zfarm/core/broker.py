@@ -375,7 +375,7 @@ class Broker(Reception):
         for client in list(self.clients.values()):
             silent = now - client.heard_at
             if silent > limits.client_lost_after_s + (
-                limits.job_kept_s if client.job else limits.client_grace_s
+                limits.job_kept_s if client.job and client.tasks else limits.client_grace_s
             ):
                 who = f"client {client.host}/{client.pid}"
                 self.tell("warning", f"{who} did not come back: its {len(client.tasks)} tasks are cancelled")

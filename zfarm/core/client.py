@@ -107,8 +107,11 @@ class Client:
         self.session = session
         self.deadline = NOW
         self.slots = 0
-        self._hello = Hello(session=session, versions=versions, host=host, pid=pid, name=name, job=job)
-        self._attach = Attach(job=job, versions=versions) if attach else None
+        life = session if job else ""
+        self._hello = Hello(session, versions, host, pid, name, job, life)
+        self._attach = Attach(job, versions, life) if attach else None
+        # what was heard so far of the tasks to be taken over; None: there are none, or all are known
+        self._inherited: dict[int, JobTask] | None = {} if attach else None
         self._limits = limits
         self._tasks: dict[int, Asked] = {}
         self._unsent: deque[Asked] = deque()
@@ -262,7 +265,6 @@ class Client:
             asked = Asked(task.task, token, task.name, b"", b"", b"", task.items, 1)
             asked.sent = EARLIER
             self._tasks[task.task] = asked
-            self._next_task = max(self._next_task, task.task + 1)
         self.deadline = NOW
 
     def leave(self) -> None:
@@ -377,8 +379,13 @@ class Client:
                 self._actions.append(Safe(asked.token))
 
     def _on_attached(self, message: Attached, payload: Payload, now: float) -> None:
-        if self._attach is not None:
-            self._actions.append(TakenOver(message))
+        if self._inherited is None:
+            return  # a second answer: it was asked again meanwhile
+        self._inherited.update((task.task, task) for task in message.tasks)
+        if len(self._inherited) == message.total:
+            self._next_task = message.first
+            self._actions.append(TakenOver(message.session, list(self._inherited.values())))
+            self._inherited = None
 
     def _on_began(self, message: Began, payload: Payload, now: float) -> None:
         for number in message.tasks:

@@ -40,6 +40,8 @@ UNKNOWN = -1
 """In place of the number of the last item: the task has not ended."""
 ACK_S = 0.02
 """How often a reader that has used all that it has says so at most."""
+SWEEP_S = 0.25
+"""How often what has been kept for long enough is forgotten at most."""
 ALL = 1 << 62
 """Above the number of every item."""
 AHEAD_MAX = 10_000
@@ -407,7 +409,7 @@ class Inflow:
         while self._resting:
             oldest = next(iter(self._resting.values()))
             if now < oldest.kept_until:
-                self.deadline = min(self.deadline, oldest.kept_until)
+                self.deadline = min(self.deadline, max(oldest.kept_until, now + SWEEP_S))
                 break
             self._forget(oldest)
 

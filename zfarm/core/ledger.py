@@ -112,8 +112,13 @@ class Ledger:
     def apply(self, record: Record, payload: Payload, now: float) -> None:
         """Do again what a record of the journal says; what it says about something unknown is ignored."""
         if isinstance(record, Enrolled):
-            known = self.enroll(record.client, None, record.host, record.pid, record.name, record.job, now)
-            known.books = record.books
+            known = self.clients.get(record.client)
+            if known is None:
+                known = self.enroll(
+                    record.client, None, record.host, record.pid, record.name, record.job, now
+                )
+                known.books = record.books
+            known.life, known.lives = record.life, record.lives
             return
         client = self.clients.get(record.client)
         if client is None:
@@ -147,15 +152,22 @@ class Ledger:
                 self.settle(task, record.outcome, payload[0])
 
     def enroll(
-        self, session: str, peer: Peer, host: str, pid: int, name: str, job: str, now: float
+        self, session: str, peer: Peer, host: str, pid: int, name: str, job: str, now: float, life: str = ""
     ) -> ClientRecord:
         """Open the books of a client."""
         client = self.clients[session] = ClientRecord(session, peer, host, pid, name, job, now)
         self._enrolled += 1
         client.books = self.epoch << 32 | self._enrolled
-        if self.journal:
-            self.records.append((Enrolled(session, host, pid, name, job, client.books), ()))
+        self.hand_over(client, life)
         return client
+
+    def hand_over(self, client: ClientRecord, life: str) -> None:
+        """From now on this life speaks for the client, and for its job if it has one."""
+        client.life = life
+        if self.journal:
+            host, pid, name, job = client.host, client.pid, client.name, client.job
+            enrolled = Enrolled(client.session, host, pid, name, job, client.books, life, client.lives)
+            self.records.append((enrolled, ()))
 
     def accept(
         self,

@@ -7,7 +7,7 @@ The broker's machine (zfarm.core.broker) is a reception that has workers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from msgspec import structs
 
@@ -51,6 +51,9 @@ from zfarm.settings import Settings
 __all__ = ["Handler", "Reception"]
 
 Handler = Callable[[Any, Any, Payload, float], None]
+LIFE_TASKS: Final = 1 << 24
+"""Task numbers that belong to one life of a job's client. The next one has others: a journal does not keep
+the numbers of what was forgotten, and a worker that comes back may still run those."""
 
 
 class Reception(Ledger):
@@ -97,7 +100,11 @@ class Reception(Ledger):
             )
             return
         if client is None:
-            client = self.enroll(key, None, message.host, message.pid, message.name, message.job, now)
+            name, job = message.name, message.job
+            client = self.enroll(key, None, message.host, message.pid, name, job, now, message.life)
+        if client.life != message.life:
+            self._refuse(peer, "JobTakenOver", f"job {client.job!r} was taken over by another program")
+            return
         self._bind(client, peer, now)
         welcome = self._welcome(books=client.books)
         self._send(peer, structs.replace(welcome, topic=key, items=self.items_addresses[1]))
@@ -119,11 +126,19 @@ class Reception(Ledger):
         own = {key: client for key, client in self.clients.items() if principal_of(key) == principal}
         for key, client in own.items():
             if client.job == message.job:
+                if client.life != message.life:
+                    highest = max(client.tasks, default=0)
+                    client.lives = max(client.lives, highest // LIFE_TASKS) + 1
+                    self.hand_over(client, message.life)
+                    client.submit_seen = 0
+                    if client.peer is not None:  # what it still sends is not of this job any more
+                        self.gone(client.peer, now)
                 tasks = [JobTask(t.number, t.function.name, t.items) for t in client.tasks.values()]
                 most = self.limits.batch_calls_max
+                first = client.lives * LIFE_TASKS + 1
                 for start in range(0, max(1, len(tasks)), most):
-                    part, last = tasks[start : start + most], start + most >= len(tasks)
-                    self._send(peer, Attached(job=message.job, session=bare(key), tasks=part, last=last))
+                    part = tasks[start : start + most]
+                    self._send(peer, Attached(message.job, bare(key), part, len(tasks), first))
                 return
         jobs = sorted(client.job for client in own.values() if client.job)
         known = f"there are {', '.join(jobs[:20])}" if jobs else "there is none"

@@ -134,7 +134,7 @@ def _at_worker(broker: Broker, task: Task, worker: WorkerRecord, now: float) -> 
         if lease == task.lease:
             break
         before += 1
-    if before >= worker.room:
+    if before >= max(worker.room, 1):  # who leaves has no room, and still runs what it holds
         return "behind", f"it waits {where} behind {before} calls that were granted before it{more}"
     return "starting", f"it was granted {ago} ago and starts {where}, or runs for a moment already{more}"
 

@@ -247,12 +247,15 @@ def _hello(message: m.Hello, blobs: int) -> None:
     _versions(message.versions)
     _name("a host or name", message.host, message.name)
     _name("a job", message.job)
+    if message.job or message.life:
+        _session(message.life)
     _number("pid", message.pid, COUNT_MAX)
 
 
 def _attach(message: m.Attach, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _name("a job", message.job)
+    _session(message.life)
     _versions(message.versions)
 
 
@@ -264,6 +267,8 @@ def _attached(message: m.Attached, blobs: int) -> None:
     _name("a function's name", *(task.name for task in message.tasks))
     _numbers("tasks", [task.task for task in message.tasks])
     _numbers("items", [task.items for task in message.tasks])
+    _number("total", message.total, settings.tasks_max)
+    _number("first", message.first, TASK_NUMBER_MAX)
 
 
 def _session(session: str) -> None:

@@ -1,0 +1,123 @@
+"""What must hold of jobs in a simulated farm: what was said to be safe is there for whoever attaches next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.people import Task
+from zfarm import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.simulation.farm import Farm
+    from tests.simulation.processes import ClientProcess
+
+
+class Inheritance:
+    """Who speaks for which job, as an onlooker sees it."""
+
+    farm: Farm
+    known: dict[str, Any]
+    by_peer: dict[Any, str]
+    pending: set[int]
+    numbers: dict[tuple[str, int], Task]
+    abandon: Callable[[Task], None]
+    changed: Callable[[], None]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._speaker: dict[str, str] = {}
+        """The life that speaks for a job's session, where others did before it."""
+
+    def may_speak(self, session: str, life: str) -> bool:
+        """The broker takes the word of this life for that of the session; the first one founds a job."""
+        if session not in self.farm.broker.machine.clients:
+            self._speaker.pop(session, None)
+        return not life or self._speaker.setdefault(session, life) == life
+
+    def speaks(self, client: ClientProcess) -> bool:
+        """So it does of this client."""
+        return not client.job or self._speaker.get(client.session, client.life) == client.life
+
+    def attaches(self, message: m.Attach) -> None:
+        """The broker is about to hear that a client takes a job over, which it may not know."""
+        broker = self.farm.broker.machine
+        for session, client in broker.clients.items():
+            if client.job == message.job and self._speaker.get(session) != message.life:
+                self._hand_over(session, message.life)
+
+    def _hand_over(self, session: str, life: str) -> None:
+        self.farm.story.probe("a job is taken over")
+        self._speaker[session] = life
+        known = self.known[session]
+        self.by_peer.pop(known.peer, None)
+        known.peer = None
+
+    def lives_again(self) -> None:
+        """A broker that died before it wrote who speaks for a job does not know it."""
+        if self.farm.disk is not None:
+            self._speaker = dict(self.farm.disk.lives)
+
+    def goes_on(self, session: str) -> bool:
+        """The client has left, and its tasks outlive it."""
+        client = self.farm.broker.machine.clients.get(session)
+        return client is not None and bool(client.job)
+
+    def taken_over(self, client: ClientProcess, tasks: list[m.JobTask]) -> list[tuple[m.JobTask, int]]:
+        """A client hears which tasks the job has that it attached to: all that were safe and are open."""
+        pairs = [(told, self.numbers[client.session, told.task]) for told in tasks]
+        if self.speaks(client):
+            here = {task.token for _, task in pairs}
+            for token in sorted(self.pending - here):
+                task = self.farm.tasks[token]
+                if task.client == client.name:
+                    assert not task.safe, f"task {token} was safe, and is lost: {task}"
+                    self.abandon(task)
+            for _, task in pairs:
+                task.asked_by = client
+            self.changed()
+        return [(told, task.token) for told, task in pairs]
+
+    def shown_again(self, client: ClientProcess, task: Task, outcome: m.Outcome) -> None:
+        """Two programs that had the job one after the other hear of one outcome, which is the same."""
+        assert client not in task.shown_to, f"task {task.token} was resolved twice"
+        task.shown_to.append(client)
+        before = task.outcome
+        assert before is not None
+        same = (before.kind, before.deaths, before.tries) == (outcome.kind, outcome.deaths, outcome.tries)
+        assert same, f"task {task.token} ended twice: {before}, {outcome}"
+        self.farm.story.probe("an outcome for two programs")
+
+    def rejected(self, client: ClientProcess, code: str) -> None:
+        """The broker has refused a client: its job has another speaker, or there is no such job."""
+        farm = self.farm
+        assert client.job, f"{client.name} was refused: {code}"
+        assert code in ("JobTakenOver", "JobUnknown"), code
+        if client is not farm.clients[client.name]:
+            self.former_ended(client)
+            return
+        others = [one for one in farm.former if one.name == client.name and one.alive]
+        if others:  # an older one attached last
+            farm.clients[client.name] = others[-1]
+            farm.former.remove(others[-1])
+            farm.former.append(client)
+            return
+        if code == "JobTakenOver":  # by one who is dead, and whose word came late
+            client.over = False
+            farm.comes_back(client)
+            return
+        for token in sorted(self.pending):
+            task = farm.tasks[token]
+            if task.client == client.name:
+                assert not task.safe, f"task {token} was safe, and its job is lost: {task}"
+                self.abandon(task)
+        self.changed()
+
+    def former_ended(self, client: ClientProcess) -> None:
+        """A client that had a job has ended: what it still submitted, and nobody took over, is lost."""
+        if not self.farm.clients[client.name].attaching:
+            for token in sorted(self.pending):
+                if self.farm.tasks[token].asked_by is client:
+                    self.abandon(self.farm.tasks[token])
+            self.changed()
