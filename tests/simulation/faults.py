@@ -12,6 +12,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.listeners import let_print
 from tests.simulation.needs import let_need
 from zfarm import messages as m
 from zfarm.settings import Settings
@@ -185,12 +186,7 @@ def mix_of(seed: int) -> Mix:
         mix.settings, worker_deaths_max=more.choice((2, 3, 5)), worker_aside_s=more.choice((2.0, 10.0))
     )
     _let_choose(mix)
-    mix.gauge_share = Random(f"gauges {seed}").choice((0.0, 0.0, 0.5)) if mix.stream_share else 0.0
-    rng = Random(f"prints {seed}")
-    mix.print_share = rng.choice((0.0, 0.0, 0.3, 1.0))
-    if mix.print_share:
-        burst = rng.choice((100, 1000, mix.settings.output_burst_bytes))
-        mix.settings = dataclasses.replace(mix.settings, output_burst_bytes=burst)
+    let_print(mix)
     let_need(mix)
     _let_outlive(mix)
     return mix

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from random import Random
 from typing import TYPE_CHECKING
 
 from zfarm import messages as m
@@ -9,10 +11,21 @@ from zfarm import messages as m
 if TYPE_CHECKING:
     from tests.simulation.children import Child
     from tests.simulation.farm import Farm
+    from tests.simulation.faults import Mix
     from tests.simulation.people import Task
 
 LINE = b"%08d/%04d/%08d\n"
 LINE_BYTES = len(LINE % (0, 0, 0))
+
+
+def let_print(mix: Mix) -> None:
+    """In some farms calls print, or emit what only counts as the latest. The dice are of their own."""
+    mix.gauge_share = Random(f"gauges {mix.seed}").choice((0.0, 0.0, 0.5)) if mix.stream_share else 0.0
+    rng = Random(f"prints {mix.seed}")
+    mix.print_share = rng.choice((0.0, 0.0, 0.3, 1.0))
+    if mix.print_share:
+        burst = rng.choice((100, 1000, mix.settings.output_burst_bytes))
+        mix.settings = dataclasses.replace(mix.settings, output_burst_bytes=burst)
 
 
 def chatter(child: Child, seq: int, task: Task) -> None:
