@@ -502,7 +502,7 @@ class Link:
             from zfarm.givers import Giver
 
             self._giver = Giver(lambda chunks, payload: self.call(lambda: self.road.send(chunks, payload)))
-        self._giver.give(action, self._handles[action.task])
+        self._giver.give(action, self._handles.get(action.task, ()))
 
     def _safe(self, action: Safe) -> None:
         action.token._accepted = True

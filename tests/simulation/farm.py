@@ -44,6 +44,8 @@ class Farm:
         self.tasks: dict[int, Task] = {}
         self.library = Library(random.Random(f"library {mix.seed}"))
         self.stores: dict[str, Store] = {}
+        if mix.damage_share:
+            self.library.lies.update(need.digest for need in self.library.all[:1])
         self._heap: list[tuple[float, float, int, Callable[[], object]]] = []
         self._pushed = 0
         self._epoch = 100

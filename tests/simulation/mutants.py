@@ -253,9 +253,9 @@ MUTANTS = [
         "files of calls that ended are kept", "_end", "self._actions.append(DropBlob(have[0], need))", "pass"
     ),
     Mutant("files go under the call that uses them", "_end", "if not have[1]", "if True"),
-    Mutant("a directory without some of its files", "_complete", "if not tree.parts", "if True"),
+    Mutant("a directory without some of its files", "found", "if not errand.parts", "if True"),
     Mutant("no window of files", "_extend", "window - self._flight + asked", "window"),
-    Mutant("sent beyond the window", "advance", "if room <= 0", "if False"),
+    Mutant("sent beyond the window", "_take", "if sent >= room", "if False"),
     Mutant("files of other people's calls", "on_want", "worker.leases.get(message.lease)", ANY_LEASE_OF),
     Mutant("needs forgotten by the client", "_send_submit", "if asked.needs", "if False"),
     Mutant("needs forgotten with the broker", "apply", "needs=record.needs", "needs=()"),

@@ -45,6 +45,8 @@ class Library:
         self.contents: dict[bytes, Content] = {}
         self.gone: set[bytes] = set()
         """Those that no client can give any more."""
+        self.lies: set[bytes] = set()
+        """Those that never come as they should."""
         files = [self._file(rng, rng.choice((0, 3, CHUNK, 20, 60))) for _ in range(rng.randint(1, 6))]
         trees = [self._tree(n, rng.sample(files, rng.randint(0, len(files)))) for n in range(2)]
         self.all = [*files, *trees]
@@ -225,7 +227,7 @@ def give(client: ClientProcess, action: m.Give) -> None:
         for at in range(one.at, one.upto, CHUNK):
             part = data[at : at + CHUNK]
             check = digest(part)
-            if rng.random() < mix.damage_share * farm.chaos:
+            if rng.random() < mix.damage_share * farm.chaos or one.digest in farm.library.lies:
                 part = bytes(len(part))
                 check = digest(b"other")
             chunks.append(m.Chunk(one.digest, one.size, at, check))
