@@ -16,9 +16,9 @@ pytestmark = pytest.mark.timeout(120)
 
 def test_it_examines_every_worker_and_says_who_does_not_answer(tmp_path: Path) -> None:
     with tcp_farm(tmp_path) as farm:
+        farm.variables = {"ZFARM_WORKER_LOST_AFTER_S": "60"}
         farm.start_broker()
         farm.start_worker(1, "--name", "like-us")
-        farm.variables = {"ZFARM_WORKER_LOST_AFTER_S": "60"}
         farm.start_worker(1, "--name", "another")
         silent = farm.start_worker(1, "--name", "silent")
         farm.wait_slots(3)
