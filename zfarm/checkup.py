@@ -83,7 +83,6 @@ def examine(farm: Executor, wait_s: float) -> Checkup:
 
     Raises: as ``farm.workers()``.
     """
-    farm.submit(abs, 0)  # an embedded farm has its worker once a call has run there
     client = msgspec.convert(look_around(), Sight)
     end = time.monotonic() + wait_s
     workers = _wait_workers(farm, end)
@@ -94,6 +93,7 @@ def examine(farm: Executor, wait_s: float) -> Checkup:
 
 
 def _wait_workers(farm: Executor, end: float) -> tuple[WorkerInfo, ...]:
+    """An embedded farm may still boot."""
     while True:
         workers = farm.workers()
         if workers or time.monotonic() > end:
@@ -114,7 +114,7 @@ def _answered(worker: WorkerInfo, future: Any, times: list[float]) -> Seen:
     seen = Seen(worker.name, worker.host, worker.pid, worker.slots)
     if not future.done():
         seen.why = str(future.why())
-        future.cancel()
+        future.cancel(force=True)  # or it would be waited for at the end
         return seen
     try:
         seen.sight = msgspec.convert(future.result(), Sight)
