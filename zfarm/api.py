@@ -22,7 +22,6 @@ from zfarm.beyond import Beyond
 from zfarm.errors import BrokerUnreachable
 from zfarm.futures import Future
 from zfarm.settings import settings
-from zfarm.terms import LISTENED
 
 if TYPE_CHECKING:
     from zfarm.edge.callables import Portable
@@ -101,6 +100,8 @@ class Executor(Beyond):
         self._setup = setups.current
         if link.output:
             self._encode_function = partial(portable.encode_function, output=link.output)
+            from zfarm.terms import LISTENED
+
             if link.output in LISTENED:
                 self._setup = setups.attentive
         self._encode_arguments = portable.encode_arguments

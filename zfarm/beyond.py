@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from zfarm.arguments import check_sizes
 from zfarm.errors import BrokerUnreachable
-from zfarm.messages import WORKER_LABEL
-from zfarm.reasons import LOOK_WAIT_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +62,8 @@ class WorkerInfo(NamedTuple):
     def label(self) -> str:
         """A label that this worker alone has: ``farm.options(labels=worker.label)`` is for calls that run
         there, or wait for ever when it is gone."""
+        from zfarm.messages import WORKER_LABEL
+
         return f"{WORKER_LABEL}={self.name}"
 
 
@@ -79,6 +79,8 @@ class Beyond(concurrent.futures.Executor):
             BrokerUnreachable: the broker has not answered within some seconds.
             FarmClosed, FarmBroken: the executor is of no use any more.
         """
+        from zfarm.reasons import LOOK_WAIT_S
+
         link = self._link
         link.check_open()
         link.check_waiting()
