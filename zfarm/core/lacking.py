@@ -155,9 +155,10 @@ class Lacking:
             have = self._have.get(need)
             if have is not None:
                 have[1].discard(lease)
-                if not have[1] and need.tree:
-                    self._idle[need] = inf
-                elif not have[1]:
+                if not have[1]:
+                    if need.tree:
+                        self._idle[need] = inf
+                        continue
                     del self._have[need]
                     self._actions.append(DropBlob(have[0], need))
             else:
