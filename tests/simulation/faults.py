@@ -94,10 +94,8 @@ class Mix:
     """Resources and labels of each worker."""
     choosy_share: float = 0.0
     """Tasks that do not run anywhere."""
-    # files that calls need
-    needs_share: float = 0.0
-    near_share: float = 0.0
-    """Clients are on the hosts of their workers, and say where files lie."""
+    needs_share: float = 0.0  # calls that need files
+    near_share: float = 0.0  # clients are on the hosts of their workers
     gone_share: float = 0.0
     damage_share: float = 0.0
     disk_failures: float = 0.0
@@ -426,7 +424,6 @@ def rogue_speaks(farm: Farm) -> None:
     leases = rng.sample(known, min(3, len(known)))
     tasks = [rng.randint(1, 50) for _ in range(3)]
     reports = [m.Report(lease, rng.choice((m.VALUE, m.ERROR, m.LOST)), 10) for lease in leases]
-    forged = [m.Chunk(bytes(32), 8, 0, bytes(32))]
     said: list[tuple[m.Message, list[bytes]]] = [
         (m.Hello(session, VERSIONS), []),
         (m.Submit([m.Call(n + 1000, 0, 0) for n in range(2)], ["f"], 1), [b"f", b"s", b"1", b"2"]),
@@ -436,7 +433,7 @@ def rogue_speaks(farm: Farm) -> None:
         (m.Pulse(1, 3), []),
         (m.Listen([m.Listening(lease, 1 << 40, 0) for lease in leases]), []),
         (m.Look(), []),
-        *((m.Chunks(lease, tasks[0], forged), [b"forged.."]) for lease in leases),
+        *((m.Chunks(lease, tasks[0], [m.Chunk(bytes(32), 8)]), [b"forged.."]) for lease in leases),
         (m.Bye(), []),
     ]
     if session == "rogue worker":

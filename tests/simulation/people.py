@@ -279,7 +279,7 @@ class Person:
             self.choose(task)
             delay = rng.choice((0.001, 0.1, 3.0)) * rng.random()
             farm.after(delay, partial(self.hand, "why", task))
-        if mix.needs_share and not self.client.job and rng.random() < mix.needs_share:  # a job may have none
+        if mix.needs_share and not self.client.job and rng.random() < mix.needs_share:
             task.needs = tuple(rng.sample(farm.library.all, rng.randint(1, min(3, len(farm.library.all)))))
         self.tasks.append(task)
         self.hand("submit", task)
