@@ -100,9 +100,7 @@ class Executor(Beyond):
         self._setup = setups.current
         if link.output:
             self._encode_function = partial(portable.encode_function, output=link.output)
-            from zfarm.terms import LISTENED
-
-            if link.output in LISTENED:
+            if link.output != "off":
                 self._setup = setups.attentive
         self._encode_arguments = portable.encode_arguments
         self._portable = portable

@@ -126,6 +126,7 @@ def test_the_levels_of_the_client_decide_what_travels(caplog: pytest.LogCaptureF
         assert loud.submit(log_all, 1).result(30) == {"debug": False, "quiet": False}
         logging.getLogger("tasks").setLevel(logging.DEBUG)
         assert loud.submit(log_all, 2).result(30) == {"debug": True, "quiet": False}
+        wait_until(lambda: "warning 2" in said(caplog, "tasks.part"), "the client has said it all")
         logging.disable(logging.WARNING)
         try:
             assert loud.submit(log_all, 3).result(30)["debug"] is True  # enabled there, and not wanted
