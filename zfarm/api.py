@@ -281,13 +281,27 @@ class Executor(Beyond):
             Others: as ``submit``.
         """
         end = None if timeout is None else monotonic() + timeout
-        owner, results = self._map(fn, iterables, end, chunksize, buffersize)
-        owner.start()
+        if self._one_by_one:
+            from zfarm.singles import map_one_by_one
+
+            check_sizes(chunksize, buffersize)
+            results = map_one_by_one(self, fn, iterables, end, buffersize)
+        else:
+            owner, results = self._map(fn, iterables, end, chunksize, buffersize)
+            owner.start()
         if progress:
             from zfarm.bars import track
 
             return track(results, sized(iterables), name_of(fn))
         return results
+
+    def _note(self, future: Future[Any]) -> None:
+        """A call was submitted here, or to a view of this."""
+
+    @property
+    def _one_by_one(self) -> bool:
+        """Each item of a map has a task and a future of its own."""
+        return False
 
     def _map(
         self,

@@ -74,7 +74,7 @@ class _Farm:
             config["slots"],
             own_versions(),
             send=lambda message, payload: machine.receive(WORKER, message, payload, self.loop.now),
-            tunnel=lambda child, frames: self._broker.tunnelled(WORKER, child, frames),
+            tunnel=lambda child, owner, frames: self._broker.tunnelled(WORKER, child, owner, frames),
             tunnel_closed=lambda child: self._broker.tunnel_closed(WORKER, child),
             publisher=Publisher(self.loop, self._context, Access(control)),
             stock=stock(),

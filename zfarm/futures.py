@@ -365,7 +365,10 @@ class Future(StandardFuture[T], Generic[T]):
     # ------------------------------------------------------------ cancelling
 
     def cancel(self, force: bool = False, grace: float = 0.0) -> bool:
-        """Cancel the call unless it has started; True: it is cancelled, and will not run.
+        """Cancel the call unless it has started; True: it is cancelled, and will not run. False: it runs or
+        has ended, or the farm has not answered within five seconds, or this is a callback of a future and
+        cannot wait for the answer; then the call is cancelled as soon as the farm hears of it, if it has not
+        started by then.
 
         With ``force`` stop it even if it runs; True: it is cancelled. Its child is killed with all that it
         has started, and the slot is back within two seconds, also if the call holds the interpreter. With a

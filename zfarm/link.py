@@ -89,7 +89,7 @@ log.addHandler(logging.NullHandler())
 
 CLOSED: Final = "cannot schedule new futures after shutdown"
 CANCEL_WAIT_S: Final = 5.0
-"""How long Future.cancel waits for the farm's answer before it decides without it."""
+"""How long Future.cancel waits for the farm's answer before it says that it knows of no cancelled call."""
 
 
 FLUSH_WAIT_S: Final = 2.0
@@ -253,21 +253,19 @@ class Link:
 
     def cancel(self, future: Future[Any], force: bool = False, grace_us: int = 0) -> bool:
         """Cancel a call that the link has taken, if it has not started, or stop it. See Future.cancel."""
-        give_up = future._stop if force else future._drop
         if self._forked:
             raise self.fork_error()
         if threading.get_ident() == self._thread.ident:
             self._machine.cancel(future._task, force, grace_us)
-            return give_up()
+            return future.cancelled()  # the answer comes through this thread: it cannot wait for it
         answer = threading.Lock()
         answer.acquire()
         self._asks.append((future, answer, force, grace_us))
         self.loop.wake()
         if self.ended:
             self.sweep()
-        if answer.acquire(timeout=CANCEL_WAIT_S + grace_us / 1e6):
-            return future.cancelled()
-        return give_up()
+        answer.acquire(timeout=CANCEL_WAIT_S + grace_us / 1e6)
+        return future.cancelled()
 
     def why(self, future: Future[Any]) -> Reason:
         """Why a future is not done; see Future.why."""

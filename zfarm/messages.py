@@ -670,14 +670,18 @@ class Room(Message, tag="room"):
 
 
 class Leave(Message, tag="leave"):
-    """Worker -> broker: I hold nothing any more and go."""
+    """Worker -> broker: I go. I hold nothing any more, but for ``leases``: those had been given to children,
+    which end now, so that they may have begun."""
+
+    leases: list[int] = []
 
 
 class Tunnel(Message, tag="tunnel"):
-    """Worker <-> broker, child <-> worker: frames of a client that lives in child ``channel``. Payload: its
-    frames."""
+    """Worker <-> broker: frames of a client that lives in child ``channel``. It speaks in the name of
+    ``owner``, the client whose calls run there: who names its session was given them. Payload: its frames."""
 
     channel: int
+    owner: str = ""
 
 
 class TunnelClosed(Message, tag="tunnel_closed"):
@@ -858,6 +862,7 @@ class Enrolled(Message, tag="enrolled"):
     books: int = 0  # as in Welcome
     life: str = ""
     lives: int = 0  # that have spoken for it before
+    former: tuple[str, ...] = ()  # the last of those
 
 
 class Accepted(Message, tag="accepted"):

@@ -107,11 +107,19 @@ class View(Guest):
             future._terms = self._with_files(self._terms, fn, function, (args, kwargs))
         self._futures.add(future)
         self._submitted((future, future._name, function, self._setup(), body))
+        self._note(future)
         self._wake()
         if link.ended:
             link.sweep()
         future.add_done_callback(self._futures.discard)
         return future
+
+    def _note(self, future: Future[Any]) -> None:
+        self._parent._note(future)
+
+    @property
+    def _one_by_one(self) -> bool:
+        return self._parent._one_by_one
 
     def _map(self, *args: Any) -> tuple[Map, Iterator[Any]]:
         return super()._map(*args, self._terms)

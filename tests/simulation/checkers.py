@@ -12,12 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.aside import Aside
-from tests.simulation.faults import ROGUES
 from tests.simulation.inheritance import Inheritance
 from tests.simulation.needs import Known, Needs
 from tests.simulation.people import Run, Task
 from tests.simulation.promptness import Promptness
 from tests.simulation.readers import Readers
+from tests.simulation.rogues import ROGUES
 from zfarm import messages as m
 
 if TYPE_CHECKING:
@@ -239,6 +239,14 @@ class Books(Needs, Inheritance, Aside, Readers, Promptness):
                     self._lease_ends(session, lease, started=False)
         elif isinstance(message, m.Bye | m.Leave):
             self.known[session].said_goodbye = True
+            if isinstance(message, m.Leave) and message.leases:
+                self.known[session].went_with = set(message.leases)
+                self.farm.story.probe("stopped at once")
+
+    def may_tunnel(self, peer: Any, owner: str, hello: m.Hello) -> bool:
+        """A worker that the broker knows speaks for a client in one of its children, in a known name."""
+        broker = self.farm.broker.machine
+        return peer in broker.peers and (owner in broker.clients or hello.session in broker.clients)
 
     def gone(self, peer: Any) -> None:
         """The broker is told that this peer's link is dead, and so are the tunnels through it."""
@@ -307,7 +315,8 @@ class Books(Needs, Inheritance, Aside, Readers, Promptness):
             if self.living.get(task.token) == lease:
                 del self.living[task.token]
             ran = any(run.worker is worker for run in task.runs)
-            task.blames += not known.said_goodbye and (ran or task.sent or task.once)
+            moved = not known.said_goodbye or lease in known.went_with
+            task.blames += moved and (ran or task.sent or task.once)
             self._excuse(task)
 
     def _client_lost(self, session: str, known: Known) -> None:

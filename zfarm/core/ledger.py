@@ -7,6 +7,7 @@ The broker's machine (zfarm.core.broker) is the ledger of one farm that listens 
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from typing import Final
 
 from zfarm.core.books import ANY_LEASE, Amounts, ClientRecord, Function, Functions, Task, WorkerRecord
 from zfarm.core.deaths import with_death
@@ -56,6 +57,10 @@ def outcome_of(task: Task, kind: int, report: Report) -> Outcome:
     deaths = task.deaths if report.fate is None else with_death(task.deaths, report.fate)
     lease = report.lease if report.emitted or report.filed else 0
     return Outcome(task.number, kind, report.run_us, deaths, task.tries, lease, report.emitted, report.filed)
+
+
+FORMER_MAX: Final = 16
+"""Lives of a job that are remembered as taken over: what they still say must not take it back."""
 
 
 class Ledger:
@@ -118,7 +123,7 @@ class Ledger:
                     record.client, None, record.host, record.pid, record.name, record.job, now
                 )
                 known.books = record.books
-            known.life, known.lives = record.life, record.lives
+            known.life, known.lives, known.former = record.life, record.lives, record.former
             return
         client = self.clients.get(record.client)
         if client is None:
@@ -163,11 +168,13 @@ class Ledger:
 
     def hand_over(self, client: ClientRecord, life: str) -> None:
         """From now on this life speaks for the client, and for its job if it has one."""
+        if client.life:
+            client.former = (*client.former, client.life)[-FORMER_MAX:]
         client.life = life
         if self.journal:
             host, pid, name, job = client.host, client.pid, client.name, client.job
-            enrolled = Enrolled(client.session, host, pid, name, job, client.books, life, client.lives)
-            self.records.append((enrolled, ()))
+            now = client.books, life, client.lives, client.former
+            self.records.append((Enrolled(client.session, host, pid, name, job, *now), ()))
 
     def accept(
         self,

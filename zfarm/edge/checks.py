@@ -225,7 +225,7 @@ def _return(message: m.Return, blobs: int) -> None:
     _number("seen", message.seen)
 
 
-def _leases(message: m.Return | m.Revoke | m.Thanks, blobs: int) -> None:
+def _leases(message: m.Return | m.Revoke | m.Thanks | m.Leave, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _listed("leases", message.leases, settings.blobs_max)
     _numbers("leases", message.leases)
@@ -360,6 +360,7 @@ def _room(message: m.Room, blobs: int) -> None:
 
 def _tunnel(message: m.Tunnel, blobs: int) -> None:
     _number("channel", message.channel, COUNT_MAX)
+    _name("an owner", message.owner)
     if not blobs:
         raise Malformed("Tunnel without a frame")
 
@@ -534,7 +535,7 @@ CHECKS: Final[dict[type, Check]] = {
     m.Reports: _reports,
     m.Return: _return,
     m.Room: _room,
-    m.Leave: _nothing,
+    m.Leave: _leases,
     m.Tunnel: _tunnel,
     m.TunnelClosed: _tunnel_closed,
     m.Grants: _grants,
