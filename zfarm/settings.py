@@ -139,6 +139,10 @@ class Settings:
     """Files that one task may send."""
     file_bytes_max: int = 16 * 1024 * 1024 * MIB
     """Bytes of one file: 16 TiB, as much as an ext4 file may have."""
+    sync_files_max: int = 20_000
+    """Files that ``farm.sync`` ships at most."""
+    sync_bytes_max: int = 256 * MIB
+    """Bytes that ``farm.sync`` ships at most: it is for code, and data goes with ``farm.put``."""
     call_files_max: int = 1000
     """Files and directories that one call may be given; a directory may have ``files_max`` files."""
     wants_window_bytes: int = 4 * MIB

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import msgspec
 
 from zfarm.core.lines import Lines
-from zfarm.messages import Blob, Demand, Fate, Need, Outcome, Peer, Vitals
+from zfarm.messages import WORKER_LABEL, Blob, Demand, Fate, Need, Outcome, Peer, Vitals
 
 __all__ = ["ANY_LEASE", "Amounts", "ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
 
@@ -264,6 +264,7 @@ class WorkerRecord:
         "joined_at",
         "labels",
         "leases",
+        "name",
         "peer",
         "pid",
         "repeated",
@@ -292,12 +293,15 @@ class WorkerRecord:
         now: float,
         resources: dict[str, int] | None = None,
         labels: Iterable[str] = (),
+        name: str = "",
     ) -> None:
         self.session = session
         self.peer = peer
         self.slots = slots
         self.resources = resources or {}  # in thousandths, as all amounts
-        self.labels = frozenset(labels)
+        self.name = name  # in pictures
+        own = (label for label in labels if not label.startswith(WORKER_LABEL))
+        self.labels = frozenset((*own, f"{WORKER_LABEL}={name}"))
         self.taken = dict.fromkeys(self.resources, 0)
         self.takes: dict[int, Amounts] = {}  # leases, and what each of them takes
         self.room = slots

@@ -237,8 +237,9 @@ class Broker(Reception):
             return  # said again while the Welcome is on its way: the link is in order, so it will arrive
         if worker is None:
             worker = WorkerRecord(
-                key, peer, message.slots, message.host, message.pid, now, message.resources, message.labels
-            )
+                key, peer, message.slots, message.host, message.pid, now, message.resources, message.labels,
+                message.session[:8],
+            )  # fmt: skip
             self.workers[key] = worker
             self.crew += 1
             self.tell("info", f"worker {worker.short_name} joined with {worker.slots} slots")
