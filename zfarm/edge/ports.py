@@ -44,8 +44,8 @@ REDIAL_S: Final = (0.1, 1.0)
 """How long to wait, at least and at most, before dialling anew where the library has given up."""
 STUCK_S: Final = (3.0, 8.0)
 """How long, at least and at most, the library may take to connect again before we dial anew."""
-MISUNDERSTOOD_MAX: Final = 5
-MISUNDERSTOOD_S: Final = 60.0
+MISUNDERSTOOD_MAX: Final = settings.misunderstandings_max
+MISUNDERSTOOD_S: Final = settings.misunderstood_within_s
 """So many messages that make no sense, each within so many seconds after the one before, are no accident."""
 
 _UNKNOWN_KEY: Final = (
@@ -138,6 +138,11 @@ class RouterPort:
             if frames is None or not role or (self._secure and not self._known(peer, principal, part)):
                 self.refused += 1
                 kick(part)
+                link = self._links.get(peer)
+                if frames is None and (
+                    not self._secure or (link is not None and link.principal == principal)
+                ):
+                    self.kick(peer)  # what it has said is lost: it may come back, and say who it is again
                 continue
             got.append(Received(peer, role, principal, frames))
         return got
@@ -314,7 +319,7 @@ class DealerPort:
             raise
 
     def receive(self, limit: int = 200) -> list[list[Frame]]:
-        """Up to ``limit`` messages that have arrived."""
+        """Up to ``limit`` messages that have arrived; after what is no message the link is made anew."""
         socket = self.socket
         got: list[list[Frame]] = []
         for number in range(limit):
@@ -325,8 +330,10 @@ class DealerPort:
             except zmq.Again:
                 break
             frames = receive_rest(socket, part, FRAMES_MAX)
-            if frames is not None:
-                got.append(frames)
+            if frames is None:
+                self.misunderstood()
+                break
+            got.append(frames)
         return got
 
     def send(self, frames: Sequence[Frame]) -> None:
