@@ -183,6 +183,12 @@ class Settings:
     knock_wait_max_s: float = 3.0
     """How long a handshake of a key that comes too often may wait for its answer; one that would wait longer
     is put off. Less than ``handshake_s``."""
+    strangers_per_s: float = 20.0
+    """Handshakes of all keys together that are refused that are answered per second in the long run."""
+    strangers_burst: int = 200
+    """The same at once: many programs may come with a key that was revoked."""
+    refusals_said_every_s: float = 10.0
+    """How often a log line tells at most of the refused keys from one address."""
     faults_max: int = 10
     """Messages of one connection that are malformed, or not allowed to its key, before it is ended."""
     misunderstandings_max: int = 5
