@@ -1,8 +1,9 @@
 """The sockets of broker, client and worker, and what may be sent and received there; it knows no machine.
 
-No call here ever blocks. What a peer cannot take now waits in an outbox. The broker's outboxes have a bound:
-a peer beyond it is lost as if its link had broken, which the machines repair. What a client or worker sends
-is kept by its machine anyway until it is confirmed, so their outboxes hold references and need no bound.
+No call here ever blocks, but for one look at who listens where we were never let in. What a peer cannot take
+now waits in an outbox. The broker's outboxes have a bound: a peer beyond it is lost as if its link had
+broken, which the machines repair. What a client or worker sends is kept by its machine anyway until it is
+confirmed, so their outboxes hold references and need no bound.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import zmq
 from zfarm.edge.frames import FRAMES_MAX, OVERHEAD, Outbox, receive_rest, send_frames
 from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
+from zfarm.edge.probe import is_something_else
 from zfarm.edge.security import LOCAL, Access, KeyPair
 from zfarm.edge.sockets import Context, Socket, bind, connect, ipc_path, kick, new_socket
 from zfarm.edge.wire import Frame
@@ -56,7 +58,7 @@ _WRONG_SERVER: Final = (
     "what listens at {} has another server key than our connection file says, or our key came too often: "
     "get a new one from the broker's host"
 )
-_NO_CURVE: Final = "what listens at {} does not speak as a broker does: is that the right port?"
+_NO_CURVE: Final = "what listens at {} does not speak as a broker of zfarm does: is that the right port?"
 _NO_JUDGE: Final = "the broker at {} cannot check keys at the moment (status {})"
 
 _DONTWAIT: Final = int(zmq.DONTWAIT)
@@ -425,7 +427,8 @@ class DealerPort:
         if self._known or self._failures != 2:
             return
         if what == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            self.on_trouble(AccessDenied(_WRONG_SERVER.format(self.address)))
+            text = _NO_CURVE if is_something_else(self.address) else _WRONG_SERVER
+            self.on_trouble(AccessDenied(text.format(self.address)))
         elif what == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             self.on_trouble(AccessDenied(_NO_CURVE.format(self.address)))
         else:
