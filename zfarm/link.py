@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from zfarm import exits
@@ -31,8 +31,10 @@ from zfarm.errors import (
     FarmError,
     ForkError,
     InitializerFailed,
+    TransferError,
 )
 from zfarm.futures import FINISHED, Future, gate
+from zfarm.harbour import Harbour
 from zfarm.identity import our_versions, program_name
 from zfarm.messages import (
     BROKEN,
@@ -40,6 +42,7 @@ from zfarm.messages import (
     CANCELLED,
     LOST,
     MEMORY,
+    MISSING,
     MIXED,
     REFUSED,
     TIMEOUT,
@@ -50,11 +53,13 @@ from zfarm.messages import (
     Connected,
     Ended,
     Explained,
+    Give,
     Heard,
     Message,
     Missed,
     Outcome,
     Payload,
+    Picture,
     Rejected,
     Resolve,
     Running,
@@ -72,6 +77,9 @@ from zfarm.terms import FORWARD, PLAIN, Terms
 
 if TYPE_CHECKING:
     from zfarm.arrivals import Arrivals
+    from zfarm.edge.stowage import Stowage
+    from zfarm.givers import Giver
+    from zfarm.handles import FileHandle
     from zfarm.outputs import Outputs
     from zfarm.streams import Channels
 
@@ -82,7 +90,7 @@ log.addHandler(logging.NullHandler())
 
 CLOSED: Final = "cannot schedule new futures after shutdown"
 CANCEL_WAIT_S: Final = 5.0
-"""How long Future.cancel waits for the farm's answer before it decides without it."""
+"""How long Future.cancel waits for the farm's answer before it says that it knows of no cancelled call."""
 
 
 FLUSH_WAIT_S: Final = 2.0
@@ -93,7 +101,13 @@ class Link:
     """The loop thread of one client, and what users' threads may ask of it."""
 
     def __init__(
-        self, road: Road, session: str, expected_slots: int = 1, job: str = "", attach: bool = False
+        self,
+        road: Road,
+        session: str,
+        expected_slots: int = 1,
+        job: str = "",
+        attach: bool = False,
+        stowage: Stowage | None = None,
     ) -> None:
         """``job`` names the tasks of this client, so that they outlive it; with ``attach`` they are those of
         an earlier one, and ``taken_over`` holds their futures once ``reached`` is set."""
@@ -124,6 +138,10 @@ class Link:
         self._over = threading.Event()
         self._open: dict[int, Any] = {}
         self._asks: deque[tuple[Future[Any], threading.Lock, bool, int]] = deque()
+        self.named: dict[bytes, tuple[FileHandle, ...]] = {}
+        """The files that functions need, by their pickles."""
+        self._handles: dict[int, tuple[FileHandle, ...]] = {}  # those that tasks need
+        self._giver: Giver | None = None
         self._forced: set[int] = set()  # tasks that are being stopped
         self._asked: dict[int, list[threading.Lock]] = {}
         self._streams: Channels | None = None
@@ -131,6 +149,8 @@ class Link:
         self.output = settings.output or (FORWARD if road.remote or "ipykernel" in sys.modules else "")
         """Where what tasks print goes unless their terms say something else."""
         self._arrivals: Arrivals | None = None
+        self.harbour: Harbour | None = None if stowage is None else Harbour(self, stowage)
+        self._holds: dict[int, Any] = {} if self.harbour is None else self.harbour.holds
         self._welcome: Welcome | None = None
         self._closing = False
         self._expected_slots = expected_slots
@@ -205,6 +225,14 @@ class Link:
         if self.refusal is not None:
             raise self.refusal()
 
+    def check_files(self, handles: Sequence[FileHandle]) -> None:
+        """Raise if the calls of this link cannot need these files."""
+        if self._job and handles:
+            raise TransferError(
+                f"{handles[0].name!r} cannot be given to a call of job {self._job!r}: a job outlives its "
+                "program, which has the file; let its calls read it from where all workers see it"
+            )
+
     def refused(self) -> FarmError:
         """Why nothing can be submitted any more."""
         return _closed() if self.refusal is None else self.refusal()
@@ -221,21 +249,19 @@ class Link:
 
     def cancel(self, future: Future[Any], force: bool = False, grace_us: int = 0) -> bool:
         """Cancel a call that the link has taken, if it has not started, or stop it. See Future.cancel."""
-        give_up = future._stop if force else future._drop
         if self._forked:
             raise self.fork_error()
         if threading.get_ident() == self._thread.ident:
             self._machine.cancel(future._task, force, grace_us)
-            return give_up()
+            return future.cancelled()  # the answer comes through this thread: it cannot wait for it
         answer = threading.Lock()
         answer.acquire()
         self._asks.append((future, answer, force, grace_us))
         self.loop.wake()
         if self.ended:
             self.sweep()
-        if answer.acquire(timeout=CANCEL_WAIT_S + grace_us / 1e6):
-            return future.cancelled()
-        return give_up()
+        answer.acquire(timeout=CANCEL_WAIT_S + grace_us / 1e6)
+        return future.cancelled()
 
     def why(self, future: Future[Any]) -> Reason:
         """Why a future is not done; see Future.why."""
@@ -301,6 +327,8 @@ class Link:
         self._forked = True
         self.refusal = self.fork_error
         self.road.disown()
+        if self.harbour is not None:
+            self.harbour.stowage.disown()
 
     def _refuse(self, refusal: Callable[[], FarmError]) -> None:
         if self.refusal is None:
@@ -332,11 +360,15 @@ class Link:
         if self._arrivals is not None:
             self._arrivals.cut()
         self.sweep()
+        if self._giver is not None:
+            self._giver.close()
         self.questions.end()
         self.reached.set()
         if self._outputs is not None:
             self._outputs.close()
         try:
+            if self.harbour is not None:
+                self.harbour.stowage.close()
             self.road.close()
         except Exception:
             log.exception("the way to the farm cannot be closed")
@@ -350,6 +382,10 @@ class Link:
         """A message of the broker."""
         if type(message) is Ended:
             self.road.outcome_arrived()
+            if self.harbour is not None:
+                message, payload = self.harbour.land(message, payload)
+        elif type(message) is Picture:
+            self.questions.pictured(message)
         self._machine.receive(BROKER, message, payload, self.loop.now)
 
     def submit(
@@ -366,10 +402,24 @@ class Link:
         terms = terms or PLAIN
         number = self._machine.submit(
             token, name, function, setup, body, items, terms.max_attempts, terms.timeout_us,
-            terms.priority, terms.memory_bytes, terms.demand,
+            terms.priority, terms.memory_bytes, terms.demand, tuple(one._need for one in terms.handles),
         )  # fmt: skip
         token._task = number
+        if terms.handles:
+            self._handles[number] = terms.handles
         self._open[number] = token
+        if self.harbour is not None:
+            self.harbour.loaded(number, body)
+            if terms.keep:
+                self.harbour.keeping.add(number)
+
+    def is_open(self, task: int) -> bool:
+        """Whether this task has no outcome yet."""
+        return task in self._open
+
+    def open_tasks(self) -> list[int]:
+        """The tasks that have no outcome yet."""
+        return list(self._open)
 
     def cancel_task(self, task: int) -> None:
         """Cancel a task, if it has not started or shall be stopped then too; what becomes of it is its
@@ -394,6 +444,8 @@ class Link:
                         continue
                     future._task = number = submit(future, name, function, setup, body, 0, attempts)
                     books[number] = future
+                    if type(body) is not bytes and self.harbour is not None:
+                        self.harbour.loaded(number, body)
         while self._asks:
             self._ask_cancel(*self._asks.popleft())
         if self._closing:
@@ -405,6 +457,10 @@ class Link:
             if type(action) is Resolve:
                 token, outcome = action.token, action.outcome
                 forget(outcome.task, None)
+                if self._holds and self.harbour is not None:
+                    self.harbour.resolved(outcome, action.blob)
+                if self._handles:
+                    self._handles.pop(outcome.task, None)
                 if outcome.emitted and isinstance(token, Future):
                     token._emitted = outcome.emitted
                 if outcome.kind == VALUE and type(token) is Future:  # nearly always
@@ -435,7 +491,7 @@ class Link:
         elif kind == MIXED:  # of a map whose job was taken over: its first error stands for the batch
             failed = decode_batch(MIXED, blob, len(decode_outcome(VALUE, blob)[0][0]))[1]
             token._settle(FINISHED, None, failed[min(failed)])
-        elif kind in (LOST, REFUSED, TIMEOUT, MEMORY):
+        elif kind in (LOST, REFUSED, TIMEOUT, MEMORY, MISSING):
             token._fail(ending(token._name, outcome))
         else:
             value, error = decode_outcome(kind, blob)
@@ -453,6 +509,13 @@ class Link:
             token._start()
         if self._asked:
             self._answer_cancel(token._task)
+
+    def _give(self, action: Give) -> None:
+        if self._giver is None:
+            from zfarm.givers import Giver
+
+            self._giver = Giver(lambda chunks, payload: self.call(lambda: self.road.send(chunks, payload)))
+        self._giver.give(action, self._handles.get(action.task, ()))
 
     def _safe(self, action: Safe) -> None:
         action.token._accepted = True
@@ -517,6 +580,7 @@ class Link:
 
     _others: ClassVar[dict[type, Callable[[Link, Any], None]]] = {
         Running: _running,
+        Give: _give,
         Safe: _safe,
         TakenOver: _taken_over,
         Connected: _connected,

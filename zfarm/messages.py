@@ -24,6 +24,11 @@ Peer: TypeAlias = Hashable
 BROKER: Final = "broker"
 """The only peer of a worker's or client's machine."""
 
+CHUNK_BYTES: Final = 1024 * 1024
+"""Bytes of a chunk; only the last one of a blob has less. It is no setting: digests of blobs rest on it."""
+DIGEST_BYTES: Final = 32
+"""Bytes of a digest: BLAKE3."""
+
 # How a task ended. One byte on the wire, so numbers and not words.
 VALUE: Final = 0  # payload: the pickled value (of a batch: the pickled list of values)
 ERROR: Final = 1  # payload: the pickled exception with its remote traceback
@@ -34,6 +39,7 @@ BROKEN: Final = 5  # payload: the pickled exception of the initializer
 REFUSED: Final = 6  # no payload; the farm did not take it, and ``deaths`` holds the reason
 TIMEOUT: Final = 7  # no payload; it ran for longer than it may, and the last of ``deaths`` is its end
 MEMORY: Final = 9  # no payload; it was stopped at its memory limit, and the last of ``deaths`` is its end
+MISSING: Final = 10  # no payload; a file that it needs cannot be had, and the last of ``deaths`` says why
 AGAIN: Final = (
     8  # of reports alone, payload as of ERROR (a batch: MIXED); the call wants to be run again for it
 )
@@ -62,6 +68,38 @@ class Demand(Message):
     labels: tuple[str, ...] = ()
 
 
+class Need(Message):
+    """A blob that a call needs. With ``tree`` it lists the files of a directory, which are needed as well."""
+
+    digest: bytes
+    size: int
+    tree: bool = False
+
+
+class Wanted(Message):
+    """What a worker wants of one blob: from ``at`` on, and no more than up to ``upto`` for now. ``again``:
+    what was sent beyond ``at`` is lost. ``far``: to say where it lies on the host is of no use."""
+
+    digest: bytes
+    size: int
+    at: int = 0
+    upto: int = 0
+    again: bool = False
+    far: bool = False
+
+
+class Chunk(Message):
+    """A piece of a blob, beside it in the payload, and its digest. With a ``path`` all of it lies there, on
+    the host of the worker; with a ``text`` it cannot be had, and that is why: both without a payload."""
+
+    digest: bytes
+    size: int
+    at: int = 0
+    check: bytes = b""
+    path: str = ""
+    text: str = ""
+
+
 class Call(Message):
     """One call as a client asks for it. ``function`` and ``setup`` are indices into the message's payload
     parts."""
@@ -76,6 +114,7 @@ class Call(Message):
     begun: bool = False  # at most once, and an earlier broker may have let it begin: not to be granted again
     memory_bytes: int = 0  # that its child may have in use while it runs; 0: no limit
     demand: int = 0  # the place in Submit.demands, from 1; 0: it runs anywhere
+    needs: int = 0  # the place in Submit.needs, from 1; 0: it needs no files
 
 
 class Lease(Message):
@@ -91,6 +130,7 @@ class Lease(Message):
     timeout_us: int = 0  # as in Call
     memory_bytes: int = 0  # as in Call
     demand: int = 0  # the place in Grants.demands, from 1
+    needs: int = 0  # the place in Grants.needs, from 1
 
 
 class Held(Message):
@@ -163,6 +203,7 @@ class Vitals(Message):
     disk_free_bytes: int = 0
     rss_bytes: int = 0  # worker and children together
     processes: int = 0
+    shared_bytes: int = 0  # shared memory that the worker holds for results, what is kept warm included
 
 
 class Setup(Message):
@@ -182,6 +223,7 @@ class Setup(Message):
     initializer: bytes = b""  # pickled (function, initargs); empty: none
     max_tasks_per_child: int = 0  # 0: no limit
     environment: dict[str, str | None] = {}  # what the client has changed since it began; None: removed
+    segments: bool = False  # results may be in shared memory: the client is on this host
 
 
 class Streaming(Message):
@@ -244,6 +286,7 @@ class Submit(Message, tag="submit"):
     forgets: list[int] = []  # as in Forget, which need not be said for itself then
     number: int = 0  # counts the Submits of this client
     demands: list[Demand] = []
+    needs: list[tuple[Need, ...]] = []
 
 
 class Cancel(Message, tag="cancel"):
@@ -286,6 +329,14 @@ class Fetch(Message, tag="fetch"):
     lease: int
     first: int
     last: int
+
+
+class Chunks(Message, tag="chunks"):
+    """Client -> broker -> worker, answer to Want. Payload: a blob per chunk."""
+
+    lease: int
+    task: int
+    chunks: list[Chunk]
 
 
 class Bye(Message, tag="bye"):
@@ -549,6 +600,19 @@ class Items(Message, tag="items"):
     last: int
 
 
+class Want(Message, tag="want"):
+    """Worker -> broker -> client: this lease needs these blobs of its client. Answered with Chunks.
+
+    ``taken`` counts the bytes that have come for this lease. Nothing wanted: nothing is missing any more.
+    """
+
+    lease: int
+    wants: list[Wanted]
+    taken: int = 0
+    task: int = 0  # by the broker
+    host: str = ""  # of the worker, by the broker
+
+
 class Sent(Message, tag="sent"):
     """Worker -> broker -> client, when asked: items were sent up to this number."""
 
@@ -585,14 +649,18 @@ class Room(Message, tag="room"):
 
 
 class Leave(Message, tag="leave"):
-    """Worker -> broker: I hold nothing any more and go."""
+    """Worker -> broker: I go. I hold nothing any more, but for ``leases``: those had been given to children,
+    which end now, so that they may have begun."""
+
+    leases: list[int] = []
 
 
 class Tunnel(Message, tag="tunnel"):
-    """Worker <-> broker, child <-> worker: frames of a client that lives in child ``channel``. Payload: its
-    frames."""
+    """Worker <-> broker: frames of a client that lives in child ``channel``. It speaks in the name of
+    ``owner``, the client whose calls run there: who names its session was given them. Payload: its frames."""
 
     channel: int
+    owner: str = ""
 
 
 class TunnelClosed(Message, tag="tunnel_closed"):
@@ -616,6 +684,7 @@ class Grants(Message, tag="grants"):
     functions: int
     setups: int
     demands: list[Demand] = []
+    needs: list[tuple[Need, ...]] = []
 
 
 class Revoke(Message, tag="revoke"):
@@ -662,6 +731,7 @@ class Run(Message, tag="run"):
     calls: list[ChildCall]
     functions: int
     setup: bool = False
+    store: str = ""  # where the files are that its calls need
 
 
 class Done(Message):
@@ -696,6 +766,42 @@ class Emits(Message, tag="emits"):
     files: bool = False
 
 
+class Borrow(Message, tag="borrow"):
+    """Child -> worker: I need shared memory for results of so many bytes each. Answered with Lent."""
+
+    sizes: list[int]
+
+
+class Memory(Message):
+    """A piece of shared memory of the worker, for ``size`` bytes: descriptor ``fd`` of process ``pid``, if
+    its token is still this one. ``mark`` is where that stands; 0: in its name."""
+
+    token: bytes
+    pid: int
+    fd: int
+    size: int
+    mark: int = 0
+
+
+class Lent(Message, tag="lent"):
+    """Worker -> child, answer to Borrow: here is some for the first of them; it is used in the next Dones."""
+
+    memory: list[Memory]
+
+
+class Unshare(Message, tag="unshare"):
+    """Worker -> child: nobody refers to this shared object any more (zfarm.edge.shared)."""
+
+    key: bytes
+
+
+class Released(Message, tag="released"):
+    """Child -> worker: notes of the client in this child about results that it does not map any more
+    (zfarm.edge.stowage)."""
+
+    notes: bytes
+
+
 class Waits(Message, tag="waits"):
     """Child -> worker: the running call waits for nested calls (True), or goes on (False)."""
 
@@ -706,21 +812,21 @@ class Waits(Message, tag="waits"):
 
 FromMonitor: TypeAlias = Look | Why
 FromClient: TypeAlias = (
-    Hello | Attach | Submit | Cancel | Ask | Forget | Pulse | Listen | Fetch | Bye | Look | Why
+    Hello | Attach | Submit | Cancel | Ask | Forget | Pulse | Listen | Fetch | Chunks | Bye | Look | Why
 )
 ToClient: TypeAlias = (
     Welcome | Stranger | Refused | Attached | Booked | Ended | Began | Unknown | Echo | Picture
-    | Streams | Items | Sent | Progress | Reason | Printed
+    | Streams | Items | Sent | Progress | Reason | Printed | Want
 )  # fmt: skip
 FromWorker: TypeAlias = (
     Join | Beat | Reports | Return | Began | Room | Leave | Tunnel | TunnelClosed
-    | Streams | Items | Sent | Progress | Printed
+    | Streams | Items | Sent | Progress | Printed | Want
 )  # fmt: skip
 ToWorker: TypeAlias = (
-    Welcome | Stranger | Refused | Grants | Revoke | Thanks | Drain | Tunnel | Listen | Fetch
+    Welcome | Stranger | Refused | Grants | Revoke | Thanks | Drain | Tunnel | Listen | Fetch | Chunks
 )
-ToChild: TypeAlias = Run | Tunnel
-FromChild: TypeAlias = Dones | Starts | Waits | Tunnel | Emits | Progress
+ToChild: TypeAlias = Run | Tunnel | Lent | Unshare
+FromChild: TypeAlias = Dones | Starts | Waits | Tunnel | Emits | Progress | Borrow | Released
 
 
 # ---------------------------------------------------------------- notes: what the broker publishes to
@@ -771,6 +877,7 @@ class Enrolled(Message, tag="enrolled"):
     books: int = 0  # as in Welcome
     life: str = ""
     lives: int = 0  # that have spoken for it before
+    former: tuple[str, ...] = ()  # the last of those
 
 
 class Accepted(Message, tag="accepted"):
@@ -785,6 +892,7 @@ class Accepted(Message, tag="accepted"):
     priority: int = 0
     memory_bytes: int = 0
     demand: Demand | None = None
+    needs: tuple[Need, ...] = ()
 
 
 class Struck(Message, tag="struck"):
@@ -911,6 +1019,49 @@ class PublishItems(Action):
     topic: str
     items: Any
     payload: Any
+
+
+class SeekBlob(Action):
+    """Worker: look for this blob in the store, and keep what is there; answer with ``blob_found``."""
+
+    errand: int
+    need: Need
+
+
+class StoreChunk(Action):
+    """Worker: verify this chunk of a blob and write it, or take the whole from ``path``; answer with
+    ``blob_stored`` or ``blob_failed``."""
+
+    errand: int
+    need: Need
+    at: int
+    check: bytes
+    data: Any
+    path: str = ""
+
+
+class BuildTree(Action):
+    """Worker: make the directory that this blob lists, whose files are there; answer as to StoreChunk."""
+
+    errand: int
+    need: Need
+
+
+class DropBlob(Action):
+    """Worker: nobody here needs what this errand was for any more."""
+
+    errand: int
+    need: Need
+
+
+class Give(Action):
+    """Client: send these chunks of what the task behind ``token`` needs to the worker with that lease."""
+
+    token: Any
+    task: int
+    lease: int
+    host: str
+    wants: Any
 
 
 class PauseChild(Action):

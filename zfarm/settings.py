@@ -146,8 +146,38 @@ class Settings:
     """Files that one task may send."""
     file_bytes_max: int = 16 * 1024 * 1024 * MIB
     """Bytes of one file: 16 TiB, as much as an ext4 file may have."""
+    call_files_max: int = 1000
+    """Files and directories that one call may be given; a directory may have ``files_max`` files."""
+    wants_window_bytes: int = 4 * MIB
+    """Bytes of files that one worker has asked for and not stored yet: what is said to it meanwhile waits
+    behind them. More is quicker over links with a long round trip."""
+    gives_window_bytes: int = 64 * MIB
+    """Bytes of files that one client has sent and of which no worker has said that they came."""
+    give_kept_s: float = 10.0
+    """How long a worker that has asked for files may be silent before its client sends it no more."""
+    store_bytes_max: int = 50 * 1024 * MIB
+    """Bytes of files that a worker's store keeps for later calls; what was not used for longest goes
+    first."""
     progress_interval_s: float = 0.1
     """How often a task's progress travels at most."""
+
+    # shared memory
+    shared_from_bytes: int = 256 * 1024
+    """Arrays and pickles of at least this size go through shared memory on an embedded farm; smaller ones
+    are sooner sent than mapped."""
+    shared_bytes_max: int = 4096 * MIB
+    """Shared memory of one process (a client for arguments, a worker for results), and never more than a
+    quarter of the host's memory. What is beyond goes to files without a name in the directory for temporary
+    files."""
+    shared_spill_max: int = 16 * 1024 * MIB
+    """Bytes of such files of one process. What is beyond travels in messages."""
+    shared_warm_bytes: int = 1024 * MIB
+    """Of that memory, what is kept when nobody needs it, to be used again: fresh memory is ten times as
+    slow."""
+    shared_warm_s: float = 60.0
+    """And for how long; twice that at most."""
+    shared_segments_max: int = 256
+    """Pieces of shared memory that one process holds: each is a descriptor, and 1,024 is a usual limit."""
 
     # what tasks print
     output: str = ""
@@ -162,8 +192,8 @@ class Settings:
 
     # who gets in, and how much each may have
     client_sessions_max: int = 4096
-    """Clients with one key that a broker knows, present or away: as many as its connections. In the children
-    of workers, as many for each worker with that key."""
+    """Clients with one key that a broker knows, present or away: as many as its connections. Those inside
+    tasks have room beside: as many as the workers may have children."""
     client_tasks_max: int = 10_000_000
     """Tasks of all clients with one key in a broker, kept outcomes included: half of ``tasks_max``."""
     client_bytes_max: int = 8192 * MIB

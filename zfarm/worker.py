@@ -58,26 +58,32 @@ class WorkerShell:
         slots: int,
         versions: Versions,
         send: Callable[[Any, Payload], None],
-        tunnel: Callable[[int, Payload], None],
+        tunnel: Callable[[int, str, Payload], None],
         tunnel_closed: Callable[[int], None],
         publisher: Publisher,
         stock: Stock,
         name: str = "",
+        store: Path | None = None,
     ) -> None:
+        """``store`` is where the files are kept that calls need; None: nowhere for longer than this lives."""
         from zfarm import messages
         from zfarm.core.worker import Worker
         from zfarm.edge.children import Children
         from zfarm.edge.memory import MemoryWatch
+        from zfarm.edge.storekeeper import Storekeeper
         from zfarm.edge.vitals import VitalsSampler
+        from zfarm.placement import own_label
         from zfarm.settings import settings
 
         now = time.monotonic()
+        session = secrets.token_hex(16)
         self.machine = Worker(
-            secrets.token_hex(16), versions, slots, name or platform.node(), os.getpid(), now,
-            resources=stock.resources, labels=stock.labels,
+            session, versions, slots, name or platform.node(), os.getpid(), now,
+            resources=stock.resources, labels=(*stock.labels, own_label(session)),
         )  # fmt: skip
         self.children = Children(nursery, self, loop)
         self._memory = MemoryWatch(self.children, self.machine.child_overshot)
+        self.storekeeper = keeper = Storekeeper(store, loop.call_soon, self._hear_store, self._store_opened)
         self.rejected: Rejected | None = None
         self.barren = False
         """It ends since it can start no more children."""
@@ -97,6 +103,10 @@ class WorkerShell:
             messages.LimitChild: lambda action: self._memory.limit(action.child, action.memory_bytes),
             messages.InterruptChild: lambda action: children.interrupt(action.child),
             messages.StopChild: lambda action: children.stop(action.child, action.kill),
+            messages.SeekBlob: keeper.do,
+            messages.StoreChunk: keeper.do,
+            messages.BuildTree: keeper.do,
+            messages.DropBlob: keeper.do,
             messages.Connected: self._on_connected,
             messages.Rejected: self._on_rejected,
             messages.Finished: lambda _action: loop.stop(),
@@ -115,6 +125,7 @@ class WorkerShell:
         """End all children and the sampler."""
         self._sampler.stop()
         self.children.close()
+        self.storekeeper.close()
         self._publisher.close()
         sweep_after_deaths()
 
@@ -192,13 +203,19 @@ class WorkerShell:
 
     def tunnel_frames(self, child: int, frames: list[Blob]) -> None:
         """Frames of the client that lives in a child."""
-        self._tunnel(child, frames)
+        self._tunnel(child, self.machine.owner_of(child), frames)
 
     def tunnel_closed(self, child: int) -> None:
         """The client that lived in a child is gone."""
         self._tunnel_closed(child)
 
     # ------------------------------------------------------------ the rest
+
+    def _hear_store(self, name: str, arguments: tuple[Any, ...]) -> None:
+        getattr(self.machine, name)(*arguments, self._loop.now)
+
+    def _store_opened(self, root: Path) -> None:
+        self.machine.store = str(root)
 
     def _on_connected(self, action: Connected) -> None:
         log.info("joined the farm (epoch %d)", action.welcome.epoch)
@@ -222,6 +239,10 @@ class WorkerShell:
         self._loop.call_soon(lambda: self._note(vitals))
 
     def _note(self, vitals: Vitals) -> None:
+        if self.children.lender is not None:
+            from msgspec import structs
+
+            vitals = structs.replace(vitals, shared_bytes=self.children.lender.bytes)
         self.machine.vitals(vitals, self._loop.now)
         self.children.ooms.tick()
 
@@ -269,13 +290,15 @@ class Publisher:
 class _Process:
     """A worker of its own: one connection to the broker, over which it dials out and is never dialled."""
 
-    def __init__(self, access: Access, nursery: Nursery, slots: int, name: str, stock: Stock) -> None:
+    def __init__(
+        self, access: Access, nursery: Nursery, slots: int, name: str, stock: Stock, store: Path
+    ) -> None:
         from zfarm.brokershell import own_versions
         from zfarm.edge import wire
         from zfarm.edge.loop import Loop
         from zfarm.edge.ports import DealerPort
         from zfarm.edge.sockets import new_context
-        from zfarm.messages import Leave, Refused, Tunnel, TunnelClosed
+        from zfarm.messages import Refused, Tunnel, TunnelClosed
 
         self.loop: Loop = Loop()
         self.trouble: FarmError | None = None
@@ -283,7 +306,6 @@ class _Process:
         self._context = new_context()
         self._port = port = DealerPort(self._context, access, self._on_trouble, self._on_link)
         self._wire = wire
-        self._leave = Leave()
         self._refused = Refused
         self.shell = WorkerShell(
             self.loop,
@@ -291,11 +313,12 @@ class _Process:
             slots,
             own_versions(),
             send=lambda message, payload: port.send(wire.encode(message, payload)),
-            tunnel=lambda child, frames: port.send(wire.encode(Tunnel(channel=child), frames)),
+            tunnel=lambda child, owner, frames: port.send(wire.encode(Tunnel(child, owner), frames)),
             tunnel_closed=lambda child: port.send(wire.encode(TunnelClosed(channel=child))),
             publisher=Publisher(self.loop, self._context, access),
             stock=stock,
             name=name,
+            store=store,
         )
         self.loop.add_source(port.socket, self._receive)
         self.loop.add_source(port.monitor, port.watch_link, passive=True)
@@ -330,10 +353,7 @@ class _Process:
         """Drain at the first signal, stop at the second."""
         if self._draining:
             log.warning("stopping at once")
-            self._port.send(
-                self._wire.encode(self._leave)
-            )  # what runs here moves now, not after some silence
-            self.loop.stop()
+            self.shell.machine.stop(self.loop.now)
             return
         self._draining = True
         log.info("draining: running calls finish, the others move; a second signal stops at once")
@@ -358,11 +378,13 @@ def main(
     token_file: str = "",
     resources: Sequence[str] = (),
     labels: Sequence[str] = (),
+    store: Path | None = None,
 ) -> int:
     """Run a worker with ``slots`` slots (default: the usable cores) until it has drained, and return 0.
 
     ``resources`` (such as ``gpu=2``) and ``labels`` (such as ``zone=a``) are what it has for calls that ask
-    for them; default: those of ZFARM_RESOURCES and ZFARM_LABELS.
+    for them; default: those of ZFARM_RESOURCES and ZFARM_LABELS. ``store`` is the directory of the files that
+    calls need, which all workers of this user share; default: ZFARM_STORE, else one in the user's cache.
     ``token_file`` names a private file with a join token, or is "-" for standard input.
     It waits for a broker that is not there yet. SIGTERM or SIGINT drains it, a second one stops it.
 
@@ -372,6 +394,7 @@ def main(
         FarmError: the process from which children are forked died.
     """
     from zfarm.edge.cores import usable_cores
+    from zfarm.edge.places import store_directory
     from zfarm.edge.security import WORKER, parse_address
     from zfarm.edge.tokens import read_token, token_of
     from zfarm.placement import stock
@@ -382,7 +405,8 @@ def main(
     else:
         access = parse_address(address or os.environ.get("ZFARM_ADDRESS", ""), WORKER, connection or "")
     nursery = Nursery.start()  # before ZeroMQ is imported: it forks children, and must have no threads
-    process = _Process(access, nursery, slots or usable_cores(), name or platform.node(), has)
+    place = store or store_directory()
+    process = _Process(access, nursery, slots or usable_cores(), name or platform.node(), has, place)
     try:
         for signum in (signal.SIGTERM, signal.SIGINT):
             process.loop.on_signal(signum, process.on_signal)

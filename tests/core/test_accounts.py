@@ -98,13 +98,25 @@ def test_what_has_tasks_outlives_its_link_and_counts() -> None:
     assert rig.sessions == ["client:alice/s0", "client:alice/s1"]
 
 
-def test_clients_in_children_may_be_as_many_for_each_worker() -> None:
-    rig = Keys(client_sessions_max=2)
+def test_clients_in_tasks_have_room_beside_as_many_as_there_may_be_children() -> None:
+    rig = Keys(client_sessions_max=2, blocked_children_max=1)
     for n in range(2):
         rig.machine.receive(f"W{n}", Join(f"w{n}", VERSIONS, 2, "h", 2), (), rig.now, "worker:w")
-    for n in range(4):
-        assert isinstance(rig.hello((f"W{n % 2}", n), "worker:w", f"s{n}")[0], Welcome)
-    assert isinstance(rig.hello(("W0", 9), "worker:w", "s9")[0], Refused)
+    rig.hello("A", "client:alice", "s")
+
+    def nested(channel: int, session: str) -> list[Any]:
+        peer = ("W0", channel)
+        hello = Hello(session, VERSIONS, "host", 1, "")
+        rig.machine.tunnelled(*peer, "client:alice/s", hello, (), rig.now)
+        return sent(rig.turn(), peer)
+
+    for n in range(7):
+        assert isinstance(nested(n, f"t{n}")[0], Welcome)
+    assert len(rig.sessions) == 2 + 2 * (2 + 1)
+    assert isinstance(nested(9, "t9")[0], Refused)
+    for n in range(10):
+        assert isinstance(nested(3, f"u{n}")[0], Refused)
+    assert len(rig.sessions) == 8
 
 
 def test_a_local_socket_has_no_such_limit() -> None:

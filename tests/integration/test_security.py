@@ -349,7 +349,7 @@ def test_a_client_beyond_its_limit_is_refused_and_another_is_not(farm: TcpFarm) 
     farm.variables["ZFARM_CLIENT_TASKS_MAX"] = "50"
     farm.variables["ZFARM_CLIENT_BYTES_MAX"] = "5000"
     farm.start_broker()
-    own = member(farm, "alice", "client")
+    own = admit(farm, "alice", "client")
     with (
         Raw(farm.connection, "client") as mallory,
         Raw(farm.connection, "client") as accomplice,

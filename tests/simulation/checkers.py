@@ -12,11 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.aside import Aside
-from tests.simulation.faults import ROGUES
 from tests.simulation.inheritance import Inheritance
+from tests.simulation.needs import Known, Needs
 from tests.simulation.people import Run, Task
 from tests.simulation.promptness import Promptness
 from tests.simulation.readers import Readers
+from tests.simulation.rogues import ROGUES
 from zfarm import messages as m
 
 if TYPE_CHECKING:
@@ -25,20 +26,7 @@ if TYPE_CHECKING:
     from tests.simulation.processes import ClientProcess, WorkerProcess
 
 
-class Known:
-    """What the broker's end of the network has seen of one session."""
-
-    __slots__ = ("heard_at", "numbers", "peer", "said_goodbye")
-
-    def __init__(self, peer: Any, heard_at: float) -> None:
-        self.peer = peer
-        self.heard_at = heard_at
-        self.said_goodbye = False
-        self.numbers: dict[int, int] = {}
-        """The number of the last Grants that each lease was in."""
-
-
-class Books(Inheritance, Aside, Readers, Promptness):
+class Books(Needs, Inheritance, Aside, Readers, Promptness):
     """Every task, run and lease of a farm as an onlooker sees them."""
 
     def __init__(self, farm: Farm) -> None:
@@ -105,7 +93,7 @@ class Books(Inheritance, Aside, Readers, Promptness):
         own = (
             doubted
             or kind == m.BROKEN
-            or len(outcome.deaths) - (kind in (m.TIMEOUT, m.MEMORY)) <= task.blames
+            or len(outcome.deaths) - (kind in (m.TIMEOUT, m.MEMORY, m.MISSING)) <= task.blames
         )
         assert own, f"{what} is blamed for deaths that were not its own: {outcome}"
         if kind == m.ERROR and bytes(blob) == task.raised_blob:
@@ -135,6 +123,8 @@ class Books(Inheritance, Aside, Readers, Promptness):
             assert any(run.overshot_at is not None for run in task.runs), f"{what} had not too much memory"
             assert outcome.deaths, f"{what} was stopped, and nobody knows where"
             self.farm.story.probe("had too much memory")
+        elif kind == m.MISSING:
+            self.missing(what, task)
         elif kind == m.LOST:
             most = 1 if task.items > 1 else task.max_attempts
             assert attempts == most, f"{what} was given up after {outcome.deaths}"
@@ -249,6 +239,14 @@ class Books(Inheritance, Aside, Readers, Promptness):
                     self._lease_ends(session, lease, started=False)
         elif isinstance(message, m.Bye | m.Leave):
             self.known[session].said_goodbye = True
+            if isinstance(message, m.Leave) and message.leases:
+                self.known[session].went_with = set(message.leases)
+                self.farm.story.probe("stopped at once")
+
+    def may_tunnel(self, peer: Any, owner: str, hello: m.Hello) -> bool:
+        """A worker that the broker knows speaks for a client in one of its children, in a known name."""
+        broker = self.farm.broker.machine
+        return peer in broker.peers and (owner in broker.clients or hello.session in broker.clients)
 
     def gone(self, peer: Any) -> None:
         """The broker is told that this peer's link is dead, and so are the tunnels through it."""
@@ -317,7 +315,8 @@ class Books(Inheritance, Aside, Readers, Promptness):
             if self.living.get(task.token) == lease:
                 del self.living[task.token]
             ran = any(run.worker is worker for run in task.runs)
-            task.blames += not known.said_goodbye and (ran or task.sent or task.once)
+            moved = not known.said_goodbye or lease in known.went_with
+            task.blames += moved and (ran or task.sent or task.once)
             self._excuse(task)
 
     def _client_lost(self, session: str, known: Known) -> None:

@@ -23,6 +23,8 @@ class Disk:
         """Of those that may begin once only: the lease; 0: none."""
         self.lives: dict[str, str] = {}
         """Who speaks for each client."""
+        self.former: dict[str, set[str]] = {}
+        """Who did before."""
         self.raised: set[int] = set()
         """Leases that ended in an error for which their task is run again."""
 
@@ -34,6 +36,7 @@ class Disk:
 
     def _follow(self, record: Any) -> None:
         if isinstance(record, m.Enrolled):
+            self.former.setdefault(record.client, set()).add(self.lives.get(record.client, ""))
             self.lives[record.client] = record.life
         if isinstance(record, m.Accepted):
             key = record.client, record.task

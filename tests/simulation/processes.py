@@ -12,9 +12,10 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.children import Children
-from tests.simulation.faults import VERSIONS
 from tests.simulation.network import Link
 from tests.simulation.people import Task
+from tests.simulation.rogues import VERSIONS
+from tests.simulation.shelves import CHUNK, Shelf, give
 from zfarm import messages as m
 from zfarm.core.broker import Broker
 from zfarm.core.client import Client
@@ -173,7 +174,11 @@ class BrokerProcess(Process):
         if kind == "message":
             _, peer, message, payload = entry
             if isinstance(message, m.Tunnel):
-                peer, (message, payload) = (peer, message.channel), payload
+                worker, channel, owner, (message, payload) = peer, message.channel, message.owner, payload
+                if not isinstance(message, m.Hello) or self.farm.books.may_tunnel(worker, owner, message):
+                    self.farm.books.heard((worker, channel), message)
+                self.machine.tunnelled(worker, channel, owner, message, payload, clock)
+                return
             if isinstance(message, m.TunnelClosed):
                 self.farm.books.gone((peer, message.channel))
                 self.machine.gone((peer, message.channel), clock)
@@ -231,6 +236,7 @@ class WorkerProcess(Process):
         self.lost = False
         """The broker has not heard of this life for too long, at some time or other."""
         self.children = Children(self)
+        self.shelf = Shelf(self)
         self.link = Link(farm, name, partial(self.hand, "message"), near)
         resources, labels = farm.mix.stocks.get(name, ({}, ()))
         self.resources = resources
@@ -238,6 +244,7 @@ class WorkerProcess(Process):
         self.machine = Worker(
             session, VERSIONS, self.slots, f"host-{name}", 1, self.clock, farm.mix.settings, resources, labels
         )
+        self.machine.lacking.chunk_bytes = CHUNK
         self.hand("advance")
 
     def die(self) -> None:
@@ -266,7 +273,10 @@ class WorkerProcess(Process):
             else:
                 getattr(self.machine, name)(*arguments, clock)
         elif kind == "tunnel":
-            self.link.send(*entry[1:])
+            message, payload = entry[1:]
+            if isinstance(message, m.Tunnel):
+                message = m.Tunnel(message.channel, self.machine.owner_of(message.channel))
+            self.link.send(message, payload)
 
     def perform(self, action: m.Action) -> None:
         farm = self.farm
@@ -293,6 +303,8 @@ class WorkerProcess(Process):
             farm.network.publish(self, action.topic, action.items, action.payload)
         elif isinstance(action, m.StopChild):
             self.children.stop(action.child, action.kill)
+        elif isinstance(action, m.SeekBlob | m.StoreChunk | m.BuildTree | m.DropBlob):
+            self.shelf.do(action)
         elif isinstance(action, m.Finished):
             self.finished = True
             self.die()
@@ -327,6 +339,7 @@ class ClientProcess(Process):
         self.machine = Client(session, VERSIONS, "host-c", 1, name, self.clock, settings, job, attach)
         self.machine.subscribe(tunnel is None and farm.mix.published)
         self.machine.inflow.files = True
+        self.machine.giving.chunk_bytes = CHUNK
         self.hand("advance")
 
     def die(self) -> None:
@@ -341,6 +354,8 @@ class ClientProcess(Process):
         kind = entry[0]
         if kind == "message":
             _, message, payload = entry
+            if isinstance(message, m.Want):
+                self.farm.books.wanted(self, message)
             self.machine.receive(m.BROKER, message, payload, clock)
         elif self.left:
             return  # whoever has left can ask for nothing more
@@ -376,15 +391,14 @@ class ClientProcess(Process):
             return
         farm.story.tell(farm.now, self.name, "does", action)
         if isinstance(action, m.Send):
-            if self.link is not None:
-                self.link.send(action.message, action.payload)
-            else:
-                self.tunnel(action.message, action.payload)
+            self.send(action.message, action.payload)
             if isinstance(action.message, m.Bye):
                 self.die()
                 farm.comes_back(self)
         elif isinstance(action, m.Resolve):
             self._resolve(action)
+        elif isinstance(action, m.Give):
+            farm.after(farm.rng.random() * 1e-3, partial(self._give, action))
         elif isinstance(action, m.Safe):
             farm.story.probe("safe")
             farm.tasks[action.token].safe = True
@@ -394,6 +408,11 @@ class ClientProcess(Process):
             self.machine.adopt(action.session, farm.books.taken_over(self, action.tasks))
             for entry in self._later:
                 self.hand(*entry)
+        elif isinstance(action, m.Rejected) and self.tunnel is not None:
+            farm.story.probe("a client in a child whose owner has left is refused")
+            assert action.code == "AccessDenied", action
+            self.die()
+            farm.books.client_died(self)
         elif isinstance(action, m.Rejected):
             self.over = True
             self.die()
@@ -417,10 +436,21 @@ class ClientProcess(Process):
         else:
             raise AssertionError(f"a client should not do {action}")
 
+    def send(self, message: m.Message, payload: m.Payload) -> None:
+        """Over the link, or through the tunnel of the child that it lives in."""
+        if self.link is not None:
+            self.link.send(message, payload)
+        else:
+            self.tunnel(message, payload)
+
+    def _give(self, action: m.Give) -> None:
+        if self.alive:
+            give(self, action)
+
     def _submit(self, task: Task) -> None:
         number = self.machine.submit(
             task.token, task.name, task.function, task.setup, task.body, task.items, task.max_attempts,
-            int(task.timeout_s * 1e6), task.priority, task.memory, task.demand,
+            int(task.timeout_s * 1e6), task.priority, task.memory, task.demand, task.needs,
         )  # fmt: skip
         self.farm.books.submitted(self, number, task)
 

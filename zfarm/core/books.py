@@ -15,7 +15,7 @@ import msgspec
 
 from zfarm.core.accounts import Account, Kit
 from zfarm.core.lines import Lines
-from zfarm.messages import Blob, Demand, Fate, Outcome, Peer, Vitals
+from zfarm.messages import Blob, Demand, Fate, Need, Outcome, Peer, Vitals
 
 __all__ = ["ANY_LEASE", "Amounts", "ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
 
@@ -135,6 +135,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     until: float = 0.0  # parked: it has no lease, and gets none until then
     stray: bool = False  # its lease was taken over: its place in the queue may still be there
     demand: Demand | None = None  # it waits in a line of its client, and not in the queue
+    needs: tuple[Need, ...] = ()  # blobs that its client has
 
     @property
     def attempts(self) -> int:
@@ -158,6 +159,7 @@ class ClientRecord:
         "books",
         "ended",
         "ended_count",
+        "former",
         "functions",
         "heard_at",
         "held",
@@ -195,6 +197,7 @@ class ClientRecord:
         self.job = job  # its tasks outlive it under this name; empty: they do not
         self.life = ""  # of a job: who speaks for it, and nobody else does
         self.lives = 0  # that have spoken for it before
+        self.former: tuple[str, ...] = ()  # the last of them
         self.held = False  # after a restart of the broker: granted nothing until its workers could return
         self.heard_at = now
         self.away = False

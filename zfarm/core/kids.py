@@ -50,6 +50,7 @@ class Duty(msgspec.Struct, gc=False, eq=False):
     timeout_us: int = 0
     memory_bytes: int = 0
     takes: tuple[tuple[str, int], ...] = ()  # of the worker's resources, from its start to its end
+    needy: bool = False  # it needs files, which are in the store
     seq: int = 0
     revoked: bool = False  # to be given back unless it has started
     stopping: bool = False  # to be stopped even if it has started
@@ -77,6 +78,7 @@ class Kid:
         "limited",
         "number",
         "overshot",
+        "owner",
         "proven",
         "realm",
         "runs",
@@ -94,6 +96,7 @@ class Kid:
     def __init__(self, number: int) -> None:
         self.number = number
         self.realm = ""  # of a fresh one
+        self.owner = ""  # the client whose realm that is
         self.setup = b""
         self.sent: deque[Duty] = deque()
         self.runs: deque[int] = deque()  # the last call of each message in the pipe
@@ -149,6 +152,7 @@ class Kid:
     def adopt(self, duty: Duty) -> bool:
         """Take on the setup of ``duty``; True if the child must be told."""
         self.realm = duty.realm
+        self.owner = duty.owner
         self.tasks_max = duty.tasks_max
         if self.setup == duty.setup:
             return False

@@ -7,6 +7,7 @@ The broker's machine (zfarm.core.broker) is the ledger of one farm that listens 
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from typing import Final
 
 from zfarm.core.accounts import Accounts, Kit
 from zfarm.core.books import ANY_LEASE, Amounts, ClientRecord, Functions, Task, WorkerRecord
@@ -17,6 +18,7 @@ from zfarm.messages import (
     ERROR,
     LOST,
     MEMORY,
+    MISSING,
     MIXED,
     TIMEOUT,
     VALUE,
@@ -30,6 +32,7 @@ from zfarm.messages import (
     Enrolled,
     Fate,
     Forgotten,
+    Need,
     Outcome,
     Payload,
     Peer,
@@ -57,6 +60,10 @@ def outcome_of(task: Task, kind: int, report: Report) -> Outcome:
     return Outcome(task.number, kind, report.run_us, deaths, task.tries, lease, report.emitted, report.filed)
 
 
+FORMER_MAX: Final = 16
+"""Lives of a job that are remembered as taken over: what they still say must not take it back."""
+
+
 class Ledger:
     """Tasks, leases, clients and workers of one farm."""
 
@@ -75,7 +82,8 @@ class Ledger:
         self.crew = 0  # counts the comings and goings of workers
         self.served_us = 0.0  # what the account had been served with that had the last turn
         # items, not batches
-        self.counts = dict.fromkeys((VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT, MEMORY), 0)
+        kinds = VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT, MEMORY, MISSING
+        self.counts = dict.fromkeys(kinds, 0)
         self.retried = 0
         self.tasks = 0
         self.notes = 0
@@ -117,7 +125,7 @@ class Ledger:
                     record.client, None, record.host, record.pid, record.name, record.job, now
                 )
                 known.books = record.books
-            known.life, known.lives = record.life, record.lives
+            known.life, known.lives, known.former = record.life, record.lives, record.former
             return
         client = self.clients.get(record.client)
         if client is None:
@@ -125,7 +133,7 @@ class Ledger:
         if isinstance(record, Accepted):
             function = self.functions.intern(bytes(payload[0]), record.name)
             kit = self.accounts.kit(client, function, bytes(payload[1]))
-            self.accept(client, record, kit, payload[2], demand=record.demand)
+            self.accept(client, record, kit, payload[2], demand=record.demand, needs=record.needs)
         elif isinstance(record, Forgotten):
             self.forget(client, record.tasks)
         elif isinstance(record, Dropped):
@@ -163,11 +171,13 @@ class Ledger:
 
     def hand_over(self, client: ClientRecord, life: str) -> None:
         """From now on this life speaks for the client, and for its job if it has one."""
+        if client.life:
+            client.former = (*client.former, client.life)[-FORMER_MAX:]
         client.life = life
         if self.journal:
             host, pid, name, job = client.host, client.pid, client.name, client.job
-            enrolled = Enrolled(client.session, host, pid, name, job, client.books, life, client.lives)
-            self.records.append((enrolled, ()))
+            now = client.books, life, client.lives, client.former
+            self.records.append((Enrolled(client.session, host, pid, name, job, *now), ()))
 
     def accept(
         self,
@@ -177,6 +187,7 @@ class Ledger:
         body: Blob,
         queued: bool = True,
         demand: Demand | None = None,
+        needs: tuple[Need, ...] = (),
     ) -> Task:
         """Enter a task, and queue it."""
         kit.refs += 1
@@ -189,6 +200,8 @@ class Ledger:
         client.tasks[number] = task
         task.priority = call.priority
         task.demand = demand
+        if needs:
+            task.needs = needs
         if not queued:
             pass
         elif demand is not None:
@@ -205,7 +218,7 @@ class Ledger:
         if self.journal:
             accepted = Accepted(
                 client.session, number, kit.function.name, call.items, call.max_attempts, call.timeout_us,
-                call.priority, call.memory_bytes, demand,
+                call.priority, call.memory_bytes, demand, needs,
             )  # fmt: skip
             self.records.append((accepted, (kit.function.blob, kit.setup, body)))
             client.booked.append(number)

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from zfarm.core.accounts import Kit
 from zfarm.core.books import ClientRecord, WorkerRecord
-from zfarm.core.greeting import bare, book_key, mismatch, principal_of
+from zfarm.core.greeting import bare, book_key, mismatch
 from zfarm.core.ledger import Ledger
 from zfarm.core.machine import NOW
 from zfarm.core.orphans import Orphans
@@ -27,6 +27,7 @@ from zfarm.messages import (
     Bye,
     Call,
     Cancel,
+    Chunks,
     Drop,
     Echo,
     Fate,
@@ -82,6 +83,7 @@ class Reception(Ledger):
             Bye: self._on_bye,
             Listen: self.routes.on_listen,
             Fetch: self.routes.on_fetch,
+            Chunks: self.routes.on_chunks,
         }
 
     # ------------------------------------------------------------ clients
@@ -105,7 +107,7 @@ class Reception(Ledger):
             name, job = message.name, message.job
             client = self.enroll(key, None, message.host, message.pid, name, job, now, message.life)
         if client.life != message.life:
-            self._refuse(peer, "JobTakenOver", f"job {client.job!r} was taken over by another program")
+            self._taken_over(peer, client)
             return
         self._bind(client, peer, now)
         welcome = self._welcome(books=client.books)
@@ -116,13 +118,13 @@ class Reception(Ledger):
             self.tell("info", f"client {client.host}/{client.pid} is back")
 
     def _crowded(self, principal: str) -> str:
-        """Why there can be no further client with this key; empty: there can be one. Those of a worker
-        are in its children, as many for each worker with this key."""
+        """Why there can be no further client with this key; empty: there can be one. Each child of a worker
+        may have one in its task."""
         account = self.accounts.of(principal)
         most = self.limits.client_sessions_max
         if account is None or len(account.sessions) < most:
             return ""
-        most *= max(1, sum(principal_of(key) == principal for key in self.workers))
+        most += self.slots() + len(self.workers) * self.limits.blocked_children_max
         if len(account.sessions) < most:
             return ""
         self.refusals["clients"] = self.refusals.get("clients", 0) + 1
@@ -130,6 +132,9 @@ class Reception(Ledger):
             f"there are {len(account.sessions)} clients with this key, present or away, its limit "
             "(ZFARM_CLIENT_SESSIONS_MAX): shut executors down that are not needed, or use keys of their own"
         )
+
+    def _taken_over(self, peer: Peer, client: ClientRecord) -> None:
+        self._refuse(peer, "JobTakenOver", f"job {client.job!r} was taken over by another program")
 
     def _on_attach(self, peer: Peer, message: Attach, now: float, principal: str) -> None:
         if not self._fits(peer, message.versions):
@@ -139,6 +144,9 @@ class Reception(Ledger):
             jobs = self.accounts.jobs(principal)
             known = f"there are {', '.join(jobs[:20])}" if jobs else "there is none"
             self._refuse(peer, "JobUnknown", f"this farm has no job {message.job!r}; {known}")
+            return
+        if message.life in client.former:  # it asked twice, and another one came in between
+            self._taken_over(peer, client)
             return
         if client.life != message.life:
             highest = max(client.tasks, default=0)
@@ -187,7 +195,8 @@ class Reception(Ledger):
                     last_function, last_setup = call.function, call.setup
                     kit = self.accounts.kit(client, functions[last_function], setups[last_setup])
                 demand = message.demands[call.demand - 1] if call.demand else None
-                task = self.accept(client, call, kit, payload[i], not call.begun, demand)
+                needs = message.needs[call.needs - 1] if call.needs else ()
+                task = self.accept(client, call, kit, payload[i], not call.begun, demand, needs)
                 if call.begun:
                     self.doubt(task, now)
         if client.booked:
