@@ -314,7 +314,7 @@ class Broker(Reception):
             self.aside.died(worker, task, now)
             return
         worker.done += task.items or 1
-        task.client.served_us += report.run_us or 1
+        self.charge(task.client, report.run_us)
         if report.kind != VALUE:
             worker.failed += 1
         if report.kind == BROKEN and report.fate is not None:

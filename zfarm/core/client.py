@@ -508,6 +508,8 @@ class Client:
             size = len(body)
             if asked.function is not last_function and (asked.function, asked.name) not in functions.index:
                 size += len(asked.function)
+            if asked.setup is not last_setup and asked.setup not in setups.index:
+                size += len(asked.setup)
             if calls and size > room:
                 break
             unsent.popleft()
