@@ -5,6 +5,7 @@ What happens to tasks is decided in the core; keys and journals are made by zfar
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -30,7 +31,6 @@ from zfarm.messages import (
     Payload,
     Peer,
     Publish,
-    Reason,
     Refused,
     Send,
     Tell,
@@ -109,8 +109,7 @@ class BrokerShell:
         now = time.monotonic()
         self.machine = Broker(epoch, own_versions(), now, journal=journal is not None)
         self._journal = journal
-        self._stalled: list[Action] = []  # what waits for the journal to take what comes before it
-        self._trouble = ""  # why it does not
+        self._trouble = ""  # why the journal does not take what it is given
         if journal is not None:
             self.machine.restore(journal.replay(), now)
         self.malformed = 0
@@ -209,27 +208,20 @@ class BrokerShell:
         self.machine.receive((worker, channel), Bye(), (), self._loop.now)
 
     def perform(self, actions: list[Action]) -> None:
-        """Do what the machine wants; nothing overtakes what the journal has not taken yet."""
-        if self._stalled:
-            for action in actions:
-                if isinstance(action, Send) and isinstance(action.message, Reason):
-                    self._send(action)  # it rests on nothing that is to be written
-                else:
-                    self._stalled.append(action)
-            return
+        """Do what the machine wants; of what the journal does not take nobody is told before it does."""
         perform = self._perform
-        for number, action in enumerate(actions):
-            try:
+        try:
+            for action in actions:
                 perform[type(action)](action)
-            except JournalError as error:
-                if error.fatal:
-                    raise
-                self._stalled = actions[number:]
-                if str(error) != self._trouble:
-                    log.error("nothing is said until the journal takes it: %s", error)
-                self._trouble = str(error)
-                self.machine.refusing = "the broker cannot write its journal at the moment"
-                return
+        except JournalError as error:  # an Append comes first, and nothing was done before it
+            if error.fatal:
+                raise
+            if str(error) != self._trouble:
+                log.error("outcomes wait and new tasks are refused until the journal takes them: %s", error)
+            self._trouble = str(error)
+            reason = f"the broker cannot write its journal ({os.strerror(error.errno or errno.EIO)})"
+            self.machine.refusing = reason
+            self.perform(self.machine.stall.begin(actions, reason))
 
     def _append(self, action: Append) -> None:
         assert self._journal is not None, "a machine without a journal records nothing"
@@ -237,15 +229,11 @@ class BrokerShell:
 
     def _watch_journal(self) -> None:
         """Refuse new tasks while the disk of the journal is (nearly) full; go on when it is not any more."""
-        assert self._journal is not None
-        stalled, self._stalled = self._stalled, []
-        if stalled and self._free_bytes() > 0:
-            self.perform(stalled)
-        elif stalled:
-            self._stalled = stalled
-        if not self._stalled:
+        if not self.machine.stalled:
             self._trouble = ""
             self._check_floor()
+        elif self._free_bytes() > self.machine.stall.bytes:
+            self.machine.stall.end()  # the next turn will tell
 
     def _free_bytes(self) -> int:
         assert self._journal is not None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.aside import Aside
 from tests.simulation.faults import ROGUES
+from tests.simulation.fullness import Fullness
 from tests.simulation.inheritance import Inheritance
 from tests.simulation.people import Run, Task
 from tests.simulation.promptness import Promptness
@@ -38,7 +39,7 @@ class Known:
         """The number of the last Grants that each lease was in."""
 
 
-class Books(Inheritance, Aside, Readers, Promptness):
+class Books(Fullness, Inheritance, Aside, Readers, Promptness):
     """Every task, run and lease of a farm as an onlooker sees them."""
 
     def __init__(self, farm: Farm) -> None:
@@ -104,7 +105,7 @@ class Books(Inheritance, Aside, Readers, Promptness):
         doubted = self._doubted(client, what, task, outcome)
         own = (
             doubted
-            or kind == m.BROKEN
+            or kind in (m.BROKEN, m.REFUSED)
             or len(outcome.deaths) - (kind in (m.TIMEOUT, m.MEMORY)) <= task.blames
         )
         assert own, f"{what} is blamed for deaths that were not its own: {outcome}"
@@ -135,6 +136,8 @@ class Books(Inheritance, Aside, Readers, Promptness):
             assert any(run.overshot_at is not None for run in task.runs), f"{what} had not too much memory"
             assert outcome.deaths, f"{what} was stopped, and nobody knows where"
             self.farm.story.probe("had too much memory")
+        elif kind == m.REFUSED:
+            self.judge_refused(what, task)
         elif kind == m.LOST:
             most = 1 if task.items > 1 else task.max_attempts
             assert attempts == most, f"{what} was given up after {outcome.deaths}"
@@ -215,6 +218,7 @@ class Books(Inheritance, Aside, Readers, Promptness):
         """The broker is about to note this message."""
         if peer in ROGUES:
             return
+        self.asks(peer, message)
         clock = self.farm.broker.clock
         if isinstance(message, m.Attach):
             self.attaches(message)
@@ -345,6 +349,7 @@ class Books(Inheritance, Aside, Readers, Promptness):
         self.again.clear()
         self.aside_again()
         self.lives_again()
+        self.owes_nothing()
         for lease, (task, session) in self.granted.items():
             if task.outcome is None:  # what was reported to this broker may be held for the next one
                 self.holds.setdefault(session, {})[lease] = task

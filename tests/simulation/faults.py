@@ -12,6 +12,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.fullness import empty_disk, fill_disk
 from zfarm import messages as m
 from zfarm.settings import Settings
 
@@ -174,6 +175,11 @@ def mix_of(seed: int) -> Mix:
     )
     _let_choose(mix)
     _let_outlive(mix)
+    rng = Random(f"disk {seed}")
+    if mix.journal and not mix.calm and rng.random() < 0.5:
+        mix.rates["fill disk"] = rng.choice((0.2, 0.5))
+        backlog = rng.choice((3000, 64 * 1024 * 1024))
+        mix.settings = dataclasses.replace(mix.settings, journal_backlog_bytes=backlog)
     return mix
 
 
@@ -265,7 +271,7 @@ def _spoil(mix: Mix, rng: Random) -> None:
     mix.leave_share = rng.choice((0.0, 0.3))
     mix.deadly_share = max(mix.deadly_share, rng.choice((0.0, 0.02, 0.2)))
     mix.faults_s = rng.choice((3.0, 6.0, 12.0))
-    kinds = [kind for kind in FAULTS if kind != "take over"]  # that is for farms with jobs
+    kinds = [kind for kind in FAULTS if kind not in ("take over", "fill disk")]  # those are for some farms
     for kind in rng.sample(kinds, rng.randint(0, len(kinds) // 2 + 1)):
         mix.rates[kind] = rng.choice((0.05, 0.2, 0.6)) * FAULTS[kind][1]
     theme = rng.choice((None, None, None, None, _slow_joins, _slow_clients, _lost_tunnels, _lost_thanks))
@@ -462,6 +468,7 @@ FAULTS: dict[str, tuple[Callable[[Farm], None], float]] = {
     "overflow": (overflow_link, 1.5),
     "rogue": (rogue_speaks, 4.0),
     "take over": (take_over, 1.0),
+    "fill disk": (fill_disk, 1.0),
 }
 """What can happen, and how often at rate one, per second of the faulty phase."""
 
@@ -481,6 +488,7 @@ def heal(farm: Farm) -> None:
     """Faults are over: nothing is doomed, stopped or stalled, and every worker comes back."""
     farm.chaos = False
     farm.mix.spike_share = 0.0
+    empty_disk(farm)
     for process in farm.processes():
         process.doomed = None
         process.resume()

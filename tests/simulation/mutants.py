@@ -104,6 +104,23 @@ MUTANTS = [
         "pass",
     ),
     Mutant("tasks not recorded", "accept", "if self.journal", "if False"),
+    # the disk of the journal is full
+    Mutant("outcomes shown all the same", "client_messages", "if stalled:", "if False:"),
+    Mutant("thanked all the same", "worker_messages", "worker.thanks, thanks = thanks, []", "pass"),
+    Mutant(
+        "granted all the same",
+        "worker_messages",
+        "granted = [task for task in granted if not task.once]",
+        "pass",
+    ),
+    Mutant("the turn that failed is lost", "begin", "broker.records[:0] = action.records", "pass"),
+    Mutant(
+        "what was forgotten comes back",
+        "_on_pulse",
+        "0 if self.stalled else message.number",
+        "message.number",
+    ),
+    Mutant("taken, and no room", "_full", "self.stalled or self.refusing:", "False:"),
     # at most once
     Mutant("starts not recorded", "_spend", "if self.journal", "if False"),
     Mutant("granted again after the restart", "unpark", "if task.spent", "if False"),

@@ -12,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.children import Children
+from tests.simulation.disk import DiskFull
 from tests.simulation.faults import VERSIONS
 from tests.simulation.network import Link
 from tests.simulation.people import Task
@@ -91,6 +92,10 @@ class Process:
     def advanced(self) -> None:
         """The machine has decided, and nothing of it is done yet."""
 
+    def checked(self, actions: list[m.Action]) -> list[m.Action]:
+        """These actions, or what is to be done in their place."""
+        return actions
+
     def lose_power(self) -> None:
         """Die right now, in the middle of a turn."""
         raise AssertionError(f"{type(self).__name__} cannot die")
@@ -119,7 +124,7 @@ class Process:
         self._spins = 0 if inbox or actions else self._spins + 1
         assert self._spins < SPINS_MAX, f"{self.name} spins: deadline {self.machine.deadline}, now {clock}"
         doomed = self.doomed if actions else None
-        for done, action in enumerate(actions):
+        for done, action in enumerate(actions if doomed == 0 else self.checked(actions)):
             if doomed is not None and done >= doomed:
                 break
             self.perform(action)
@@ -188,8 +193,28 @@ class BrokerProcess(Process):
             self.watched = entry[1]
             self.machine.watch(entry[1], clock)
 
+        elif kind == "room" and self.machine.stalled:
+            self.machine.stall.end()
+
     def advanced(self) -> None:
         self.farm.books.broker_advanced()
+
+    def checked(self, actions: list[m.Action]) -> list[m.Action]:
+        """The journal's turn comes first; if it takes nothing the machine knows what may be said yet."""
+        farm = self.farm
+        if actions and isinstance(actions[0], m.Append):
+            assert farm.disk is not None, "there is no journal to append to"
+            try:
+                farm.disk.append(actions[0].records)
+            except DiskFull:
+                farm.story.probe("disk full")
+                farm.story.tell(farm.now, "broker", "cannot append", actions[0])
+                self.machine.refusing = "the disk is full"
+                actions = self.machine.stall.begin(actions, "the disk is full")
+            else:
+                self.machine.refusing = ""
+        farm.books.must_answer(actions)
+        return actions
 
     def perform(self, action: m.Action) -> None:
         farm = self.farm
@@ -204,9 +229,7 @@ class BrokerProcess(Process):
         elif isinstance(action, m.Tell):
             self._told(action)
         elif isinstance(action, m.Append):
-            assert farm.disk is not None, "there is no journal to append to"
             farm.story.tell(farm.now, "broker", "appends", tuple(record for record, _ in action.records))
-            farm.disk.append(action.records)
         elif isinstance(action, m.Publish):
             assert self.watched, f"a note for nobody: {action.note}"
             farm.story.tell(farm.now, "broker", "notes", type(action.note).__name__)

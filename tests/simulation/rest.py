@@ -19,6 +19,7 @@ KEPT = {
     "Broker.peers",
     "Broker.functions._known",
     "Broker.counts",
+    "Broker.refusals",
     "Broker.peers[].suspects",
     "Broker.workers[].suspects",
     "Broker.peers[].resources",

@@ -171,6 +171,7 @@ class ClientRecord:
         "pid",
         "queue",
         "rank",
+        "refused",
         "served_us",
         "session",
         "setups",
@@ -178,6 +179,7 @@ class ClientRecord:
         "tasks",
         "unforgotten",
         "unknown",
+        "unrecorded",
     )
 
     def __init__(
@@ -207,6 +209,8 @@ class ClientRecord:
         self.bytes = 0  # of bodies that wait or run, and of outcomes that are kept
         self.unforgotten = 0  # outcomes kept until the client says that they arrived
         self.ended: list[tuple[Outcome, Blob]] = []
+        self.refused: list[tuple[Outcome, Blob]] = []  # of what was not accepted
+        self.unrecorded = False  # it came while the journal could not be written, which knows nothing of it
         self.began: list[int] = []
         self.unknown: list[int] = []
         self.submit_seen = 0  # the number of its last Submit

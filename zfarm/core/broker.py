@@ -26,6 +26,7 @@ from zfarm.core.machine import NOW
 from zfarm.core.orphans import Orphans
 from zfarm.core.outbox import client_messages, worker_messages
 from zfarm.core.reception import Handler, Reception
+from zfarm.core.stall import Stall
 from zfarm.messages import (
     AGAIN,
     BROKEN,
@@ -83,6 +84,7 @@ class Broker(Reception):
         self.started_at = now
         self.orphans = Orphans(self)
         self.aside = Aside(self)
+        self.stall = Stall(self)
         self._note_at = inf
         self._sweep_at = now + limits.beat_interval_s
         self._late_sweeps = 0  # in a row
@@ -169,14 +171,20 @@ class Broker(Reception):
             self._sweep_at = now + self.limits.beat_interval_s / 2
         if self.parked:
             self.unpark(now)
-        if self.choosy and self.workers:
+        if self.stalled:
+            self.stall.count()
+        if self.stall.full:
+            pass  # outcomes would only pile up
+        elif self.choosy and self.workers:
             placing.place(self, now)
         elif self.ready and self.workers:
             dispatch.dispatch(self, now)
         for peer in self._strangers:
             self._send(peer, Stranger())
         self._strangers.clear()
-        if self.touched:
+        if self.stalled:
+            self.actions.extend(self.stall.say())
+        elif self.touched:
             touched, self.touched = self.touched, {}
             for record in touched.values():
                 if isinstance(record, ClientRecord):
@@ -188,7 +196,7 @@ class Broker(Reception):
             for note in pictures.notes(self, now):
                 self.actions.append(Publish(note))
         actions, self.actions = self.actions, []
-        if self.records:  # before anything that rests on them is said
+        if self.records and not self.stalled:  # before anything that rests on them is said
             actions.insert(0, Append(self.records))
             self.records = []
         self.deadline = min(self._sweep_at, self._note_at)
@@ -241,10 +249,12 @@ class Broker(Reception):
         held = set(message.held)
         if message.seen == worker.grants_number:
             worker.repeated.clear()
+            here = {task.lease for task in worker.granted}  # while the journal cannot be written
             for lease, task in list(worker.leases.items()):
-                if lease not in held:
+                if lease not in held and lease not in here:
                     self._repeat(worker, task)
-        unwanted = sorted(held.difference(worker.leases, self.orphans.leases()))
+        told = worker.thanks if self.stalled else ()  # as soon as the journal can be written
+        unwanted = sorted(held.difference(worker.leases, self.orphans.leases(), told))
         if unwanted:
             worker.stops.extend(unwanted)
             worker.thanks.extend(unwanted)

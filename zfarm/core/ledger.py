@@ -63,6 +63,10 @@ class Ledger:
         self.journal = journal
         """Whether what happens is recorded, to be synced before it is said."""
         self.records: list[tuple[Record, Payload]] = []
+        self.stalled = ""
+        """Why the journal takes no records, which wait; empty: it does. See zfarm.core.stall."""
+        self.dropped: set[str] = set()
+        """Sessions that have ended, and the journal does not know it yet, since it takes nothing."""
         self.epoch = epoch
         self.limits = limits
         self.clients: dict[str, ClientRecord] = {}
@@ -161,10 +165,17 @@ class Ledger:
     def hand_over(self, client: ClientRecord, life: str) -> None:
         """From now on this life speaks for the client, and for its job if it has one."""
         client.life = life
-        if self.journal:
-            host, pid, name, job = client.host, client.pid, client.name, client.job
-            enrolled = Enrolled(client.session, host, pid, name, job, client.books, life, client.lives)
-            self.records.append((enrolled, ()))
+        if self.stalled:  # many may come and go meanwhile
+            client.unrecorded = True
+        elif self.journal:
+            self.record(client)
+
+    def record(self, client: ClientRecord) -> None:
+        """Record who this client is."""
+        client.unrecorded = False
+        host, pid, name, job = client.host, client.pid, client.name, client.job
+        enrolled = Enrolled(client.session, host, pid, name, job, client.books, client.life, client.lives)
+        self.records.append((enrolled, ()))
 
     def accept(
         self,
@@ -243,8 +254,10 @@ class Ledger:
         self.choosy.pop(client.session, None)
         self.touched.pop(id(client), None)
         del self.clients[client.session]
-        if self.journal:
+        if self.journal and not client.unrecorded:
             self.records.append((Dropped(client.session), ()))
+            if self.stalled:
+                self.dropped.add(client.session)
 
     # ------------------------------------------------------------ leases and outcomes
 

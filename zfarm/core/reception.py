@@ -103,6 +103,11 @@ class Reception(Ledger):
         if client.life != message.life:
             self._refuse(peer, "JobTakenOver", f"job {client.job!r} was taken over by another program")
             return
+        client.ended, client.booked, client.unknown = (
+            [],
+            [],
+            [],
+        )  # what waits for the journal it asks for anew
         self._bind(client, peer, now)
         welcome = self._welcome(books=client.books)
         self._send(peer, structs.replace(welcome, topic=key, items=self.items_addresses[1]))
@@ -120,6 +125,9 @@ class Reception(Ledger):
 
     def _on_attach(self, peer: Peer, message: Attach, now: float, principal: str) -> None:
         if not self._fits(peer, message.versions):
+            return
+        if self.stalled:  # who has a job must be written first
+            self._refuse(peer, "FarmBusy", f"no job can be taken over: {self.stalled}")
             return
         own = {key: client for key, client in self.clients.items() if principal_of(key) == principal}
         for key, client in own.items():
@@ -170,6 +178,8 @@ class Reception(Ledger):
                 refused.append(call.task)
                 text = full
             else:
+                if client.unrecorded:  # its calls that may have begun are taken all the same
+                    self.record(client)
                 function, setup = functions[call.function], setups[call.setup]
                 demand = message.demands[call.demand - 1] if call.demand else None
                 task = self.accept(client, call, function, setup, payload[i], not call.begun, demand)
@@ -184,7 +194,9 @@ class Reception(Ledger):
             self.refusals["tasks"] = self.refusals.get("tasks", 0) + len(refused)
             self.touch(client)
             fate = Fate(host="", worker="", text=text)
-            client.ended.extend((Outcome(task=n, kind=REFUSED, deaths=(fate,)), b"") for n in refused)
+            said = [(Outcome(task=n, kind=REFUSED, deaths=(fate,)), b"") for n in refused]
+            # the journal may still have the same of an earlier life of this client: that is written first
+            (client.ended if client.session in self.dropped else client.refused).extend(said)
         for function in functions:  # a repeated submit must not leave a function behind that no task needs
             if not function.refs:
                 self.functions.rest(function)
@@ -201,8 +213,8 @@ class Reception(Ledger):
     def _full(self, client: ClientRecord) -> str:
         """Why this client can have no further task now; empty: it can."""
         limits = self.limits
-        if self.refusing:
-            return self.refusing
+        if self.stalled or self.refusing:
+            return self.stalled or self.refusing
         if self.tasks >= limits.tasks_max:
             return f"the farm holds {self.tasks} tasks, its limit (ZFARM_TASKS_MAX)"
         if len(client.tasks) >= limits.client_tasks_max:
@@ -253,7 +265,8 @@ class Reception(Ledger):
         if client.away:
             client.away = False
             self.tell("info", f"client {client.host}/{client.pid} is back")
-        self._send(client.peer, Echo(number=message.number, slots=self.slots()))
+        number = 0 if self.stalled else message.number  # else it would say that what was forgotten is written
+        self._send(client.peer, Echo(number=number, slots=self.slots()))
 
     def _on_bye(self, client: ClientRecord, message: Bye, payload: Payload, now: float) -> None:
         if client.job and client.tasks:  # they go on without it
