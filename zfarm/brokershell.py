@@ -11,9 +11,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+from zfarm.core import owners
 from zfarm.core.broker import Broker
 from zfarm.edge import wire
 from zfarm.edge.notes import NotesPort
@@ -31,6 +32,7 @@ from zfarm.messages import (
     Payload,
     Peer,
     Publish,
+    Record,
     Refused,
     Send,
     Tell,
@@ -95,13 +97,15 @@ class BrokerShell:
         keys: KeyPair | None = None,
         journal: Journal | None = None,
         streams: tuple[str, str] | None = None,
+        known: Collection[str] | None = None,
     ) -> None:
         """Listen on ``address`` and ``notes_address``, with ``keys`` unless both are local.
 
         ``streams`` are the addresses at which workers publish items and clients get them; without, items
         take the way of all messages.
 
-        With a ``journal`` the farm goes on where the journal ends.
+        With a ``journal`` the farm goes on where the journal ends, without the sessions of those who are not
+        among the principals that are ``known``.
 
         Raises:
             ConfigurationError: an address cannot be used.
@@ -111,7 +115,7 @@ class BrokerShell:
         self._journal = journal
         self._trouble = ""  # why the journal does not take what it is given
         if journal is not None:
-            self.machine.restore(journal.replay(), now)
+            self._restore(journal, known, now)
         self.malformed = 0
         self.denied: Callable[[], tuple[int, int]] = lambda: (0, 0)
         """How many handshakes were refused, and how many came too often; the owner of the door knows."""
@@ -153,6 +157,16 @@ class BrokerShell:
         loop.add_flusher(self.router.flush)
         loop.add_timer(self._sweep, SWEEP_S)
 
+    def _restore(self, journal: Journal, known: Collection[str] | None, now: float) -> None:
+        pairs = journal.replay()
+        if known is None:
+            self.machine.restore(pairs, now)
+            return
+        written: list[tuple[Record, Payload]] = []
+        self.machine.restore(owners.renamed(pairs, known, written), now)
+        journal.append(written)
+        owners.expel(self.machine, known)  # their keys were revoked while there was no broker
+
     def close(self) -> None:
         """Close the sockets."""
         if self.relay is not None:
@@ -160,8 +174,10 @@ class BrokerShell:
         self.router.close()
         self.notes.close()
 
-    def expel(self, known: Container[str]) -> int:
-        """Let only the ``known`` principals speak and watch; how many connections were ended."""
+    def expel(self, known: Collection[str]) -> int:
+        """Let only the ``known`` principals speak, watch and have sessions; how many connections were
+        ended."""
+        owners.expel(self.machine, known)
         if self.relay is not None:
             self.relay.expel(known)
         return self.router.expel(known) + self.notes.expel(known)
@@ -183,7 +199,7 @@ class BrokerShell:
                 # local sockets have no keys: only this user can reach them, and may be client or worker alike
                 decoder = self._decoders.get(role, wire.from_anyone)
                 message, payload = decoder.decode(frames)
-                self._take(peer, message, payload, principal.rpartition(":")[0] or principal)
+                self._take(peer, message, payload, principal)
             except wire.Malformed as error:
                 self._malformed(peer, role, principal, frames, error)
 

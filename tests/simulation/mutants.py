@@ -81,7 +81,7 @@ MUTANTS = [
             self.give_back(task)""",
     ),
     Mutant("no requeue on loss", "attempt_lost", "self.requeue(task, self.slots())", "pass"),
-    Mutant("leases of a lost worker leaked", "_drop_worker", "reversed(worker.leases.values())", "()"),
+    Mutant("leases of a lost worker leaked", "drop_worker", "reversed(worker.leases.values())", "()"),
     Mutant("Return ignored", "_on_return", "self.give_back(task)", "pass"),
     Mutant("Return lost", "_take_home", "self._returns.append(duty.lease)", "pass"),
     Mutant(
@@ -179,7 +179,7 @@ MUTANTS = [
     ),
     Mutant("what started is not told", "_begin", "self._begans.append(duty.lease)", "pass"),
     Mutant("never TakeBack", "_take_back", "if not kid.taking_back", "if False"),
-    Mutant("Bye ignored", "_on_bye", "self._drop_client(client)", "pass"),
+    Mutant("Bye ignored", "_on_bye", "self.drop_client(client)", "pass"),
     Mutant(
         "no grace", "_lose_silent", "limits.client_lost_after_s + (", "limits.client_lost_after_s + 0 * ("
     ),
@@ -225,7 +225,7 @@ MUTANTS = [
     Mutant(
         "files of one who holds its lease are gone", "reap", "abs(lease) not in held", "lease not in held"
     ),
-    Mutant("streams of a lost worker kept", "_drop_worker", "self.routes.lose(worker)", "pass"),
+    Mutant("streams of a lost worker kept", "drop_worker", "self.routes.lose(worker)", "pass"),
     # resources and labels
     Mutant("labels ignored", "suits", "self.labels.issuperset(demand.labels)", "True"),
     Mutant("resources ignored", "affords", ">= amount", ">= 0"),

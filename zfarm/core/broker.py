@@ -335,9 +335,9 @@ class Broker(Reception):
         self.tell("info", f"worker {worker.short_name} left")
         for task in list(reversed(worker.leases.values())):  # granted while it was leaving: it holds nothing
             self.give_back(task)
-        self._drop_worker(worker, "the worker left")
+        self.drop_worker(worker, "the worker left")
 
-    def _drop_worker(self, worker: WorkerRecord, why: str) -> None:
+    def drop_worker(self, worker: WorkerRecord, why: str) -> None:
         """Forget a worker; its leases are void, and their tasks lose an attempt."""
         del self.workers[worker.session]
         self.crew += 1
@@ -377,7 +377,7 @@ class Broker(Reception):
             if silent > limits.worker_lost_after_s:
                 why = f"worker {worker.short_name} was lost: silent for {silent:.1f} s"
                 self.tell("warning", f"{why}; its {len(worker.leases)} leases move")
-                self._drop_worker(worker, why)
+                self.drop_worker(worker, why)
         for client in list(self.clients.values()):
             silent = now - client.heard_at
             if silent > limits.client_lost_after_s + (
@@ -385,7 +385,7 @@ class Broker(Reception):
             ):
                 who = f"client {client.host}/{client.pid}"
                 self.tell("warning", f"{who} did not come back: its {len(client.tasks)} tasks are cancelled")
-                self._drop_client(client)
+                self.drop_client(client)
             elif silent > limits.client_lost_after_s and not client.away:
                 client.away = True
                 self.tell("warning", f"client {client.host}/{client.pid} is away")

@@ -6,13 +6,13 @@ The broker's machine (zfarm.core.broker) is a reception that has workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from msgspec import structs
 
 from zfarm.core.books import ClientRecord, WorkerRecord
-from zfarm.core.greeting import bare, book_key, mismatch, principal_of
+from zfarm.core.greeting import LOCAL, bare, book_key, mismatch, principal_of
 from zfarm.core.ledger import Ledger
 from zfarm.core.machine import NOW
 from zfarm.core.orphans import Orphans
@@ -65,6 +65,8 @@ class Reception(Ledger):
         super().__init__(epoch, limits, journal)
         self.versions = versions
         self.peers: dict[Peer, ClientRecord | WorkerRecord] = {}
+        self.known: Collection[str] | None = None
+        """The principals that may have sessions; None: all who come."""
         self.refusing = ""
         """Why no new task is taken at the moment; empty: they are. Set by the shell."""
         self.items_addresses = "", ""
@@ -115,6 +117,11 @@ class Reception(Ledger):
         if client.away:
             client.away = False
             self.tell("info", f"client {client.host}/{client.pid} is back")
+
+    def knows(self, key: str) -> bool:
+        """Whether the owner of a session may have one."""
+        owner = principal_of(key)
+        return self.known is None or owner == LOCAL or owner in self.known
 
     def _own_job(self, principal: str, job: str) -> ClientRecord | None:
         """The client behind a job of this principal; what others call their jobs is nobody's business."""
@@ -272,9 +279,10 @@ class Reception(Ledger):
         if client.job and client.tasks:  # they go on without it
             self.gone(client.peer, now)
         else:
-            self._drop_client(client)
+            self.drop_client(client)
 
-    def _drop_client(self, client: ClientRecord) -> None:
+    def drop_client(self, client: ClientRecord) -> None:
+        """Forget a client: what waits is dropped, what runs is stopped."""
         if client.peer is not None:
             del self.peers[client.peer]
         self.drop(client)

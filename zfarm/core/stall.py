@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
 
+from zfarm.core import outbox
 from zfarm.core.books import ClientRecord, WorkerRecord
 from zfarm.core.machine import NOW
-from zfarm.core.outbox import client_messages, worker_messages
 from zfarm.messages import (
     REFUSED,
     Action,
@@ -114,9 +114,9 @@ class Stall:
         actions: list[Action] = []
         for record in self._broker.touched.values():
             if isinstance(record, ClientRecord):
-                actions.extend(client_messages(record, self._broker.limits, stalled=True))
+                actions.extend(outbox.client_messages(record, self._broker.limits, stalled=True))
             else:
-                actions.extend(worker_messages(record, self._broker.limits, stalled=True))
+                actions.extend(outbox.worker_messages(record, self._broker.limits, stalled=True))
         return actions
 
     def count(self) -> None:
