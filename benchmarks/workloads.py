@@ -104,6 +104,37 @@ def round_trip(name: str, workers: int, scale: float) -> Figures:
     return {"p50_us": p50 * 1e6, "p99_us": p99 * 1e6, "cpu_us": cpu_us}
 
 
+def data(name: str, workers: int, scale: float) -> Figures:
+    """W4: an array of 100 MB out and back, with data that is new each time and that is not; and the same
+    array to 20 calls, as it is, and by the peer's best idiom if it has one."""
+    import numpy as np
+
+    size = int(12_500_000 * scale)
+    figures = {}
+    with running(name, workers) as peer:
+        array = np.random.default_rng(0).random(size)
+        times = []
+        for n in range(10):
+            array += 1
+            began = time.perf_counter()
+            peer.gather([peer.submit(tasks.same, array)])
+            if n >= 4:  # warm: the same sizes were used before
+                times.append(time.perf_counter() - began)
+        figures["echo_mb_per_s"] = 2 * array.nbytes / 1e6 / statistics.median(times)
+        ways = {"naive_s": lambda: array}
+        if (share := getattr(getattr(peer, "executor", None), "share", None)) is not None:
+            ways["shared_s"] = lambda: share(array)
+        for figure, give in ways.items():
+            times = []
+            for _ in range(3):
+                began = time.perf_counter()
+                given = give()
+                peer.gather([peer.submit(tasks.first, given) for _ in range(20)])
+                times.append(time.perf_counter() - began)
+            figures[figure] = statistics.median(times)
+    return figures
+
+
 def sleeping(name: str, workers: int, scale: float) -> Figures:
     """W5: sleeps of 1 ms; ideal time over actual."""
     count = int(2000 * scale)
@@ -285,6 +316,7 @@ WORKLOADS: dict[str, Callable[[str, int, float], Figures]] = {
     "w1": submit,
     "w2": map_,
     "w3": round_trip,
+    "w4": data,
     "w5": sleeping,
     "w6": cold,
     "w7": memory,

@@ -105,7 +105,7 @@ def test_a_farm_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
 
 def test_a_farm_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     configure = Farmhouse.configure
-    monkeypatch.setattr(Farmhouse, "configure", lambda house, _: configure(house, "/nowhere"))
+    monkeypatch.setattr(Farmhouse, "configure", lambda house, *_: configure(house, "/nowhere"))
     with zfarm.Executor(max_workers=1) as farm:
         error = farm.submit(pow, 1, 1).exception(DEADLINE_S)
 

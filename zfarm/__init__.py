@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from zfarm.files import File, Files
     from zfarm.futures import Future
     from zfarm.jobs import Job, attach
+    from zfarm.kept import Kept
     from zfarm.merging import StreamItem
+    from zfarm.sharing import Shared
     from zfarm.streams import Item, Progress, Stream, emit, progress
     from zfarm.transfer import outdir, send_file
 
@@ -66,6 +68,7 @@ __all__ = [
     "JobExists",
     "JobTakenOver",
     "JobUnknown",
+    "Kept",
     "LimitExceeded",
     "MemoryLimit",
     "NotPortable",
@@ -73,6 +76,7 @@ __all__ = [
     "ProtocolError",
     "RemoteError",
     "RemoteTraceback",
+    "Shared",
     "Stream",
     "StreamGap",
     "StreamItem",
@@ -100,7 +104,9 @@ _HOMES = {
     "Future": "zfarm.futures",
     "Item": "zfarm.streams",
     "Job": "zfarm.jobs",
+    "Kept": "zfarm.kept",
     "Progress": "zfarm.streams",
+    "Shared": "zfarm.sharing",
     "Stream": "zfarm.streams",
     "StreamItem": "zfarm.merging",
     "attach": "zfarm.jobs",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 from zfarm.arguments import check_arguments, check_sizes, default_workers, name_of, sized
 from zfarm.beyond import Beyond
-from zfarm.errors import BrokerUnreachable
+from zfarm.errors import BrokerUnreachable, NotPortable
 from zfarm.futures import Future
 from zfarm.settings import settings
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zfarm.edge.callables import Portable
     from zfarm.edge.inside import Inside
     from zfarm.edge.setups import Setups
+    from zfarm.edge.stowage import Stowage
     from zfarm.link import Link, Road
     from zfarm.mapping import Map
     from zfarm.terms import Terms
@@ -133,6 +134,11 @@ class Executor(Beyond):
         Returns at once. The call is safe against the loss of any child or worker: it is run again until it
         has an outcome, at most ``settings.max_attempts`` times.
 
+        An argument may be a Future, of this farm, of another one, or of any other executor: the call is sent
+        when all of them are done, with their results in their places; other arguments are pickled then. If
+        one raises, the call raises the same exception; if one is cancelled, the call is cancelled. Futures
+        inside of other objects are not looked for.
+
         Raises:
             NotPortable: the function or an argument cannot be pickled; the text says which and why.
             TooLarge: the pickled call exceeds ``settings.payload_bytes_max``.
@@ -143,7 +149,14 @@ class Executor(Beyond):
         link = self._link
         if link.refusal is not None:
             raise link.refusal()
-        name, function, body = self._pickled(fn, args, kwargs)
+        try:
+            name, function, body = self._pickled(fn, args, kwargs)
+        except NotPortable as error:
+            if not error.has_futures:
+                raise
+            from zfarm.pending import submit_later
+
+            return submit_later(self, Future(link, name_of(fn)), fn, args, kwargs)
         future: Future[T] = Future(link, name)
         self._submitted((future, name, function, self._setup(), body))
         self._wake()
@@ -181,6 +194,7 @@ class Executor(Beyond):
         resources: Mapping[str, float] | None = _SAME,
         labels: str | Iterable[str] | Mapping[str, str] | None = _SAME,
         output: Literal["forward", "keep", "off"] | None = _SAME,
+        keep: bool = _SAME,
     ) -> View:
         """The same farm with other terms: an Executor whose ``submit`` and ``map`` ask for them.
 
@@ -216,6 +230,9 @@ class Executor(Beyond):
         of it; ``off`` drops it. None: as ZFARM_OUTPUT says, else ``forward`` from a farm that is there (and
         in notebooks); of an embedded farm it goes to this program's own, as in process pools.
 
+        With ``keep`` a large result stays in shared memory: the future has a Kept instead, which may be an
+        argument, and whose ``get`` brings it. On embedded farms, and for ``submit`` alone.
+
         What is not said stays as it is here. The view lives as long as this executor; its ``shutdown`` waits
         only for what was submitted through it.
 
@@ -228,7 +245,7 @@ class Executor(Beyond):
         given = {
             "timeout": timeout, "retries": retries, "retry_on": retry_on, "max_attempts": max_attempts,
             "priority": priority, "name": name, "force_cancel": force_cancel, "memory": memory,
-            "resources": resources, "labels": labels, "output": output,
+            "resources": resources, "labels": labels, "output": output, "keep": keep,
         }  # fmt: skip
         terms = getattr(self, "_terms", PLAIN).but(**{k: v for k, v in given.items() if v is not _SAME})
         return View(self, terms)
@@ -258,13 +275,27 @@ class Executor(Beyond):
             Others: as ``submit``.
         """
         end = None if timeout is None else monotonic() + timeout
-        owner, results = self._map(fn, iterables, end, chunksize, buffersize)
-        owner.start()
+        if self._one_by_one:
+            from zfarm.singles import map_one_by_one
+
+            check_sizes(chunksize, buffersize)
+            results = map_one_by_one(self, fn, iterables, end, buffersize)
+        else:
+            owner, results = self._map(fn, iterables, end, chunksize, buffersize)
+            owner.start()
         if progress:
             from zfarm.bars import track
 
             return track(results, sized(iterables), name_of(fn))
         return results
+
+    def _note(self, future: Future[Any]) -> None:
+        """A call was submitted here, or to a view of this."""
+
+    @property
+    def _one_by_one(self) -> bool:
+        """Each item of a map has a task and a future of its own."""
+        return False
 
     def _map(
         self,
@@ -404,7 +435,9 @@ class _World(NamedTuple):
     initargs: tuple[Any, ...]
     max_tasks_per_child: int
 
-    def parts(self, road: Road, slots: int, job: str = "", attach: bool = False) -> _Parts:
+    def parts(
+        self, road: Road, slots: int, job: str = "", attach: bool = False, stowage: Stowage | None = None
+    ) -> _Parts:
         """All parts of an executor over ``road``; the link is started."""
         from zfarm.edge.callables import Portable
         from zfarm.edge.setups import Setups
@@ -415,8 +448,9 @@ class _World(NamedTuple):
         initializer = b""
         if self.initializer is not None:
             initializer = portable.encode_initializer(self.initializer, tuple(self.initargs))
-        setups = Setups.fresh(session, initializer, self.max_tasks_per_child)
-        link = Link(road, session, slots, job, attach)
+        portable.stowage = stowage
+        setups = Setups.fresh(session, initializer, self.max_tasks_per_child, stowage is not None)
+        link = Link(road, session, slots, job, attach, stowage)
         link.start()
         return _Parts(link, portable, setups)
 
@@ -429,12 +463,14 @@ def _open_embedded(slots: int, world: _World) -> _Parts:
     place = None
     try:
         from zfarm.edge.places import new_place
+        from zfarm.edge.stowage import Stowage
 
         place = new_place()
-        house.configure(str(place.directory))
+        stowage = Stowage()
+        house.configure(str(place.directory), stowage.probe())
         from zfarm.roads import EmbeddedRoad
 
-        return world.parts(EmbeddedRoad(house, place), slots)
+        return world.parts(EmbeddedRoad(house, place, stowage), slots, stowage=stowage)
     except BaseException:
         house.stop()
         if place is not None:
@@ -460,11 +496,12 @@ def _guest_parts(inside: Inside) -> _Parts:
         if _guest_made is None or _guest_made[0] is not inside:
             from zfarm.edge.callables import Portable
             from zfarm.edge.setups import Setups
+            from zfarm.edge.stowage import Stowage
             from zfarm.link import Link
             from zfarm.tunnel import TunnelRoad
 
             assert inside.setup is not None
-            link = Link(TunnelRoad(inside), os.urandom(16).hex())
+            link = Link(TunnelRoad(inside), os.urandom(16).hex(), stowage=Stowage())
             link.start()
             _guest_made = (inside, _Parts(link, Portable(), Setups(inside.setup)))
         return _guest_made[1]

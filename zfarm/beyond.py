@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zfarm.arguments import check_sizes
 
 if TYPE_CHECKING:
+    from zfarm.futures import Future
     from zfarm.merging import Merged
 
 __all__ = ["Beyond", "Completed"]
 
+T = TypeVar("T")
 F = TypeVar("F", bound="concurrent.futures.Future[Any]")
 
 
@@ -40,7 +42,7 @@ class Completed(Iterator[F]):
 
 
 class Beyond(concurrent.futures.Executor):
-    """An executor whose calls have streams."""
+    """An executor whose calls have streams and share objects."""
 
     def stream_map(
         self,
@@ -71,6 +73,42 @@ class Beyond(concurrent.futures.Executor):
 
         check_sizes(1, buffersize)
         return Merged(self, fn, inputs, buffersize, return_exceptions)  # type: ignore[arg-type]
+
+    def share(self, obj: object) -> Any:
+        """Make an object known to the farm once, for many calls: a handle (Shared), to be passed in its
+        place.
+
+        Anywhere in the arguments of a call of this farm the handle becomes the object itself. On an embedded
+        farm its large parts are in shared memory that all children map, each child unpickles it once and
+        keeps it while the handle lives (the latest ``shared.KEPT_MAX`` ones), and it is released when the
+        handle is collected and the calls that it was passed to have ended. So calls in one child see the same
+        object: treat it as read-only; arrays in it are. On other farms it travels with every call.
+
+        Waits until an embedded farm has started.
+
+        Raises:
+            NotPortable: it cannot be pickled; the text says why.
+            FarmClosed, FarmBroken, BrokerUnreachable, ForkError: as ``submit``.
+        """
+        from zfarm.sharing import Shared
+
+        return Shared(self, obj)  # type: ignore[arg-type]
+
+    def broadcast(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> dict[str, Future[T]]:
+        """Call ``fn(*args, **kwargs)`` once on every worker that the farm has now: a future for each, by the
+        worker's name (HOST/PID).
+
+        Each call waits for a slot of its worker, and runs there and nowhere else, in one of its children. If
+        the worker leaves the farm or is lost before the call has ended, it raises TaskLost some seconds
+        later. Workers that drain are left out; an embedded farm is one worker.
+
+        Raises:
+            BrokerUnreachable: the broker has not said which workers there are.
+            Others: as ``submit``.
+        """
+        from zfarm.broadcast import broadcast
+
+        return broadcast(self, fn, args, kwargs)  # type: ignore[arg-type]
 
     def as_completed(self, futures: Iterable[F], timeout: float | None = None) -> Completed[F]:
         """The ``futures`` as they end: ``concurrent.futures.as_completed``, at hand and with a length, for

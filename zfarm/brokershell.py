@@ -20,7 +20,7 @@ from zfarm.edge import wire
 from zfarm.edge.notes import NotesPort
 from zfarm.edge.ports import RouterPort
 from zfarm.edge.relay import Relay
-from zfarm.edge.security import ADMIN, CLIENT, LOCAL, MONITOR, WORKER, KeyPair, parse_tcp
+from zfarm.edge.security import ADMIN, CLIENT, MONITOR, WORKER, KeyPair, parse_tcp
 from zfarm.errors import JournalError
 from zfarm.messages import (
     PROTOCOL,
@@ -208,16 +208,25 @@ class BrokerShell:
         if kind is Look:
             self._count_refusals()
         if kind is Tunnel:
-            self.tunnelled(peer, message.channel, payload, principal)
+            self.tunnelled(peer, message.channel, message.owner, payload)
         elif kind is TunnelClosed:
             self.tunnel_closed(peer, message.channel)
         else:
             self.machine.receive(peer, message, payload, self._loop.now, principal)
 
-    def tunnelled(self, worker: Peer, channel: int, frames: Payload, principal: str = LOCAL) -> None:
-        """Frames of a client that lives in child ``channel`` of ``worker``, whose ``principal`` it shares."""
-        message, payload = wire.from_client.decode(frames)
-        self.machine.receive((worker, channel), message, payload, self._loop.now, principal)
+    def tunnelled(self, worker: Peer, channel: int, owner: str, frames: Payload) -> None:
+        """Frames of a client that lives in child ``channel`` of ``worker``. If they make no sense, that is
+        the fault of a task: its own client hears so, and its worker has done nothing wrong."""
+        now = self._loop.now
+        try:
+            message, payload = wire.from_client.decode(frames)
+        except wire.Malformed as error:
+            self.malformed += 1
+            log.warning("refused a message of a task: %s", error)
+            self.machine.gone((worker, channel), now)
+            self._send(Send((worker, channel), Refused("ProtocolError", f"malformed message: {error}")))
+        else:
+            self.machine.tunnelled(worker, channel, owner, message, payload, now)
 
     def tunnel_closed(self, worker: Peer, channel: int) -> None:
         """The client in child ``channel`` of ``worker`` is gone, and what it asked for with it."""
@@ -300,9 +309,7 @@ class BrokerShell:
         except wire.Malformed:  # what it meant to say is lost: no more of this link is believed until it says
             self._lost(peer)  # Hello or Join again
         else:
-            if type(message) is not Tunnel:  # of that it is the content that is malformed
-                code = "AccessDenied"
-                text = f"the key of a {role} does not allow {type(message).__name__}"
+            code, text = "AccessDenied", f"the key of a {role} does not allow {type(message).__name__}"
         if self.router.fault(peer):
             log.warning("disconnected %s: %s, and %d before", principal, text, settings.faults_max - 1)
             return

@@ -53,17 +53,20 @@ class _Farm:
 
     def __init__(self, config: dict[str, Any], nursery: Nursery) -> None:
         from zfarm.brokershell import BrokerShell, new_epoch, own_versions, tune_collector
+        from zfarm.edge.lender import Lender, can_open
         from zfarm.edge.loop import Loop
         from zfarm.edge.security import Access
+        from zfarm.edge.segments import Ref
         from zfarm.edge.sockets import new_context
         from zfarm.placement import stock
+        from zfarm.settings import settings
         from zfarm.worker import Publisher, WorkerShell
 
         self.loop: Loop = Loop()
         self._lifeline: int = config["lifeline"]
         directory = config["directory"]
         control, notes = f"ipc://{directory}/control", f"ipc://{directory}/notes"
-        self.addresses = {"control": control, "notes": notes, "pid": os.getpid()}
+        self.addresses: dict[str, Any] = {"control": control, "notes": notes, "pid": os.getpid()}
         self._context = new_context()
         streams = f"ipc://{directory}/emits", f"ipc://{directory}/items"
         self._broker = BrokerShell(self.loop, self._context, control, notes, new_epoch(), streams=streams)
@@ -74,24 +77,34 @@ class _Farm:
             config["slots"],
             own_versions(),
             send=lambda message, payload: machine.receive(WORKER, message, payload, self.loop.now),
-            tunnel=lambda child, frames: self._broker.tunnelled(WORKER, child, frames),
+            tunnel=lambda child, owner, frames: self._broker.tunnelled(WORKER, child, owner, frames),
             tunnel_closed=lambda child: self._broker.tunnel_closed(WORKER, child),
             publisher=Publisher(self.loop, self._context, Access(control)),
             stock=stock(),
         )
         self._broker.local[WORKER] = self._worker.receive
-        self.loop.add_source(self._lifeline, self._client_gone)
+        self._lender = self._worker.children.lender = Lender()
+        self._lender.unshare = self._worker.children.unshare
+        probe, own = config["probe"], self._lender.probe()
+        self.addresses["opened"] = probe is not None and can_open(Ref(*probe))
+        self.addresses["probe"] = None if own is None else (own.token.hex(), *own[1:])
+        self.loop.add_timer(self._lender.cool, settings.shared_warm_s)
+        self.loop.add_source(self._lifeline, self._hear_client)
         self.loop.on_signal(signal.SIGTERM, self.loop.stop)
         self._worker.start()
         tune_collector()
 
-    def _client_gone(self) -> None:
-        if not os.read(self._lifeline, 4096):
-            self.loop.stop()
+    def _hear_client(self) -> None:
+        said = os.read(self._lifeline, 4096)
+        if said:
+            self._lender.hear(said)
+        else:
+            self.loop.stop()  # it has gone
 
     def close(self) -> None:
         """End children, threads and sockets."""
         self._worker.close()
         self._broker.close()
+        self._lender.close()
         self._context.term()
         self.loop.close()

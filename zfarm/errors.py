@@ -274,6 +274,9 @@ class StreamGap(TaskError, LookupError):
 class NotPortable(TaskError, TypeError):
     """A call, value or exception that cannot be pickled or unpickled; the text names the culprit."""
 
+    has_futures = False
+    """An argument of the call is a future, for whose result it can wait."""
+
 
 class RemoteError(TaskError):
     """Stands for an exception that could not come home; keeps its type name and text."""

@@ -16,9 +16,13 @@ import select
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from zfarm.errors import FarmBroken
 from zfarm.settings import settings
+
+if TYPE_CHECKING:
+    from zfarm.edge.segments import Ref
 
 __all__ = ["Announcement", "Farmhouse"]
 
@@ -48,6 +52,10 @@ class Announcement:
     control: str
     notes: str
     pid: int
+    opened: bool = False
+    """It could open our segment of shared memory."""
+    probe: Ref | None = None
+    """One of its own, for us to open."""
 
 
 class Farmhouse:
@@ -116,13 +124,24 @@ class Farmhouse:
             with contextlib.suppress(OSError):  # an old kernel or a strict sandbox: wait() will do
                 self.death_fd = os.pidfd_open(self._process.pid)
 
-    def configure(self, directory: str) -> None:
-        """Tell the process all that it needs, and to listen in ``directory``; ``announced`` tells the
-        rest."""
-        config = marshal.dumps({**self._config, "directory": directory})
+    def configure(self, directory: str, probe: Ref | None = None) -> None:
+        """Tell the process all that it needs, to listen in ``directory``, and to try to open ``probe``;
+        ``announced`` tells the rest."""
+        words = {**self._config, "directory": directory, "probe": None if probe is None else tuple(probe)}
+        config = marshal.dumps(words)
         with contextlib.suppress(BrokenPipeError):  # it died already, which shows as its death
             while config:
                 config = config[os.write(self._lifeline, config) :]
+        os.set_blocking(self._lifeline, False)
+
+    def note(self, notes: bytes) -> int:
+        """Tell the farm something about shared memory; how much of it was told."""
+        try:
+            return os.write(self._lifeline, notes) if self._lifeline >= 0 else len(notes)
+        except BlockingIOError:
+            return 0
+        except BrokenPipeError:  # it has died, and has nothing that it could be told of
+            return len(notes)
 
     def announced(self) -> Announcement | None:
         """Read what the farm says on the ready pipe; None: it has not said all yet, or is dead and will
@@ -143,10 +162,16 @@ class Farmhouse:
         self._drop("ready_fd")
         import msgspec
 
-        said = msgspec.json.decode(self._line, type=dict[str, str | int])
+        said = msgspec.json.decode(self._line)
         if "error" in said:
             raise FarmBroken(f"the embedded farm cannot start: {said['error']}")
-        return Announcement(str(said["control"]), str(said["notes"]), int(said["pid"]))
+        probe = None
+        if said["probe"] is not None:
+            from zfarm.edge.segments import Ref
+
+            token, *rest = said["probe"]
+            probe = Ref(bytes.fromhex(token), *rest)
+        return Announcement(said["control"], said["notes"], said["pid"], said["opened"], probe)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the process to end and bury it; False: it has not ended within ``timeout_s``."""

@@ -196,6 +196,7 @@ class Future(StandardFuture[T], Generic[T]):
     _progress: Progress | None = None
     _tails: tuple[Tail, Tail] | None = None
     _files: Files | None = None
+    _awaits: Callable[[], Reason] | None = None
     _condition: Any = _Condition()
     _waiters: Any = _LazyList()
     _done_callbacks: Any = _LazyList()
@@ -298,6 +299,9 @@ class Future(StandardFuture[T], Generic[T]):
         """
         from zfarm.reasons import Reason
 
+        awaits = self._awaits
+        if awaits is not None and self._state not in _DONE and not self._task:
+            return awaits()
         reason = None if self._state in _DONE or self._home is None else self._home.why(self)
         if self._state not in _DONE:
             return reason or Reason("unsent", "no farm has it")
@@ -365,7 +369,10 @@ class Future(StandardFuture[T], Generic[T]):
     # ------------------------------------------------------------ cancelling
 
     def cancel(self, force: bool = False, grace: float = 0.0) -> bool:
-        """Cancel the call unless it has started; True: it is cancelled, and will not run.
+        """Cancel the call unless it has started; True: it is cancelled, and will not run. False: it runs or
+        has ended, or the farm has not answered within five seconds, or this is a callback of a future and
+        cannot wait for the answer; then the call is cancelled as soon as the farm hears of it, if it has not
+        started by then.
 
         With ``force`` stop it even if it runs; True: it is cancelled. Its child is killed with all that it
         has started, and the slot is back within two seconds, also if the call holds the interpreter. With a
@@ -396,8 +403,9 @@ class Future(StandardFuture[T], Generic[T]):
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            "a Future stays where it is: pass its result() to the call, or submit from within the call "
-            "through zfarm.current_farm()"
+            "a Future stays where it is: as an argument of submit itself it is waited for; in a list or any "
+            "other object, or in a map, pass its result(), or submit from within the call through "
+            "zfarm.current_farm()"
         )
 
     def _abandon(self) -> None:

@@ -23,7 +23,8 @@ NAME_MAX = 200
 
 
 class Job(Executor):
-    """An Executor whose calls outlive it. Its futures in the order of submission are in ``futures``.
+    """An Executor whose calls outlive it. Its futures in the order of submission are in ``futures``, those of
+    its ``options(...)`` and of its maps as well: each item of a map has one of its own.
 
     The end of its ``with`` block waits for all calls, like that of any executor; ``detach`` lets them go on
     without this program, and so does the program's death.
@@ -65,8 +66,15 @@ class Job(Executor):
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """See Executor.submit; the future is also added to ``futures``."""
         future = super().submit(fn, *args, **kwargs)
-        self.futures.append(future)
+        self._note(future)
         return future
+
+    def _note(self, future: Future[Any]) -> None:
+        self.futures.append(future)
+
+    @property
+    def _one_by_one(self) -> bool:
+        return True  # whoever attaches to a batch would not know whose items are in it
 
     def detach(self, timeout: float | None = 60.0) -> None:
         """Leave the job to the farm: return when all that was submitted is in the broker's journal.
@@ -78,7 +86,7 @@ class Job(Executor):
         """
         end = None if timeout is None else monotonic() + timeout
         booked = self._link.booked
-        for future in self.futures:
+        for future in list(self.futures):
             while not _safe(future):
                 booked.clear()
                 if _safe(future):

@@ -33,6 +33,7 @@ from zfarm.errors import (
     InitializerFailed,
 )
 from zfarm.futures import FINISHED, Future, gate
+from zfarm.harbour import Harbour
 from zfarm.identity import our_versions, program_name
 from zfarm.messages import (
     BROKEN,
@@ -55,6 +56,7 @@ from zfarm.messages import (
     Missed,
     Outcome,
     Payload,
+    Picture,
     Rejected,
     Resolve,
     Running,
@@ -72,6 +74,7 @@ from zfarm.terms import FORWARD, PLAIN, Terms
 
 if TYPE_CHECKING:
     from zfarm.arrivals import Arrivals
+    from zfarm.edge.stowage import Stowage
     from zfarm.outputs import Outputs
     from zfarm.streams import Channels
 
@@ -82,7 +85,7 @@ log.addHandler(logging.NullHandler())
 
 CLOSED: Final = "cannot schedule new futures after shutdown"
 CANCEL_WAIT_S: Final = 5.0
-"""How long Future.cancel waits for the farm's answer before it decides without it."""
+"""How long Future.cancel waits for the farm's answer before it says that it knows of no cancelled call."""
 
 
 FLUSH_WAIT_S: Final = 2.0
@@ -93,7 +96,13 @@ class Link:
     """The loop thread of one client, and what users' threads may ask of it."""
 
     def __init__(
-        self, road: Road, session: str, expected_slots: int = 1, job: str = "", attach: bool = False
+        self,
+        road: Road,
+        session: str,
+        expected_slots: int = 1,
+        job: str = "",
+        attach: bool = False,
+        stowage: Stowage | None = None,
     ) -> None:
         """``job`` names the tasks of this client, so that they outlive it; with ``attach`` they are those of
         an earlier one, and ``taken_over`` holds their futures once ``reached`` is set."""
@@ -131,6 +140,8 @@ class Link:
         self.output = settings.output or (FORWARD if road.remote or "ipykernel" in sys.modules else "")
         """Where what tasks print goes unless their terms say something else."""
         self._arrivals: Arrivals | None = None
+        self.harbour: Harbour | None = None if stowage is None else Harbour(self, stowage)
+        self._holds: dict[int, Any] = {} if self.harbour is None else self.harbour.holds
         self._welcome: Welcome | None = None
         self._closing = False
         self._expected_slots = expected_slots
@@ -221,21 +232,19 @@ class Link:
 
     def cancel(self, future: Future[Any], force: bool = False, grace_us: int = 0) -> bool:
         """Cancel a call that the link has taken, if it has not started, or stop it. See Future.cancel."""
-        give_up = future._stop if force else future._drop
         if self._forked:
             raise self.fork_error()
         if threading.get_ident() == self._thread.ident:
             self._machine.cancel(future._task, force, grace_us)
-            return give_up()
+            return future.cancelled()  # the answer comes through this thread: it cannot wait for it
         answer = threading.Lock()
         answer.acquire()
         self._asks.append((future, answer, force, grace_us))
         self.loop.wake()
         if self.ended:
             self.sweep()
-        if answer.acquire(timeout=CANCEL_WAIT_S + grace_us / 1e6):
-            return future.cancelled()
-        return give_up()
+        answer.acquire(timeout=CANCEL_WAIT_S + grace_us / 1e6)
+        return future.cancelled()
 
     def why(self, future: Future[Any]) -> Reason:
         """Why a future is not done; see Future.why."""
@@ -301,6 +310,8 @@ class Link:
         self._forked = True
         self.refusal = self.fork_error
         self.road.disown()
+        if self.harbour is not None:
+            self.harbour.stowage.disown()
 
     def _refuse(self, refusal: Callable[[], FarmError]) -> None:
         if self.refusal is None:
@@ -337,6 +348,8 @@ class Link:
         if self._outputs is not None:
             self._outputs.close()
         try:
+            if self.harbour is not None:
+                self.harbour.stowage.close()
             self.road.close()
         except Exception:
             log.exception("the way to the farm cannot be closed")
@@ -350,6 +363,10 @@ class Link:
         """A message of the broker."""
         if type(message) is Ended:
             self.road.outcome_arrived()
+            if self.harbour is not None:
+                message, payload = self.harbour.land(message, payload)
+        elif type(message) is Picture:
+            self.questions.pictured(message)
         self._machine.receive(BROKER, message, payload, self.loop.now)
 
     def submit(
@@ -370,6 +387,18 @@ class Link:
         )  # fmt: skip
         token._task = number
         self._open[number] = token
+        if self.harbour is not None:
+            self.harbour.loaded(number, body)
+            if terms.keep:
+                self.harbour.keeping.add(number)
+
+    def is_open(self, task: int) -> bool:
+        """Whether this task has no outcome yet."""
+        return task in self._open
+
+    def open_tasks(self) -> list[int]:
+        """The tasks that have no outcome yet."""
+        return list(self._open)
 
     def cancel_task(self, task: int) -> None:
         """Cancel a task, if it has not started or shall be stopped then too; what becomes of it is its
@@ -394,6 +423,8 @@ class Link:
                         continue
                     future._task = number = submit(future, name, function, setup, body, 0, attempts)
                     books[number] = future
+                    if type(body) is not bytes and self.harbour is not None:
+                        self.harbour.loaded(number, body)
         while self._asks:
             self._ask_cancel(*self._asks.popleft())
         if self._closing:
@@ -405,6 +436,8 @@ class Link:
             if type(action) is Resolve:
                 token, outcome = action.token, action.outcome
                 forget(outcome.task, None)
+                if self._holds and self.harbour is not None:
+                    self.harbour.resolved(outcome, action.blob)
                 if outcome.emitted and isinstance(token, Future):
                     token._emitted = outcome.emitted
                 if outcome.kind == VALUE and type(token) is Future:  # nearly always

@@ -22,6 +22,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from zfarm.core.pace import BATCHES_PER_SLOT, Pace
+from zfarm.edge.cargo import weigh
 from zfarm.edge.outcomes import add_note, decode_batch
 from zfarm.endings import ending, tries
 from zfarm.errors import NotPortable, TooLarge
@@ -267,8 +268,9 @@ class Map:
         except NotPortable as error:
             self._blame(batch, error)
             return
-        batch.size = len(body)
+        batch.size = weigh(body)
         if batch.size > settings.payload_bytes_max or (several and batch.size > 2 * settings.batch_bytes_max):
+            self._portable.drop(body)
             self._blame(batch, too_large(f"item {batch.first} of a map", batch.size))
             return
         self._out += 1
@@ -303,7 +305,7 @@ class Map:
         elif kind == ERROR and len(batch.items) > 1:
             self._blame(batch, NotPortable("the batch could not be opened"))
         else:
-            self.pace.measured(len(batch.items), outcome.run_us, batch.size + len(blob))
+            self.pace.measured(len(batch.items), outcome.run_us, batch.size + weigh(blob))
             if self._batches() is not None:  # somebody may want the results
                 self._take(batch, outcome, blob)
             self._settle(batch)

@@ -163,6 +163,7 @@ class Vitals(Message):
     disk_free_bytes: int = 0
     rss_bytes: int = 0  # worker and children together
     processes: int = 0
+    shared_bytes: int = 0  # shared memory that the worker holds for results, what is kept warm included
 
 
 class Setup(Message):
@@ -182,6 +183,7 @@ class Setup(Message):
     initializer: bytes = b""  # pickled (function, initargs); empty: none
     max_tasks_per_child: int = 0  # 0: no limit
     environment: dict[str, str | None] = {}  # what the client has changed since it began; None: removed
+    segments: bool = False  # results may be in shared memory: the client is on this host
 
 
 class Streaming(Message):
@@ -587,14 +589,18 @@ class Room(Message, tag="room"):
 
 
 class Leave(Message, tag="leave"):
-    """Worker -> broker: I hold nothing any more and go."""
+    """Worker -> broker: I go. I hold nothing any more, but for ``leases``: those had been given to children,
+    which end now, so that they may have begun."""
+
+    leases: list[int] = []
 
 
 class Tunnel(Message, tag="tunnel"):
-    """Worker <-> broker, child <-> worker: frames of a client that lives in child ``channel``. Payload: its
-    frames."""
+    """Worker <-> broker: frames of a client that lives in child ``channel``. It speaks in the name of
+    ``owner``, the client whose calls run there: who names its session was given them. Payload: its frames."""
 
     channel: int
+    owner: str = ""
 
 
 class TunnelClosed(Message, tag="tunnel_closed"):
@@ -698,6 +704,42 @@ class Emits(Message, tag="emits"):
     files: bool = False
 
 
+class Need(Message, tag="need"):
+    """Child -> worker: I need shared memory for results of so many bytes each. Answered with Lent."""
+
+    sizes: list[int]
+
+
+class Memory(Message):
+    """A piece of shared memory of the worker, for ``size`` bytes: descriptor ``fd`` of process ``pid``, if
+    its token is still this one. ``mark`` is where that stands; 0: in its name."""
+
+    token: bytes
+    pid: int
+    fd: int
+    size: int
+    mark: int = 0
+
+
+class Lent(Message, tag="lent"):
+    """Worker -> child, answer to Need: here is some for the first of them; it is used in the next Dones."""
+
+    memory: list[Memory]
+
+
+class Unshare(Message, tag="unshare"):
+    """Worker -> child: nobody refers to this shared object any more (zfarm.edge.shared)."""
+
+    key: bytes
+
+
+class Released(Message, tag="released"):
+    """Child -> worker: notes of the client in this child about results that it does not map any more
+    (zfarm.edge.stowage)."""
+
+    notes: bytes
+
+
 class Waits(Message, tag="waits"):
     """Child -> worker: the running call waits for nested calls (True), or goes on (False)."""
 
@@ -721,8 +763,8 @@ FromWorker: TypeAlias = (
 ToWorker: TypeAlias = (
     Welcome | Stranger | Refused | Grants | Revoke | Thanks | Drain | Tunnel | Listen | Fetch
 )
-ToChild: TypeAlias = Run | Tunnel
-FromChild: TypeAlias = Dones | Starts | Waits | Tunnel | Emits | Progress
+ToChild: TypeAlias = Run | Tunnel | Lent | Unshare
+FromChild: TypeAlias = Dones | Starts | Waits | Tunnel | Emits | Progress | Need | Released
 
 
 # ---------------------------------------------------------------- notes: what the broker publishes to
@@ -773,6 +815,7 @@ class Enrolled(Message, tag="enrolled"):
     books: int = 0  # as in Welcome
     life: str = ""
     lives: int = 0  # that have spoken for it before
+    former: tuple[str, ...] = ()  # the last of those
 
 
 class Accepted(Message, tag="accepted"):

@@ -62,6 +62,9 @@ class Road(Protocol):
     def subscribe(self, welcome: Welcome) -> None:
         """Items of streams are wanted: get them as the broker's ``welcome`` says, if that is possible."""
 
+    def tell_notes(self, notes: bytes) -> None:
+        """Tell whoever lends shared memory for results of those that are not needed any more."""
+
     def outcome_arrived(self) -> None:
         """The farm at the other end does its work."""
 

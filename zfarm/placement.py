@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from zfarm.errors import ConfigurationError
 from zfarm.messages import Demand
 
-__all__ = ["Stock", "demand_labels", "demand_of", "demand_resources", "stock"]
+__all__ = ["Stock", "demand_labels", "demand_of", "demand_resources", "own_label", "stock"]
 
 COUNT_MAX: Final = 64
 """Of resources and of labels, for each worker and call."""
@@ -110,6 +110,12 @@ def _label(label: Any) -> str:
             "for the value at most 128 of these, colons and slashes"
         )
     return label
+
+
+def own_label(worker: str) -> str:
+    """The label that one worker alone has; users can name none that begins like that. ``worker`` is its
+    session, or what pictures call it."""
+    return f"@{worker[:8]}"
 
 
 def demand_of(resources: tuple[tuple[str, int], ...], labels: tuple[str, ...]) -> Demand | None:

@@ -11,10 +11,14 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from zfarm.errors import BrokerUnreachable
+from zfarm.messages import Look
 from zfarm.settings import settings
 
 if TYPE_CHECKING:
     from zfarm.core.client import Client
+    from zfarm.link import Link
+    from zfarm.messages import Picture, WorkerPicture
     from zfarm.messages import Reason as Said
     from zfarm.parties import Road
 
@@ -26,6 +30,7 @@ WHY_WAIT_S: Final = 3.0
 """How long a question waits for the broker's answer."""
 SILENT_BEATS: Final = 2.5
 """A broker that has missed so many beats is said to be silent."""
+WATCHED_MAX: Final = 1000
 WARNINGS_MAX: Final = 1000
 """Sentences of the broker that are logged once only."""
 
@@ -33,10 +38,11 @@ WARNINGS_MAX: Final = 1000
 class Reason(str):
     """Why a call is where it is: a sentence, with a ``code`` for programs that stays the same.
 
-    Codes: ``ended``, ``cancelled``; ``unsent``, ``unreached``, ``silent``, ``broken``, ``unknown`` (about
-    the way to the broker); ``running``, ``nested``, ``starting``, ``behind`` (a worker has it); ``next``,
-    ``slots``, ``resources``, ``unmet``, ``no-workers``, ``closed``, ``backoff``, ``restart``, ``in-doubt``,
-    ``journal`` (it waits at the broker); ``unwritten`` (it has ended, and the disk of the journal is full).
+    Codes: ``ended``, ``cancelled``; ``argument`` (it waits for a future); ``unsent``, ``unreached``,
+    ``silent``, ``broken``, ``unknown`` (about the way to the broker); ``running``, ``nested``, ``starting``,
+    ``behind`` (a worker has it); ``next``, ``slots``, ``resources``, ``unmet``, ``no-workers``, ``closed``,
+    ``backoff``, ``restart``, ``in-doubt``, ``journal`` (it waits at the broker); ``unwritten`` (it has
+    ended, and the disk of the journal is full).
     """
 
     __slots__ = ("code",)
@@ -60,6 +66,7 @@ class _Question:
     def __init__(self) -> None:
         self.over = threading.Event()
         self.reason: Reason | None = None
+        self.workers: list[WorkerPicture] = []
 
 
 class Questions:
@@ -69,6 +76,8 @@ class Questions:
         self._machine = machine
         self._road = road
         self._open: dict[int, _Question] = {}
+        self._watched: dict[int, Callable[[str], None]] = {}
+        self._looks: list[_Question] = []
         self._numbers = itertools.count(1)
         self._warned: set[str] = set()
 
@@ -94,6 +103,38 @@ class Questions:
             "silent", f"the broker at {self._road.address} has not said why within {WHY_WAIT_S:g} s"
         )
 
+    def workers(self, link: Link) -> list[WorkerPicture]:
+        """The workers that the farm has now.
+
+        Raises:
+            BrokerUnreachable: the broker has not said it in time.
+        """
+        question = _Question()
+        self._looks.append(question)
+        link.reached.wait(settings.reach_timeout_s)
+        link.call(lambda: self._road.send(Look(tasks_max=0), ()))
+        if not question.over.wait(settings.reach_timeout_s) or link.ended:
+            link.check_open()
+            where = self._road.address or "the embedded farm"
+            raise BrokerUnreachable(f"the broker at {where} has not said which workers it has")
+        return question.workers
+
+    def pictured(self, picture: Picture) -> None:
+        """The broker shows the farm; in the link's thread."""
+        looks, self._looks = self._looks, []
+        for question in looks:
+            question.workers = picture.workers
+            question.over.set()
+
+    def watch(self, task: int, heard: Callable[[str], None]) -> None:
+        """Have ``heard`` called with the code of why ``task`` is where it is, if the broker says so; in
+        the link's thread."""
+        if len(self._watched) > WATCHED_MAX:  # answers that never came
+            self._watched.clear()
+        number = next(self._numbers)
+        self._watched[number] = heard
+        self._machine.why(number, task)
+
     def _way(self, now: float) -> Reason | None:
         """What is wrong with the way to the broker; None: nothing that is known."""
         connected, silent = self._machine.heard(now)
@@ -109,7 +150,10 @@ class Questions:
     def answered(self, said: Said) -> None:
         """The broker says why; in the link's thread."""
         question = self._open.pop(said.number, None)
-        if question is not None:
+        watched = self._watched.pop(said.number, None)
+        if watched is not None:
+            watched(said.code)
+        elif question is not None:
             question.reason = Reason(said.code, said.text)
             question.over.set()
         elif not said.number and said.text not in self._warned and len(self._warned) < WARNINGS_MAX:
@@ -118,5 +162,5 @@ class Questions:
 
     def end(self) -> None:
         """The link has ended: nobody will answer."""
-        for question in list(self._open.values()):
+        for question in (*self._open.values(), *self._looks):
             question.over.set()

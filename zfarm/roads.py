@@ -16,9 +16,11 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from zfarm.edge import wire
+from zfarm.edge.lender import ENABLE, can_open
 from zfarm.edge.places import new_place
 from zfarm.edge.ports import DealerPort
 from zfarm.edge.security import Access
+from zfarm.edge.segments import TOKEN_BYTES
 from zfarm.edge.sockets import Context, new_context
 from zfarm.errors import FarmBroken, FarmError
 from zfarm.messages import Hello, Look, Message, Payload, Picture, Refused, Stranger, Welcome
@@ -27,6 +29,7 @@ from zfarm.settings import settings
 if TYPE_CHECKING:
     from zfarm.edge.items import ItemsReader
     from zfarm.edge.places import FarmPlace
+    from zfarm.edge.stowage import Stowage
     from zfarm.farmhouse import Farmhouse
     from zfarm.link import Link
 
@@ -41,6 +44,7 @@ BOOT_MAX_S = 60.0
 LOOK_S = 2.0
 """How long a farm may take to say whether anything is left to do before it counts as stuck."""
 LOOK_AGAIN_S = 0.02
+NOTES_AGAIN_S = 0.01
 LINGER_S = 0.5
 """How long the last words of a client may take to reach a broker."""
 
@@ -105,6 +109,9 @@ class SocketRoad:
             link.loop.remove_source(reader.socket)
             reader.close()
             link.subscribed(False)
+
+    def tell_notes(self, notes: bytes) -> None:
+        """A farm on other hosts lends no shared memory."""
 
     def outcome_arrived(self) -> None:
         """The farm does its work."""
@@ -182,8 +189,10 @@ class EmbeddedRoad(SocketRoad):
 
     remote = False
 
-    def __init__(self, house: Farmhouse, place: FarmPlace) -> None:
+    def __init__(self, house: Farmhouse, place: FarmPlace, stowage: Stowage) -> None:
         super().__init__(Access(""))
+        self._stowage = stowage
+        self._notes = b""
         self._house = house
         self._place = place
         self._early: Message | None = None  # a Hello from before the farm was ready
@@ -204,6 +213,18 @@ class EmbeddedRoad(SocketRoad):
         elif isinstance(message, Hello):
             self._early = message
 
+    def tell_notes(self, notes: bytes) -> None:
+        """Tell the farm of results that are not needed any more; what it does not take now, it gets later."""
+        waiting = bool(self._notes)
+        self._notes += notes
+        if not waiting and self._link is not None:
+            self._give_notes(self._link)
+
+    def _give_notes(self, link: Link) -> None:
+        self._notes = self._notes[self._house.note(self._notes) :]
+        if self._notes:
+            link.loop.call_later(lambda: self._give_notes(link), NOTES_AGAIN_S)
+
     def outcome_arrived(self) -> None:
         """The farm does its work: its earlier deaths are forgotten."""
         self._deaths = 0
@@ -223,7 +244,7 @@ class EmbeddedRoad(SocketRoad):
         link.loop.call_later(link.leave_when_done, LOOK_S)
 
     def _deliver(self, link: Link, message: Message, payload: Payload) -> None:
-        if type(message) is not Picture:
+        if type(message) is not Picture or not self._looked_at:
             link.receive(message, payload)
         elif any(one.queued or one.leased for one in message.clients):
             self._looked_at = link.loop.now
@@ -288,6 +309,10 @@ class EmbeddedRoad(SocketRoad):
             return
         self.address = self._place.address = announced.control
         self._place.notes_address = announced.notes
+        if announced.opened and can_open(announced.probe):
+            self._notes = b""
+            self.tell_notes(ENABLE + bytes(TOKEN_BYTES))
+            self._stowage.on = True
         self._dial(Access(announced.control, announced.notes))
         if self._early is not None:
             self.send(self._early, ())
@@ -311,6 +336,8 @@ class EmbeddedRoad(SocketRoad):
         link, house = self._link, self._house
         if self._closing or link is None:
             return
+        self._stowage.on = False
+        self._stowage.taint()
         self._unwatch()
         self._hang_up()
         house.wait()
@@ -329,7 +356,7 @@ class EmbeddedRoad(SocketRoad):
         except FarmError as error:
             link.fail(error)
             return
-        house.configure(str(self._place.directory))
+        house.configure(str(self._place.directory), self._stowage.probe())
         self._watch()
 
 

@@ -142,6 +142,24 @@ class Settings:
     progress_interval_s: float = 0.1
     """How often a task's progress travels at most."""
 
+    # shared memory
+    shared_from_bytes: int = 256 * 1024
+    """Arrays and pickles of at least this size go through shared memory on an embedded farm; smaller ones
+    are sooner sent than mapped."""
+    shared_bytes_max: int = 4096 * MIB
+    """Shared memory of one process (a client for arguments, a worker for results), and never more than a
+    quarter of the host's memory. What is beyond goes to files without a name in the directory for temporary
+    files."""
+    shared_spill_max: int = 16 * 1024 * MIB
+    """Bytes of such files of one process. What is beyond travels in messages."""
+    shared_warm_bytes: int = 1024 * MIB
+    """Of that memory, what is kept when nobody needs it, to be used again: fresh memory is ten times as
+    slow."""
+    shared_warm_s: float = 60.0
+    """And for how long; twice that at most."""
+    shared_segments_max: int = 256
+    """Pieces of shared memory that one process holds: each is a descriptor, and 1,024 is a usual limit."""
+
     # what tasks print
     output: str = ""
     """Where it goes: ``forward``, ``keep`` or ``off``; nothing said: forward from the workers of a farm that

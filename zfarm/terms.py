@@ -38,6 +38,7 @@ class Terms:
     labels: tuple[str, ...] = ()
     demand: Demand | None = None  # resources and labels in one
     output: str = ""
+    keep: bool = False
 
     @property
     def alone(self) -> bool:
@@ -138,6 +139,12 @@ def _force_cancel(value: Any) -> dict[str, Any]:
     return {"force_cancel": value}
 
 
+def _keep(value: Any) -> dict[str, Any]:
+    if not isinstance(value, bool):
+        raise TypeError(f"keep must be True or False, not {value!r}")
+    return {"keep": value}
+
+
 def _memory(value: Any) -> dict[str, Any]:
     if value is None:
         return {"memory_bytes": 0}
@@ -200,6 +207,7 @@ _READ: Final = {
     "resources": _resources,
     "labels": _labels,
     "output": _output,
+    "keep": _keep,
 }
 
 PLAIN: Final = Terms()

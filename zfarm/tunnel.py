@@ -26,6 +26,7 @@ class TunnelRoad:
         self.remote = False  # what nested calls print goes where its worker has it go
         self.waits: Callable[[], AbstractContextManager[object]] | None = inside.waits
         self._tunnel = inside.tunnel
+        self._release = inside.release
         self._link: Link | None = None
 
     def open(self, link: Link) -> None:
@@ -46,6 +47,10 @@ class TunnelRoad:
 
     def subscribe(self, welcome: Welcome) -> None:
         """A child owns no socket of ZeroMQ: items come through the tunnel."""
+
+    def tell_notes(self, notes: bytes) -> None:
+        """Tell our worker of results that are not needed any more."""
+        self._release(notes)
 
     def outcome_arrived(self) -> None:
         """The farm does its work."""

@@ -10,8 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from zfarm.api import Executor
-from zfarm.errors import FarmClosed
+from zfarm.arguments import name_of
+from zfarm.errors import ConfigurationError, FarmClosed, NotPortable
 from zfarm.futures import Future
+from zfarm.pending import submit_later
 from zfarm.terms import Terms
 
 if TYPE_CHECKING:
@@ -78,6 +80,11 @@ class View(Guest):
 
     def __init__(self, parent: Executor, terms: Terms) -> None:
         super().__init__(parent._link, parent._portable, parent._setups)
+        if terms.keep and parent._link.harbour is None:
+            raise ConfigurationError(
+                "keep=True needs an embedded farm: on others a result has no place to stay but its client; "
+                "without it the result comes home, and may be an argument as it is"
+            )
         self._parent = parent  # a farm ends when nobody holds its executor any more
         self._terms = terms
         output = terms.output or parent._link.output
@@ -91,18 +98,40 @@ class View(Guest):
         self._check_open()
         link = self._link
         link.check_open()
-        name, function, body = self._pickled(fn, args, kwargs)
-        future: Future[T] = Future(link, self._terms.name or name)
+        try:
+            name, function, body = self._pickled(fn, args, kwargs)
+        except NotPortable as error:
+            if not error.has_futures:
+                raise
+            future = self._future(name_of(fn))
+            submit_later(self, future, fn, args, kwargs)
+        else:
+            future = self._future(name)
+            self._submitted((future, future._name, function, self._setup(), body))
+            self._wake()
+            if link.ended:
+                link.sweep()
+        future.add_done_callback(self._futures.discard)
+        return future
+
+    def _future(self, name: str) -> Future[Any]:
+        """A future on the terms of this view."""
+        future: Future[Any] = Future(self._link, self._terms.name or name)
         if self._terms.force_cancel:
             future._force = True
         future._terms = self._terms
         self._futures.add(future)
-        self._submitted((future, future._name, function, self._setup(), body))
-        self._wake()
-        if link.ended:
-            link.sweep()
-        future.add_done_callback(self._futures.discard)
+        self._note(future)
         return future
 
+    def _note(self, future: Future[Any]) -> None:
+        self._parent._note(future)
+
+    @property
+    def _one_by_one(self) -> bool:
+        return self._parent._one_by_one
+
     def _map(self, *args: Any) -> tuple[Map, Iterator[Any]]:
+        if self._terms.keep:
+            raise ConfigurationError("keep=True is for submit: the results of a map come home in batches")
         return super()._map(*args, self._terms)

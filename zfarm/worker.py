@@ -58,7 +58,7 @@ class WorkerShell:
         slots: int,
         versions: Versions,
         send: Callable[[Any, Payload], None],
-        tunnel: Callable[[int, Payload], None],
+        tunnel: Callable[[int, str, Payload], None],
         tunnel_closed: Callable[[int], None],
         publisher: Publisher,
         stock: Stock,
@@ -69,12 +69,14 @@ class WorkerShell:
         from zfarm.edge.children import Children
         from zfarm.edge.memory import MemoryWatch
         from zfarm.edge.vitals import VitalsSampler
+        from zfarm.placement import own_label
         from zfarm.settings import settings
 
         now = time.monotonic()
+        session = secrets.token_hex(16)
         self.machine = Worker(
-            secrets.token_hex(16), versions, slots, name or platform.node(), os.getpid(), now,
-            resources=stock.resources, labels=stock.labels,
+            session, versions, slots, name or platform.node(), os.getpid(), now,
+            resources=stock.resources, labels=(*stock.labels, own_label(session)),
         )  # fmt: skip
         self.children = Children(nursery, self, loop)
         self._memory = MemoryWatch(self.children, self.machine.child_overshot)
@@ -192,7 +194,7 @@ class WorkerShell:
 
     def tunnel_frames(self, child: int, frames: list[Blob]) -> None:
         """Frames of the client that lives in a child."""
-        self._tunnel(child, frames)
+        self._tunnel(child, self.machine.owner_of(child), frames)
 
     def tunnel_closed(self, child: int) -> None:
         """The client that lived in a child is gone."""
@@ -222,6 +224,10 @@ class WorkerShell:
         self._loop.call_soon(lambda: self._note(vitals))
 
     def _note(self, vitals: Vitals) -> None:
+        if self.children.lender is not None:
+            from msgspec import structs
+
+            vitals = structs.replace(vitals, shared_bytes=self.children.lender.bytes)
         self.machine.vitals(vitals, self._loop.now)
         self.children.ooms.tick()
 
@@ -275,7 +281,7 @@ class _Process:
         from zfarm.edge.loop import Loop
         from zfarm.edge.ports import DealerPort
         from zfarm.edge.sockets import new_context
-        from zfarm.messages import Leave, Refused, Tunnel, TunnelClosed
+        from zfarm.messages import Refused, Tunnel, TunnelClosed
 
         self.loop: Loop = Loop()
         self.trouble: FarmError | None = None
@@ -283,7 +289,6 @@ class _Process:
         self._context = new_context()
         self._port = port = DealerPort(self._context, access, self._on_trouble, self._on_link)
         self._wire = wire
-        self._leave = Leave()
         self._refused = Refused
         self.shell = WorkerShell(
             self.loop,
@@ -291,7 +296,7 @@ class _Process:
             slots,
             own_versions(),
             send=lambda message, payload: port.send(wire.encode(message, payload)),
-            tunnel=lambda child, frames: port.send(wire.encode(Tunnel(channel=child), frames)),
+            tunnel=lambda child, owner, frames: port.send(wire.encode(Tunnel(child, owner), frames)),
             tunnel_closed=lambda child: port.send(wire.encode(TunnelClosed(channel=child))),
             publisher=Publisher(self.loop, self._context, access),
             stock=stock,
@@ -330,10 +335,7 @@ class _Process:
         """Drain at the first signal, stop at the second."""
         if self._draining:
             log.warning("stopping at once")
-            self._port.send(
-                self._wire.encode(self._leave)
-            )  # what runs here moves now, not after some silence
-            self.loop.stop()
+            self.shell.machine.stop(self.loop.now)
             return
         self._draining = True
         log.info("draining: running calls finish, the others move; a second signal stops at once")

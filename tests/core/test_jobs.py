@@ -89,6 +89,20 @@ def test_no_number_comes_twice_whatever_was_forgotten() -> None:
     assert after.heard(Attached)[-1].first > second
 
 
+def test_who_asked_twice_does_not_take_back_what_another_has_taken_over_meanwhile() -> None:
+    rig = founded()
+    rig.say("2", Attach("night", V, "second"))
+    rig.say("3", Attach("night", V, "third"))
+
+    rig.say("2", Attach("night", V, "second"))
+    assert rig.heard(Refused)[-1].code == "JobTakenOver"
+    after = Rig(restored(rig.journal))
+    after.say("2", Attach("night", V, "second"))
+    assert after.heard(Refused)[-1].code == "JobTakenOver"
+    after.say("3", hello("third"))
+    assert isinstance(after.sent[-1][1], Welcome)
+
+
 def test_a_second_answer_to_the_same_program_changes_nothing() -> None:
     rig = founded()
     rig.say("2", Attach("night", V, "second"))

@@ -155,6 +155,17 @@ def test_what_may_begin_once_only_is_not_granted_before_that_is_written() -> Non
     assert [lease.task for lease in only(Grants, said).leases] == [5]
 
 
+def test_what_was_never_granted_is_not_lost_with_its_worker() -> None:
+    rig = Rig()
+    rig.full = True
+    rig.say("c", *submit(5, attempts=1))
+    rig.say("v", Join("other", V, 2, "host", 3))
+    rig.broker.drop_worker(rig.broker.workers["worker"], "it was lost")
+    said = rig.turn() + rig.room()
+    assert [lease.task for lease in only(Grants, said).leases] == [5]
+    assert not any(isinstance(message, Ended) for message in said)
+
+
 def test_what_is_cancelled_while_its_grant_waits_is_never_granted() -> None:
     rig = Rig()
     rig.full = True

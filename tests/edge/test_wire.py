@@ -126,7 +126,7 @@ sound: dict[str, list[st.SearchStrategy[tuple[m.Message, list[bytes]]]]] = {
         alone(st.builds(m.Beat, numbers, tasks, small, st.none() | vitals)),
         alone(st.builds(m.Return, tasks)),
         alone(st.builds(m.Room, small)),
-        alone(st.just(m.Leave())),
+        alone(st.builds(m.Leave, tasks)),
         alone(st.builds(m.TunnelClosed, small)),
     ],
     "ToWorker": [

@@ -123,12 +123,13 @@ def test_sigterm_drains_what_runs_finishes_and_the_rest_moves(farm: TcpFarm, tmp
 
 def test_a_second_sigterm_stops_at_once_and_the_task_moves(farm: TcpFarm, tmp_path: Path):
     farm.start_broker()
-    worker = farm.start_worker(1)
-    farm.wait_slots(1)
-    started, release = tmp_path / "started", tmp_path / "release"
+    worker = farm.start_worker(2)
+    farm.wait_slots(2)
+    started, release, at_most_once = tmp_path / "started", tmp_path / "release", tmp_path / "once"
     with zfarm.Executor(farm.connection) as executor:
         held = executor.submit(hold, started, release)
-        wait_until(lambda: runs(started), "the task to start")
+        once = executor.options(retries=0).submit(hold, at_most_once, release)
+        wait_until(lambda: runs(started) and runs(at_most_once), "the tasks to start")
         worker.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "draining" in worker.said, "a worker that drains")
         worker.process.send_signal(signal.SIGTERM)
@@ -138,8 +139,12 @@ def test_a_second_sigterm_stops_at_once_and_the_task_moves(farm: TcpFarm, tmp_pa
         release.touch()
         farm.start_worker(1)
         assert held.result(SOON_S + 10) == "held"
+        with pytest.raises(zfarm.TaskLost, match="was stopped") as caught:
+            once.result(SOON_S)
+        assert caught.value.maybe_ran
 
     assert len(runs(started)) == 2
+    assert len(runs(at_most_once)) == 1
 
 
 def test_kill_9_of_a_worker_moves_its_task(farm: TcpFarm, tmp_path: Path):

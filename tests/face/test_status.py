@@ -23,15 +23,16 @@ def keys(value: object, path: str = "") -> set[str]:
 
 
 FORMAT_1 = """
-format zfarm address brokers[].address brokers[].epoch brokers[].uptime_s slots.total slots.busy tasks.queued
-tasks.running tasks.values tasks.errors tasks.cancelled tasks.lost tasks.retried queue[].call queue[].tasks
-workers[].worker workers[].host workers[].pid workers[].state workers[].slots workers[].room workers[].running
-workers[].leased workers[].done workers[].failed workers[].deaths workers[].last_seen_s workers[].uptime_s
-workers[].vitals.cpu_percent workers[].vitals.load_1m workers[].vitals.cpus workers[].vitals.memory_bytes
-workers[].vitals.memory_available_bytes workers[].vitals.swap_percent workers[].vitals.disk_free_bytes
-workers[].vitals.rss_bytes workers[].vitals.processes clients[].client clients[].host clients[].pid
-clients[].name clients[].queued clients[].leased clients[].ended clients[].away running[].task running[].call
-running[].client running[].worker running[].age_s running[].items running[].attempt
+format zfarm address brokers[].address brokers[].epoch brokers[].uptime_s slots.total slots.busy
+tasks.queued tasks.running tasks.values tasks.errors tasks.cancelled tasks.lost tasks.retried queue[].call
+queue[].tasks workers[].worker workers[].host workers[].pid workers[].state workers[].slots workers[].room
+workers[].running workers[].leased workers[].done workers[].failed workers[].deaths workers[].last_seen_s
+workers[].uptime_s workers[].vitals.cpu_percent workers[].vitals.load_1m workers[].vitals.cpus
+workers[].vitals.memory_bytes workers[].vitals.memory_available_bytes workers[].vitals.swap_percent
+workers[].vitals.disk_free_bytes workers[].vitals.rss_bytes workers[].vitals.processes
+workers[].vitals.shared_bytes clients[].client clients[].host clients[].pid clients[].name clients[].queued
+clients[].leased clients[].ended clients[].away running[].task running[].call running[].client
+running[].worker running[].age_s running[].items running[].attempt
 """.split()
 
 

@@ -72,6 +72,36 @@ def test_a_job_is_left_and_taken_over_and_ends_with_its_last_outcome(farm: TcpFa
         zfarm.attach("mine", farm.connection)
 
 
+def test_nothing_of_a_job_is_left_behind_whatever_way_it_was_submitted(farm: TcpFarm) -> None:
+    farm.start_broker()
+    job = zfarm.Job("all", farm.connection)
+    job.options(timeout=50).submit(divmod, 7, 2)
+    job.options(priority=3).options(name="named").submit(divmod, 8, 2)
+    job.map(divmod, range(20), [3] * 20)
+    job.options(retries=0).map(divmod, range(5), [2] * 5, buffersize=3)
+    job.submit(divmod, 9, 2)
+    job.detach()
+    farm.start_worker(2)
+
+    with zfarm.attach("all", farm.connection) as again:
+        values = [future.result(60) for future in again.futures]
+    mapped = [divmod(n, 3) for n in range(20)] + [divmod(n, 2) for n in range(3)]
+    assert values == [(3, 1), (4, 0), *mapped, (4, 1)]
+
+
+def test_a_map_of_a_job_gives_its_results_in_order_and_ends_with_the_first_error(farm: TcpFarm) -> None:
+    farm.start_broker()
+    farm.start_worker(2)
+    with zfarm.Job("map", farm.connection) as job:
+        assert list(job.map(divmod, range(9), [4] * 9, buffersize=2)) == [divmod(n, 4) for n in range(9)]
+        results = job.map(divmod, [1, 2, 3], [1, 0, 1], timeout=60)
+        assert next(results) == (1, 0)
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+        with pytest.raises(StopIteration):
+            next(results)
+
+
 def test_who_attached_last_has_the_job(farm: TcpFarm, tmp_path: Path) -> None:
     broker = farm.start_broker()
     farm.start_worker(1)

@@ -12,12 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.aside import Aside
-from tests.simulation.faults import ROGUES
 from tests.simulation.fullness import Fullness
 from tests.simulation.inheritance import Inheritance
 from tests.simulation.people import Run, Task
 from tests.simulation.promptness import Promptness
 from tests.simulation.readers import Readers
+from tests.simulation.rogues import ROGUES
 from zfarm import messages as m
 
 if TYPE_CHECKING:
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 class Known:
     """What the broker's end of the network has seen of one session."""
 
-    __slots__ = ("heard_at", "numbers", "peer", "said_goodbye")
+    __slots__ = ("heard_at", "numbers", "peer", "said_goodbye", "went_with")
 
     def __init__(self, peer: Any, heard_at: float) -> None:
         self.peer = peer
         self.heard_at = heard_at
         self.said_goodbye = False
+        self.went_with: set[int] = set()
+        """Leases that may have begun where a worker has stopped."""
         self.numbers: dict[int, int] = {}
         """The number of the last Grants that each lease was in."""
 
@@ -253,6 +255,14 @@ class Books(Fullness, Inheritance, Aside, Readers, Promptness):
                     self._lease_ends(session, lease, started=False)
         elif isinstance(message, m.Bye | m.Leave):
             self.known[session].said_goodbye = True
+            if isinstance(message, m.Leave) and message.leases:
+                self.known[session].went_with = set(message.leases)
+                self.farm.story.probe("stopped at once")
+
+    def may_tunnel(self, peer: Any, owner: str, hello: m.Hello) -> bool:
+        """A worker that the broker knows speaks for a client in one of its children, in a known name."""
+        broker = self.farm.broker.machine
+        return peer in broker.peers and (owner in broker.clients or hello.session in broker.clients)
 
     def gone(self, peer: Any) -> None:
         """The broker is told that this peer's link is dead, and so are the tunnels through it."""
@@ -321,7 +331,8 @@ class Books(Fullness, Inheritance, Aside, Readers, Promptness):
             if self.living.get(task.token) == lease:
                 del self.living[task.token]
             ran = any(run.worker is worker for run in task.runs)
-            task.blames += not known.said_goodbye and (ran or task.sent or task.once)
+            moved = not known.said_goodbye or lease in known.went_with
+            task.blames += moved and (ran or task.sent or task.once)
             self._excuse(task)
 
     def _client_lost(self, session: str, known: Known) -> None:
@@ -405,7 +416,9 @@ class Books(Fullness, Inheritance, Aside, Readers, Promptness):
         elif lease >> 32 != self.farm.broker.epoch:
             self.farm.story.probe("adopted lease granted again")
         else:
-            assert session not in self.aside, f"{session} is set aside, and is granted lease {lease}"
+            waited = task.once and self.farm.disk is not None and self.farm.disk.was_full
+            aside = session in self.aside and not waited  # else it was granted before, and that had to wait
+            assert not aside, f"{session} is set aside, and is granted lease {lease}"
         assert living is None or living == lease, f"task {task.token} gets lease {lease} while {living} lives"
         new = lease not in self.granted
         self.granted[lease] = (task, session)

@@ -397,7 +397,7 @@ class Children:
     def new_client(self, child: Child) -> ClientProcess:
         from tests.simulation.processes import ClientProcess
 
-        name = f"{self.worker.session}/{child.number}"
+        name = f"{self.worker.session}.{child.number}"
         return ClientProcess(self.farm, name, name, partial(self._send_up, child))
 
     def _send_up(self, child: Child, message: Message, payload: Payload) -> None:

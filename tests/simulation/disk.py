@@ -29,6 +29,8 @@ class Disk:
         """Who speaks for each client."""
         self.full = False
         self.was_full = False
+        self.former: dict[str, set[str]] = {}
+        """Who did before."""
         self.raised: set[int] = set()
         """Leases that ended in an error for which their task is run again."""
 
@@ -42,6 +44,7 @@ class Disk:
 
     def _follow(self, record: Any) -> None:
         if isinstance(record, m.Enrolled):
+            self.former.setdefault(record.client, set()).add(self.lives.get(record.client, ""))
             self.lives[record.client] = record.life
         if isinstance(record, m.Accepted):
             key = record.client, record.task

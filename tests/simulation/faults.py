@@ -13,7 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.fullness import empty_disk, fill_disk
-from zfarm import messages as m
+from tests.simulation.rogues import rogue_speaks
 from zfarm.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 MS = 1e-3
 SLOW_S = (0.1, 0.4, 0.8)
-ROGUES = ("rogue client", "rogue worker", "rogue stranger")
-VERSIONS = m.Versions(protocol=m.PROTOCOL, zfarm="0", python="3")
 
 
 @dataclass
@@ -180,6 +178,9 @@ def mix_of(seed: int) -> Mix:
         mix.rates["fill disk"] = rng.choice((0.2, 0.5))
         backlog = rng.choice((3000, 64 * 1024 * 1024))
         mix.settings = dataclasses.replace(mix.settings, journal_backlog_bytes=backlog)
+    if not mix.calm:
+        rng = Random(f"stops {seed}")
+        mix.rates["stop at once"] = rng.choice((0.0, 0.0, 0.1, 0.6)) + 1e-9
     return mix
 
 
@@ -271,7 +272,8 @@ def _spoil(mix: Mix, rng: Random) -> None:
     mix.leave_share = rng.choice((0.0, 0.3))
     mix.deadly_share = max(mix.deadly_share, rng.choice((0.0, 0.02, 0.2)))
     mix.faults_s = rng.choice((3.0, 6.0, 12.0))
-    kinds = [kind for kind in FAULTS if kind not in ("take over", "fill disk")]  # those are for some farms
+    own = ("take over", "stop at once", "fill disk")  # they have their own dice
+    kinds = [kind for kind in FAULTS if kind not in own]
     for kind in rng.sample(kinds, rng.randint(0, len(kinds) // 2 + 1)):
         mix.rates[kind] = rng.choice((0.05, 0.2, 0.6)) * FAULTS[kind][1]
     theme = rng.choice((None, None, None, None, _slow_joins, _slow_clients, _lost_tunnels, _lost_thanks))
@@ -381,6 +383,16 @@ def drain_worker(farm: Farm) -> None:
         farm.after(back, partial(farm.start_worker, worker.name, after=worker))
 
 
+def stop_worker(farm: Farm) -> None:
+    """A second SIGTERM: it leaves with calls that run."""
+    worker = farm.rng.choice(list(farm.workers.values()))
+    if worker.alive and not worker.near:
+        worker.hand("call", "stop")
+        farm.leaving.append(worker)
+        back = farm.rng.random() * farm.mix.worker_back_s
+        farm.after(back, partial(farm.start_worker, worker.name, after=worker))
+
+
 def break_link(farm: Farm) -> None:
     link = _some_link(farm)
     if link is not None:
@@ -409,45 +421,6 @@ def overflow_link(farm: Farm) -> None:
         link.overflow()
 
 
-def rogue_speaks(farm: Farm) -> None:
-    """A peer with a key of its own talks about what is not its own: that must change nothing."""
-    rng = farm.rng
-    session = rng.choice(ROGUES[:2])
-    known = sorted(rng.choice((farm.books.living.values(), farm.books.granted)))
-    leases = rng.sample(known, min(3, len(known)))
-    tasks = [rng.randint(1, 50) for _ in range(3)]
-    reports = [m.Report(lease, rng.choice((m.VALUE, m.ERROR, m.LOST)), 10) for lease in leases]
-    said: list[tuple[m.Message, list[bytes]]] = [
-        (m.Hello(session, VERSIONS), []),
-        (m.Submit([m.Call(n + 1000, 0, 0) for n in range(2)], ["f"], 1), [b"f", b"s", b"1", b"2"]),
-        (m.Cancel(tasks), []),
-        (m.Ask(tasks), []),
-        (m.Forget(tasks), []),
-        (m.Pulse(1, 3), []),
-        (m.Listen([m.Listening(lease, 1 << 40, 0) for lease in leases]), []),
-        (m.Look(), []),
-        (m.Bye(), []),
-    ]
-    if session == "rogue worker":
-        held = [m.Held(lease, "nobody", rng.randint(1, 50), rng.random() < 0.5) for lease in leases]
-        farm.broker.arrived(session, m.Join(session, VERSIONS, 0, "host-r", 1, held), [])
-        said = [
-            (m.Beat(rng.randint(0, 3), leases, 0), []),
-            (m.Reports(reports), [b"forged"] * len(reports)),
-            (m.Return(leases), []),
-            (m.Began(leases), []),
-            (m.Streams([m.Streaming(lease, "nobody", 1) for lease in leases], leases), []),
-            *((m.Items(lease, 1, 1), [b"forged"]) for lease in leases),
-            (m.Room(0), []),
-            (m.Leave(), []),
-        ]
-    message, payload = rng.choice(said)
-    peer = session if rng.random() < 0.6 else rng.choice(ROGUES[:2])  # some in a role that is not theirs
-    if isinstance(message, m.Submit):
-        peer = ROGUES[2]  # it never says Hello, so nobody runs this
-    farm.broker.arrived(peer, message, payload)
-
-
 def _some_link(farm: Farm) -> Link | None:
     links = [process.link for process in farm.processes() if process.link is not None]
     links += [worker.link for worker in farm.all_workers()]  # more depends on these
@@ -469,6 +442,7 @@ FAULTS: dict[str, tuple[Callable[[Farm], None], float]] = {
     "rogue": (rogue_speaks, 4.0),
     "take over": (take_over, 1.0),
     "fill disk": (fill_disk, 1.0),
+    "stop at once": (stop_worker, 1.0),
 }
 """What can happen, and how often at rate one, per second of the faulty phase."""
 

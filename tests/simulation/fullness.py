@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ANSWERS: dict[type, tuple[type, ...]] = {
     m.Pulse: (m.Echo,),
     m.Why: (m.Reason,),
-    m.Hello: (m.Welcome, m.Refused),
+    m.Hello: (m.Welcome, m.Refused, m.Stranger),  # the last one to a task whose client is not back yet
     m.Join: (m.Welcome,),
 }
 """What the broker answers in the same turn, whether its disk is full or not."""

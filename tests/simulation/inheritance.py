@@ -28,12 +28,15 @@ class Inheritance:
     def __init__(self) -> None:
         super().__init__()
         self._speaker: dict[str, str] = {}
-        """The life that speaks for a job's session, where others did before it."""
+        """The life that speaks for a job's session."""
+        self._former: dict[str, set[str]] = {}
+        """Those that did before it."""
 
     def may_speak(self, session: str, life: str) -> bool:
         """The broker takes the word of this life for that of the session; the first one founds a job."""
         if session not in self.farm.broker.machine.clients:
             self._speaker.pop(session, None)
+            self._former.pop(session, None)
         return not life or self._speaker.setdefault(session, life) == life
 
     def speaks(self, client: ClientProcess) -> bool:
@@ -46,11 +49,16 @@ class Inheritance:
         if broker.stalled:
             return
         for session, client in broker.clients.items():
-            if client.job == message.job and self._speaker.get(session) != message.life:
+            if client.job != message.job or self._speaker.get(session) == message.life:
+                continue
+            if message.life in self._former.get(session, ()):
+                self.farm.story.probe("asked twice, and taken over in between")
+            else:
                 self._hand_over(session, message.life)
 
     def _hand_over(self, session: str, life: str) -> None:
         self.farm.story.probe("a job is taken over")
+        self._former.setdefault(session, set()).add(self._speaker.get(session, ""))
         self._speaker[session] = life
         known = self.known[session]
         self.by_peer.pop(known.peer, None)
@@ -60,6 +68,7 @@ class Inheritance:
         """A broker that died before it wrote who speaks for a job does not know it."""
         if self.farm.disk is not None:
             self._speaker = dict(self.farm.disk.lives)
+            self._former = {session: set(former) for session, former in self.farm.disk.former.items()}
 
     def goes_on(self, session: str) -> bool:
         """The client has left, and its tasks outlive it."""

@@ -141,6 +141,7 @@ MUTANTS = [
         "False",
     ),
     Mutant("returned, and in doubt for ever", "give_back", "self._spend(task, 0)", "pass"),
+    Mutant("stopped, and nothing had begun", "_flush", "Leave(given)", "Leave()"),
     # jobs
     Mutant("the dead go on submitting", "_on_attach", "if client.peer is not None:", "if False:"),
     Mutant("a job has two speakers", "_on_hello", "client.life != message.life", "False"),

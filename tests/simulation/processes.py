@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.children import Children
 from tests.simulation.disk import DiskFull
-from tests.simulation.faults import VERSIONS
 from tests.simulation.network import Link
 from tests.simulation.people import Task
+from tests.simulation.rogues import VERSIONS
 from zfarm import messages as m
 from zfarm.core.broker import Broker
 from zfarm.core.client import Client
@@ -178,7 +178,11 @@ class BrokerProcess(Process):
         if kind == "message":
             _, peer, message, payload = entry
             if isinstance(message, m.Tunnel):
-                peer, (message, payload) = (peer, message.channel), payload
+                worker, channel, owner, (message, payload) = peer, message.channel, message.owner, payload
+                if not isinstance(message, m.Hello) or self.farm.books.may_tunnel(worker, owner, message):
+                    self.farm.books.heard((worker, channel), message)
+                self.machine.tunnelled(worker, channel, owner, message, payload, clock)
+                return
             if isinstance(message, m.TunnelClosed):
                 self.farm.books.gone((peer, message.channel))
                 self.machine.gone((peer, message.channel), clock)
@@ -289,7 +293,10 @@ class WorkerProcess(Process):
             else:
                 getattr(self.machine, name)(*arguments, clock)
         elif kind == "tunnel":
-            self.link.send(*entry[1:])
+            message, payload = entry[1:]
+            if isinstance(message, m.Tunnel):
+                message = m.Tunnel(message.channel, self.machine.owner_of(message.channel))
+            self.link.send(message, payload)
 
     def perform(self, action: m.Action) -> None:
         farm = self.farm
@@ -417,6 +424,11 @@ class ClientProcess(Process):
             self.machine.adopt(action.session, farm.books.taken_over(self, action.tasks))
             for entry in self._later:
                 self.hand(*entry)
+        elif isinstance(action, m.Rejected) and self.tunnel is not None:
+            farm.story.probe("a client in a child whose owner has left is refused")
+            assert action.code == "AccessDenied", action
+            self.die()
+            farm.books.client_died(self)
         elif isinstance(action, m.Rejected):
             self.over = True
             self.die()

@@ -58,6 +58,7 @@ RARE = [
     "running told",
     "says hello again",
     "set aside",
+    "stopped at once",
     "Unknown",
     "a stream begins anew",
     "a stream ends",

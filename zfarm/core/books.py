@@ -157,6 +157,7 @@ class ClientRecord:
         "bytes",
         "ended",
         "ended_count",
+        "former",
         "heard_at",
         "held",
         "host",
@@ -194,6 +195,7 @@ class ClientRecord:
         self.job = job  # its tasks outlive it under this name; empty: they do not
         self.life = ""  # of a job: who speaks for it, and nobody else does
         self.lives = 0  # that have spoken for it before
+        self.former: tuple[str, ...] = ()  # the last of them
         self.held = False  # after a restart of the broker: granted nothing until its workers could return
         self.heard_at = now
         self.away = False

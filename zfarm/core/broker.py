@@ -19,7 +19,7 @@ from msgspec import structs
 from zfarm.core import dispatch, pictures, placing, why
 from zfarm.core.aside import Aside
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
-from zfarm.core.greeting import LOCAL, book_key
+from zfarm.core.greeting import LOCAL, book_key, principal_of
 from zfarm.core.invariants import check_books
 from zfarm.core.ledger import outcome_of
 from zfarm.core.machine import NOW
@@ -139,6 +139,32 @@ class Broker(Reception):
                 self._refuse(peer, "ProtocolError", f"{kind.__name__} is not for a {type(record).__name__}")
             else:
                 handler(record, message, payload, now)
+
+    def tunnelled(
+        self, worker: Peer, channel: int, owner: str, message: Message, payload: Payload, now: float
+    ) -> None:
+        """Note what a client in child ``channel`` of a worker says, in the name of ``owner``.
+
+        The key of a worker allows to submit nothing: but for clients whose calls it was given, and it can
+        name the session of no other. They are that client's tasks, and it sees what that client may see.
+        """
+        peer = (worker, channel)
+        self.deadline = NOW
+        known = self.peers.get(peer)
+        principal = principal_of(known.session if known is not None else owner)
+        returns = isinstance(message, Hello) and book_key(principal, message.session) in self.clients
+        if known is not None and not isinstance(message, Hello | Attach):
+            self.receive(peer, message, payload, now, principal)
+        elif not isinstance(self.peers.get(worker), WorkerRecord):
+            self._strangers[peer] = None
+        elif isinstance(message, Attach) or (isinstance(message, Hello) and message.job):
+            self._refuse(peer, "AccessDenied", "a task cannot have a job: its program can")
+        elif known is not None or returns or owner in self.clients:
+            self.receive(peer, message, payload, now, principal)
+        elif now - self.started_at < self.limits.client_lost_after_s + self.limits.client_grace_s:
+            self._strangers[peer] = None  # the client itself may come back to a new broker later than we
+        elif not isinstance(message, Bye):
+            self._refuse(peer, "AccessDenied", "the client whose call this is has left")
 
     def restore(self, pairs: Iterable[tuple[Record, Payload]], now: float) -> None:
         """Take over what the journal of an earlier life holds, before anything else happens.
@@ -333,9 +359,11 @@ class Broker(Reception):
 
     def _on_leave(self, worker: WorkerRecord, message: Leave, payload: Payload, now: float) -> None:
         self.tell("info", f"worker {worker.short_name} left")
-        for task in list(reversed(worker.leases.values())):  # granted while it was leaving: it holds nothing
-            self.give_back(task)
-        self.drop_worker(worker, "the worker left")
+        begun = set(message.leases)
+        for lease, task in list(reversed(worker.leases.items())):
+            if lease not in begun:  # it was still waiting, or granted while the worker was leaving
+                self.give_back(task)
+        self.drop_worker(worker, f"worker {worker.short_name} was stopped")
 
     def drop_worker(self, worker: WorkerRecord, why: str) -> None:
         """Forget a worker; its leases are void, and their tasks lose an attempt."""

@@ -48,7 +48,7 @@ class Brood:
         self._host = host
         self._pid = pid
         self._limits = limits
-        self._draining = False
+        self._draining = self._stopping = False
         self._leases: dict[int, Duty] = {}
         self._queue: deque[Duty] = deque()
         self._short: deque[Duty] = deque()  # for which resources are missing: somebody still has them

@@ -77,6 +77,7 @@ class Kid:
         "limited",
         "number",
         "overshot",
+        "owner",
         "proven",
         "realm",
         "runs",
@@ -94,6 +95,7 @@ class Kid:
     def __init__(self, number: int) -> None:
         self.number = number
         self.realm = ""  # of a fresh one
+        self.owner = ""  # the client whose realm that is
         self.setup = b""
         self.sent: deque[Duty] = deque()
         self.runs: deque[int] = deque()  # the last call of each message in the pipe
@@ -149,6 +151,7 @@ class Kid:
     def adopt(self, duty: Duty) -> bool:
         """Take on the setup of ``duty``; True if the child must be told."""
         self.realm = duty.realm
+        self.owner = duty.owner
         self.tasks_max = duty.tasks_max
         if self.setup == duty.setup:
             return False

@@ -7,6 +7,7 @@ The broker's machine (zfarm.core.broker) is the ledger of one farm that listens 
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from typing import Final
 
 from zfarm.core.books import ANY_LEASE, Amounts, ClientRecord, Function, Functions, Task, WorkerRecord
 from zfarm.core.deaths import with_death
@@ -54,6 +55,10 @@ def outcome_of(task: Task, kind: int, report: Report) -> Outcome:
     deaths = task.deaths if report.fate is None else with_death(task.deaths, report.fate)
     lease = report.lease if report.emitted or report.filed else 0
     return Outcome(task.number, kind, report.run_us, deaths, task.tries, lease, report.emitted, report.filed)
+
+
+FORMER_MAX: Final = 16
+"""Lives of a job that are remembered as taken over: what they still say must not take it back."""
 
 
 class Ledger:
@@ -119,7 +124,7 @@ class Ledger:
                     record.client, None, record.host, record.pid, record.name, record.job, now
                 )
                 known.books = record.books
-            known.life, known.lives = record.life, record.lives
+            known.life, known.lives, known.former = record.life, record.lives, record.former
             return
         client = self.clients.get(record.client)
         if client is None:
@@ -164,6 +169,8 @@ class Ledger:
 
     def hand_over(self, client: ClientRecord, life: str) -> None:
         """From now on this life speaks for the client, and for its job if it has one."""
+        if client.life:
+            client.former = (*client.former, client.life)[-FORMER_MAX:]
         client.life = life
         if self.stalled:  # many may come and go meanwhile
             client.unrecorded = True
@@ -174,8 +181,8 @@ class Ledger:
         """Record who this client is."""
         client.unrecorded = False
         host, pid, name, job = client.host, client.pid, client.name, client.job
-        enrolled = Enrolled(client.session, host, pid, name, job, client.books, client.life, client.lives)
-        self.records.append((enrolled, ()))
+        now = client.books, client.life, client.lives, client.former
+        self.records.append((Enrolled(client.session, host, pid, name, job, *now), ()))
 
     def accept(
         self,
@@ -303,12 +310,20 @@ class Ledger:
         """The worker of this task is lost; should it come back with the lease, it may go on. A task that was
         not known to run there is not blamed, unless that happens to it again and again."""
         lease = task.lease
+        if self.unsaid(task):
+            self.give_back(task)
+            return
         if task.began or task.once or task.losses >= self.limits.unstarted_losses_max:
             self.attempt_lost(task, fate)
         else:
             task.losses += 1
             self.give_back(task)
         task.lease = lease
+
+    def unsaid(self, task: Task) -> bool:
+        """This task may begin once only, and that it may is not written, so that its worker was not told."""
+        lease = task.lease
+        return task.once and any(type(one) is Begun and one.lease == lease for one, _ in self.records)
 
     def requeue(self, task: Task, behind: int = 0) -> None:
         """Put a task to the front of its client's queue, ``behind`` so many others."""

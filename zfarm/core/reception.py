@@ -103,7 +103,7 @@ class Reception(Ledger):
             name, job = message.name, message.job
             client = self.enroll(key, None, message.host, message.pid, name, job, now, message.life)
         if client.life != message.life:
-            self._refuse(peer, "JobTakenOver", f"job {client.job!r} was taken over by another program")
+            self._taken_over(peer, client)
             return
         client.ended, client.booked, client.unknown = (
             [],
@@ -130,6 +130,9 @@ class Reception(Ledger):
                 return client
         return None
 
+    def _taken_over(self, peer: Peer, client: ClientRecord) -> None:
+        self._refuse(peer, "JobTakenOver", f"job {client.job!r} was taken over by another program")
+
     def _on_attach(self, peer: Peer, message: Attach, now: float, principal: str) -> None:
         if not self._fits(peer, message.versions):
             return
@@ -139,6 +142,9 @@ class Reception(Ledger):
         own = {key: client for key, client in self.clients.items() if principal_of(key) == principal}
         for key, client in own.items():
             if client.job == message.job:
+                if message.life in client.former:  # it asked twice, and another one came in between
+                    self._taken_over(peer, client)
+                    return
                 if client.life != message.life:
                     highest = max(client.tasks, default=0)
                     client.lives = max(client.lives, highest // LIFE_TASKS) + 1
@@ -334,3 +340,7 @@ class Reception(Ledger):
             if record is not None:
                 record.peer = None
                 self.deadline = NOW
+            if isinstance(record, WorkerRecord):  # what waits to be granted there would never be
+                for task in record.granted:
+                    if task.worker is record and self.unsaid(task):
+                        self.give_back(task)

@@ -267,9 +267,19 @@ class Worker(Brood):
         """Fresh vital stats, to go with the next beat."""
         self._vitals = vitals
 
+    def owner_of(self, child: int) -> str:
+        """The client whose calls run in that child; empty: none has yet."""
+        kid = self._kids.get(child)
+        return kid.owner if kid is not None else ""
+
     def drain(self, now: float) -> None:
         """Take nothing more, return what has not started, finish the rest, and leave."""
         self._draining = True
+        self.deadline = NOW
+
+    def stop(self, now: float) -> None:
+        """Leave at once: what children have been given ends with them, and counts as begun."""
+        self._draining = self._stopping = True
         self.deadline = NOW
 
     # ------------------------------------------------------------ the machine
@@ -291,7 +301,7 @@ class Worker(Brood):
                 self._feed(now)
             self._retire_kids()
             if not self._joined:
-                if self._draining and not self._leases and not self._owed:
+                if self._stopping or (self._draining and not self._leases and not self._owed):
                     self._over = True
                     self._actions.append(Finished())
                 else:
@@ -469,9 +479,10 @@ class Worker(Brood):
         if room != self._room_told:
             self._room_told = room
             send(Send(BROKER, Room(room, self._waiting())))
-        if self._draining and not (self._leases or self._owed or self._outflow.wanted):
+        if self._stopping or (self._draining and not (self._leases or self._owed or self._outflow.wanted)):
             self._over = True
-            send(Send(BROKER, Leave()))
+            given = [duty.lease for duty in self._leases.values() if duty.kid is not None]
+            send(Send(BROKER, Leave(given)))
             send(Finished())
         elif now >= self._beat_at:
             self._beat_at = now + limits.beat_interval_s

@@ -12,16 +12,20 @@ import pickle
 import sys
 import types
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import cloudpickle.cloudpickle as cloud
 
 from zfarm.edge import homes, shipments, watch
+from zfarm.edge.cargo import Apart, Cargo, Large, large, small, start_again
 from zfarm.edge.culprits import not_portable
 from zfarm.edge.origins import by_reference, place_in_home
 from zfarm.errors import NotPortable
 from zfarm.messages import Blob
+
+if TYPE_CHECKING:
+    from zfarm.edge.stowage import Stowage
 
 __all__ = ["Function", "Portable", "Special", "open_blob", "open_table", "opened"]
 
@@ -36,6 +40,8 @@ class Portable:
     """Pickles the calls of one client. Any thread may use it."""
 
     def __init__(self) -> None:
+        self.stowage: Stowage | None = None
+        """Where large arguments go, if they need not travel."""
         self._memo: dict[object, _Memo] = {}
 
     def encode_function(
@@ -67,13 +73,21 @@ class Portable:
         """The body of one call. ``function`` is asked for the names of its parameters if something is wrong.
 
         Raises:
-            NotPortable: an argument cannot be pickled; the text says which and where in it.
+            NotPortable: an argument cannot be pickled; the text says which and where in it. Or it is a
+                future, which cannot be sent, but its result can: then it ``has_futures``.
         """
         try:
-            return _encode([args, kwargs] if kwargs else args)
+            return self._load([args, kwargs] if kwargs else args)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            futures = _modules.get("concurrent.futures._base")
+            if futures is not None and any(
+                isinstance(arg, futures.Future) for arg in (*args, *kwargs.values())
+            ):
+                refusal = NotPortable(str(error))
+                refusal.has_futures = True
+                raise refusal from error
             raise not_portable(_arguments(function, args, kwargs), error) from error
 
     def encode_batch(self, star: bool, items: Sequence[Any], first: int = 0) -> bytes:
@@ -83,7 +97,7 @@ class Portable:
             NotPortable: an item cannot be pickled; the text says which and where in it.
         """
         try:
-            return _encode((star, items))
+            return self._load((star, items))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -103,6 +117,36 @@ class Portable:
         except BaseException as error:
             named = [("initializer", function), *((f"initargs[{n}]", arg) for n, arg in enumerate(args))]
             raise not_portable(named, error) from error
+
+    def encode_object(self, thing: Any) -> bytes:
+        """The blob of an object that is to be shared.
+
+        Raises:
+            NotPortable: it cannot be pickled; the text says where in it.
+        """
+        try:
+            return self._load(thing)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise not_portable([("the object", thing)], error) from error
+
+    def drop(self, body: bytes) -> None:
+        """This body will not be sent."""
+        if self.stowage is not None and isinstance(body, Cargo) and body.hold is not None:
+            self.stowage.ended(body.hold, ())
+
+    def _load(self, thing: Any) -> bytes:
+        """Pickle what is for one call; its large parts are stowed."""
+        stowage = self.stowage
+        if stowage is None or not stowage.on:
+            return _encode(thing)
+        try:
+            data = _encode(thing, large)
+        except Large:
+            collector = Apart()
+            return stowage.stow(_encode(thing, collector), collector.buffers)
+        return data if small(len(data)) else stowage.stow(data, ())
 
     def _remember(self, key: object, function: Any, blob: bytes) -> None:
         memo = _Memo.of(key, function, blob, self._memo)
@@ -174,21 +218,27 @@ class _Memo:
         )
 
 
-def _encode(thing: Any) -> bytes:
-    """Pickle in C where that is right, with the definitions of a home where it is not."""
+def _encode(thing: Any, callback: Any = None) -> bytes:
+    """Pickle in C where that is right, with the definitions of a home where it is not. ``callback`` is asked
+    about buffers, as in pickle."""
     try:
-        data = pickle.dumps(thing, _PROTOCOL)
-    except KeyboardInterrupt:
+        data = pickle.dumps(thing, _PROTOCOL, buffer_callback=callback)
+    except (KeyboardInterrupt, Large):
         raise
     except BaseException:  # whatever it was, shipments.pack can do it or says why not
-        return shipments.pack(thing)
+        return _packed(thing, callback)
     if b"__main__" in data or _by_value:
-        return shipments.pack(thing)
+        return _packed(thing, callback)
     if "__mp_main__" in _modules and b"__mp_main__" in data:
-        return shipments.pack(thing)
+        return _packed(thing, callback)
     if "multiprocessing.managers" in _modules and b"RebuildProxy" in data:
-        return shipments.pack(thing)
+        return _packed(thing, callback)
     return data
+
+
+def _packed(thing: Any, callback: Any) -> bytes:
+    start_again(callback)
+    return shipments.pack(thing, callback)
 
 
 def _arguments(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -224,13 +274,13 @@ def open_table(blob: Blob) -> tuple[homes.Table, Blob]:
     return table, data
 
 
-def open_blob(blob: Blob) -> Any:
-    """What is in a blob, after its definitions were applied."""
+def open_blob(blob: Blob, buffers: Iterable[Any] = ()) -> Any:
+    """What is in a blob, after its definitions were applied; ``buffers`` are those of its pickle."""
     if blob[0] == _PICKLE_FIRST:
-        return pickle.loads(blob)
+        return pickle.loads(blob, buffers=buffers)
     table, data = open_table(blob)
     homes.ours.apply(table)
-    return pickle.loads(data)
+    return pickle.loads(data, buffers=buffers)
 
 
 _PICKLE_FIRST: Final = 0x80

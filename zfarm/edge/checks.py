@@ -184,6 +184,24 @@ def _starts(message: m.Starts, blobs: int) -> None:
     _number("seq", message.seq)
 
 
+def _need(message: m.Need, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _listed("sizes", message.sizes, settings.blobs_max)
+    _numbers("sizes", message.sizes, settings.payload_bytes_max)
+
+
+def _lent(message: m.Lent, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _listed("memory", message.memory, settings.blobs_max)
+    for one in message.memory:
+        _numbers("memory", [one.pid, one.fd, one.size, one.mark])
+
+
+def _released(message: m.Released, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _number("bytes of notes", len(message.notes), settings.header_bytes_max)
+
+
 def _nothing(message: object, blobs: int) -> None:
     _blobs(message, blobs, 0)
 
@@ -204,7 +222,7 @@ def _return(message: m.Return, blobs: int) -> None:
     _number("seen", message.seen)
 
 
-def _leases(message: m.Return | m.Revoke | m.Thanks, blobs: int) -> None:
+def _leases(message: m.Return | m.Revoke | m.Thanks | m.Leave, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _listed("leases", message.leases, settings.blobs_max)
     _numbers("leases", message.leases)
@@ -327,7 +345,7 @@ def _waiting(leases: Sequence[int]) -> None:
 
 def _vitals(v: m.Vitals) -> None:
     _real("a vital stat", v.cpu_percent, v.load_1m, v.swap_percent)
-    sizes = (v.memory_bytes, v.memory_available_bytes, v.disk_free_bytes, v.rss_bytes)
+    sizes = (v.memory_bytes, v.memory_available_bytes, v.disk_free_bytes, v.rss_bytes, v.shared_bytes)
     _numbers("vital stats", (*sizes, v.cpus, v.processes))
 
 
@@ -339,6 +357,7 @@ def _room(message: m.Room, blobs: int) -> None:
 
 def _tunnel(message: m.Tunnel, blobs: int) -> None:
     _number("channel", message.channel, COUNT_MAX)
+    _name("an owner", message.owner)
     if not blobs:
         raise Malformed("Tunnel without a frame")
 
@@ -487,7 +506,7 @@ CHECKS: Final[dict[type, Check]] = {
     m.Reports: _reports,
     m.Return: _return,
     m.Room: _room,
-    m.Leave: _nothing,
+    m.Leave: _leases,
     m.Tunnel: _tunnel,
     m.TunnelClosed: _tunnel_closed,
     m.Grants: _grants,
@@ -498,6 +517,10 @@ CHECKS: Final[dict[type, Check]] = {
     m.Dones: _dones,
     m.Starts: _starts,
     m.Waits: _nothing,
+    m.Need: _need,
+    m.Lent: _lent,
+    m.Released: _released,
+    m.Unshare: _nothing,
     m.Emits: _emits,
     m.Progress: _progress,
     m.Printed: _printed,

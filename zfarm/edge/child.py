@@ -16,10 +16,11 @@ from time import perf_counter
 from types import GeneratorType
 from typing import Any, Final
 
-from zfarm.edge import inside, upbringing, wire
-from zfarm.edge.callables import Function, open_blob, opened
+from zfarm.edge import inside, shared, upbringing, wire
+from zfarm.edge.callables import Function, opened
 from zfarm.edge.capture import Capture
 from zfarm.edge.fence import Fence
+from zfarm.edge.hatch import Hatch
 from zfarm.edge.homes import PROTOCOL
 from zfarm.edge.inside import Inside, Pipe, TunnelPort, current
 from zfarm.edge.outcomes import encode_error, encode_value, encode_values, forget_frames
@@ -37,8 +38,10 @@ from zfarm.messages import (
     ChildCall,
     Done,
     Dones,
+    Lent,
     Run,
     Starts,
+    Unshare,
 )
 from zfarm.settings import settings
 
@@ -65,6 +68,7 @@ class Child:
         self._here = here
         self._realm = Realm()
         self._capture = capture
+        self._hatch = Hatch(pipe)
         self._fence = Fence()
         self._flush = here.finish
         self._dones: list[Done] = []
@@ -74,7 +78,7 @@ class Child:
         """Run what comes until the worker closes the pipe; the exit code."""
         try:
             while True:
-                messages = self._pipe.receive()
+                messages, self._hatch.early = self._hatch.early or self._pipe.receive(), []
                 if messages is None:
                     return 0
                 for frames in messages:
@@ -88,8 +92,17 @@ class Child:
                 _say(f"zfarm child {os.getpid()}: lost its pipe: {error}\n")
             return PIPE_LOST
 
+    def forks(self) -> None:
+        """A task forks this process."""
+        self._hatch.forked()
+
     def _take(self, frames: Frames) -> None:
         message, blobs = wire.to_child.decode(frames)
+        if isinstance(message, Lent):
+            return  # to a call that was interrupted while it waited for it
+        if isinstance(message, Unshare):
+            shared.forget(message.key)
+            return
         if not isinstance(message, Run):
             raise Malformed(f"{type(message).__name__} on the pipe of a child")
         first_body = message.functions
@@ -97,6 +110,7 @@ class Child:
             self._realm.adopt(blobs[message.functions])
             self._fence.settle()
             self._here.setup = self._realm.setup
+            self._hatch.open = self._realm.setup is not None and self._realm.setup.segments
             first_body += 1
         else:
             self._realm.return_home()
@@ -137,6 +151,9 @@ class Child:
                 self._fence.lift()
             if self._capture.printed:
                 self._capture.settle()
+            if self._hatch.busy:
+                blob = self._hatch.finish(blob)
+                size = _ANSWER_BYTES  # it is answered now
             now = perf_counter()
             spent = now - began
             began = now
@@ -159,7 +176,7 @@ class Child:
             target: Any = function.ready()
             if function.output != self._capture.mode:
                 self._capture.become(function.output)
-            args = _loads(body) if body[0] == _PICKLE_FIRST else open_blob(body)
+            args = _loads(body) if body[0] == _PICKLE_FIRST else self._hatch.arguments(body)
         except BaseException as error:
             return self._failed(self._fence.judged(error) or opened(error, self._realm.host))
         del body
@@ -167,7 +184,7 @@ class Child:
         try:
             self._here.batch = items > 0
             if items:
-                kind, blob = _run_batch(function, self._fence, target, *args)
+                kind, blob = _run_batch(function, self._fence, self._hatch, target, *args)
             else:
                 if type(args) is tuple:
                     value = target(*args)
@@ -176,7 +193,10 @@ class Child:
                 del args
                 if type(value) is GeneratorType:
                     value = self._emit_all(value)
-                kind, blob = VALUE, _dumps(value, PROTOCOL) if type(value) in _PLAIN else encode_value(value)
+                if type(value) in _PLAIN:
+                    kind, blob = VALUE, _dumps(value, PROTOCOL)
+                else:
+                    kind, blob = VALUE, self._hatch.encode(encode_value, value)
                 del value
             self._flush()  # what it emitted comes before its end
         except BaseException as error:  # sys.exit() and KeyboardInterrupt are outcomes of a task
@@ -227,7 +247,9 @@ class Child:
 _PLAIN: Final = frozenset((type(None), bool, int, float, complex))
 
 
-def _run_batch(retrying: Function, fence: Fence, function: Any, star: bool, items: Any) -> tuple[int, bytes]:
+def _run_batch(
+    retrying: Function, fence: Fence, hatch: Hatch, function: Any, star: bool, items: Any
+) -> tuple[int, bytes]:
     """Run a function over items; an item that fails costs the loop one restart. One that is alone may be run
     again."""
     alone = len(items) == 1
@@ -252,7 +274,7 @@ def _run_batch(retrying: Function, fence: Fence, function: Any, star: bool, item
             forget_frames(error)
             append(None)
     item = rest = items = None
-    kind, blob = encode_values(values, errors)
+    kind, blob = hatch.encode(encode_values, values, errors)
     return (AGAIN if again else kind), blob
 
 
@@ -282,5 +304,5 @@ def main(parent: int, pipe_fd: int, tunnel_fd: int, page_fd: int, out_fd: int, e
         pipe.close()
         tunnel.close()
 
-    os.register_at_fork(after_in_child=leave)
+    os.register_at_fork(after_in_child=leave, after_in_parent=child.forks)
     return child.serve()

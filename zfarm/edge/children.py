@@ -22,6 +22,7 @@ from zfarm.edge import wire
 from zfarm.edge.descriptors import allow_descriptors
 from zfarm.edge.fates import failure_of, fate_of, starved, unborn
 from zfarm.edge.kid import Kid
+from zfarm.edge.lender import Lender
 from zfarm.edge.listener import Listener, Sources
 from zfarm.edge.nursery import Forked, Gone, Nursery, Report
 from zfarm.edge.ooms import Ooms
@@ -36,9 +37,14 @@ from zfarm.messages import (
     Dones,
     Emits,
     Left,
+    Lent,
+    Message,
+    Need,
     Progress,
+    Released,
     Run,
     Starts,
+    Unshare,
     Waits,
 )
 from zfarm.settings import Settings, settings
@@ -76,6 +82,8 @@ class Children:
         self._speaker = Speaker()
         self._muted: list[Kid] = []  # they say more on stderr than is taken off us
         self.ooms = Ooms()
+        self.lender: Lender | None = None
+        """Who lends them shared memory for results; None: nobody."""
         self._closed = False
         self.deadline = inf
         allow_descriptors()
@@ -298,7 +306,7 @@ class Children:
                 return
             if dones:
                 kid.last_done = dones[-1].seq
-            self._listener.child_reported(kid.number, dones, payload, now)
+            self._listener.child_reported(kid.number, dones, self._laden(kid, payload), now)
         elif isinstance(message, Starts):
             self._listener.child_starts(kid.number, message.seq, now)
         elif isinstance(message, Emits):
@@ -306,6 +314,11 @@ class Children:
             emitted(kid.number, message.seq, payload, message.latest, message.files, now)
         elif isinstance(message, Progress):
             self._listener.child_advanced(kid.number, message, now)
+        elif isinstance(message, Need):
+            self._lend(kid, message)
+        elif isinstance(message, Released):
+            if self.lender is not None:
+                self.lender.note(message.notes)
         elif isinstance(message, Waits):
             self._listener.child_waits(kid.number, message.waiting, now)
         else:
@@ -328,9 +341,28 @@ class Children:
         new = [(done, blob) for done, blob in results if kid.last_done < done.seq <= kid.last_seq]
         if new:
             kid.last_done = new[-1][0].seq
-            self._listener.child_reported(
-                kid.number, [done for done, _ in new], [blob for _, blob in new], now
-            )
+            blobs = self._laden(kid, [blob for _, blob in new])
+            self._listener.child_reported(kid.number, [done for done, _ in new], blobs, now)
+
+    def unshare(self, key: bytes) -> None:
+        """Tell all children that nobody refers to this shared object any more."""
+        for kid in list(self._kids.values()):
+            if kid.open:
+                self._say(kid, Unshare(key))
+
+    def _laden(self, kid: Kid, payload: Sequence[Blob]) -> Sequence[Blob]:
+        return payload if self.lender is None else self.lender.reported(kid.number, payload)
+
+    def _lend(self, kid: Kid, need: Need) -> None:
+        lent = Lent([]) if self.lender is None else self.lender.lend(kid.number, need.sizes)
+        self._say(kid, lent)
+
+    def _say(self, kid: Kid, message: Message) -> None:
+        try:
+            if not kid.outbox.add(wire.encode(message)):
+                self._watch(kid)
+        except OSError:
+            self._expect_end(kid)
 
     def _drain(self, kid: Kid, most: float = inf) -> None:
         """Read all that is there; ``most`` readings of a child that may go on writing."""
@@ -476,6 +508,8 @@ class Children:
         self._close_tunnel(kid)
         for source in kid.taps.sources:
             self._sources.remove_source(source)
+        if self.lender is not None:
+            self.lender.died(kid.number)
         kid.taps.close()
         kid.pipe.close()
         kid.tunnel.close()

@@ -185,8 +185,8 @@ def with_slots(cls: type, maker: Any, args: tuple[Any, ...], state: Any) -> tupl
 class ToClient(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles for the client: what came from there goes back as its own, what was made here goes by value."""
 
-    def __init__(self, file: Any) -> None:
-        super().__init__(file, protocol=PROTOCOL)
+    def __init__(self, file: Any, callback: Any = None) -> None:
+        super().__init__(file, protocol=PROTOCOL, buffer_callback=callback)
 
     def reducer_override(self, thing: Any) -> Any:
         """Called for everything but numbers, strings and plain containers."""
@@ -218,10 +218,10 @@ def _tracker_id(cls: type) -> str:
     return tracker
 
 
-def dump_to_client(thing: Any) -> bytes:
-    """Pickle one thing for the client."""
+def dump_to_client(thing: Any, callback: Any = None) -> bytes:
+    """Pickle one thing for the client; ``callback`` is asked about its buffers, as in pickle."""
     with io.BytesIO() as file:
-        ToClient(file).dump(thing)
+        ToClient(file, callback).dump(thing)
         return file.getvalue()
 
 

@@ -9,13 +9,13 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from zfarm.edge import wire
 from zfarm.edge.emitter import Emitter
 from zfarm.edge.page import ChildPage
 from zfarm.edge.pipe import Frames, Outbox, Reader, send_all
-from zfarm.messages import Blob, Message, Setup, Waits
+from zfarm.messages import Blob, Message, Released, Setup, Waits
 
 __all__ = ["Inside", "TunnelPort", "current"]
 
@@ -114,6 +114,11 @@ class Inside:
             self.endings.pop()()
         self.emitter.flush()
         self.filer.flush()
+
+    def release(self, notes: bytes) -> None:
+        """Tell the worker of results in shared memory that a client here does not need any more."""
+        with suppress(OSError):  # it is gone, and so is the memory
+            self._pipe.send(Released(notes))
 
     @contextmanager
     def waits(self) -> Iterator[None]:

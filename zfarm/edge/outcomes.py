@@ -10,11 +10,12 @@ from __future__ import annotations
 import pickle
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final
 
 from zfarm.edge import homes
+from zfarm.edge.cargo import Cargo, Large, start_again
 from zfarm.edge.culprits import not_portable
 from zfarm.errors import NotPortable, RemoteError, RemoteTraceback
 from zfarm.messages import MIXED, VALUE, Blob
@@ -31,23 +32,24 @@ NOTHING: Final = pickle.dumps(None, _PROTOCOL)
 # ---------------------------------------------------------------- in the child
 
 
-def encode_value(value: Any) -> bytes:
-    """The blob of a value.
+def encode_value(value: Any, callback: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
+    """The blob of a value; ``callback`` is asked about its buffers, as in pickle.
 
     Raises:
         NotPortable: it cannot be pickled; the text says where in it.
     """
     try:
-        data = pickle.dumps(value, _PROTOCOL)
+        data = pickle.dumps(value, _PROTOCOL, buffer_callback=callback)
         if b"__main__" not in data:
             return data
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Large):
         raise
     except BaseException:  # whatever it was, ToClient can do it or says why not
         data = b""
+    start_again(callback)
     try:
-        return homes.dump_to_client(value)
-    except KeyboardInterrupt:
+        return homes.dump_to_client(value, callback)
+    except (KeyboardInterrupt, Large):
         raise
     except BaseException as error:
         raise not_portable([("the value", value)], error, homes.dump_to_client) from error
@@ -63,15 +65,19 @@ def encode_error(error: BaseException, skip: int = 0) -> bytes:
     return pickle.dumps((name, summary, text, _encode_exception(error)), _PROTOCOL)
 
 
-def encode_values(values: list[Any], errors: dict[int, bytes]) -> tuple[int, bytes]:
+def encode_values(
+    values: list[Any],
+    errors: dict[int, bytes],
+    callback: Callable[[pickle.PickleBuffer], bool] | None = None,
+) -> tuple[int, bytes]:
     """Kind and blob of a batch; ``errors`` has the blobs of the items that failed, by index.
 
     An item that cannot be pickled becomes an error, and harms no other.
     """
     try:
         if not errors:
-            return VALUE, encode_value(values)
-        return MIXED, encode_value((values, errors))
+            return VALUE, encode_value(values, callback)
+        return MIXED, encode_value((values, errors), callback)
     except NotPortable:
         pass  # one of them: the others go home
     kept = list(values)
@@ -82,7 +88,8 @@ def encode_values(values: list[Any], errors: dict[int, bytes]) -> tuple[int, byt
         except NotPortable as error:
             kept[n] = None
             errors[n] = encode_error(error)
-    return MIXED, encode_value((kept, errors))
+    start_again(callback)
+    return MIXED, encode_value((kept, errors), callback)
 
 
 def _encode_exception(error: BaseException) -> bytes:
@@ -204,7 +211,7 @@ def decode_outcome(kind: int, blob: Blob) -> tuple[Any, BaseException | None]:
     if kind != VALUE:
         return None, _decode_error(blob)
     try:
-        return pickle.loads(blob), None
+        return blob.load() if isinstance(blob, Cargo) else pickle.loads(blob), None
     except BaseException as error:
         _let_through(error)
         return None, _unreadable(error)

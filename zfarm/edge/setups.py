@@ -32,11 +32,15 @@ class Setups:
         self._known: tuple[bytes, list[str], dict[Any, Any], bytes] = (b"", [], {}, b"")
 
     @classmethod
-    def fresh(cls, session: str, initializer: bytes = b"", max_tasks_per_child: int = 0) -> Setups:
-        """Setups of a realm of its own. ``initializer`` as zfarm.edge.callables encodes it."""
+    def fresh(
+        cls, session: str, initializer: bytes = b"", max_tasks_per_child: int = 0, segments: bool = False
+    ) -> Setups:
+        """Setups of a realm of its own. ``initializer`` as zfarm.edge.callables encodes it; with ``segments``
+        results may be in shared memory."""
         digest = hashlib.blake2b(initializer, digest_size=8).hexdigest() if initializer else "-"
         realm = f"{session}/{digest}"
-        return cls(Setup(realm, "", (), initializer=initializer, max_tasks_per_child=max_tasks_per_child))
+        template = Setup(realm, "", (), "", "", initializer, max_tasks_per_child, segments=segments)
+        return cls(template)
 
     @property
     def max_tasks_per_child(self) -> int:

@@ -34,10 +34,11 @@ _NEVER: Final = frozenset({"__builtins__", "__spec__", "__loader__", "__cached__
 _ALWAYS: Final = ("__package__", "__file__")  # relative imports and Path(__file__) work in a child
 
 
-def pack(thing: Any) -> bytes:
-    """Pickle one thing for a child, with the definitions that it needs."""
+def pack(thing: Any, callback: Any = None) -> bytes:
+    """Pickle one thing for a child, with the definitions that it needs; ``callback`` is asked about its
+    buffers, as in pickle."""
     shipment = Shipment()
-    data = shipment.dump(thing)
+    data = shipment.dump(thing, callback=callback)
     table = shipment.table()
     return SHIPMENT + pickle.dumps((table, data), homes.PROTOCOL) if table else data
 
@@ -58,10 +59,10 @@ class Shipment:
         if name not in _NEVER and name in sys.modules[home].__dict__:
             self._wanted[home, name] = None
 
-    def dump(self, thing: Any, defining: Key | None = None) -> bytes:
+    def dump(self, thing: Any, defining: Key | None = None, callback: Any = None) -> bytes:
         """Pickle one thing; what it needs of a home is wanted from now on."""
         with io.BytesIO() as file:
-            ToChild(file, self, defining).dump(thing)
+            ToChild(file, self, defining, callback).dump(thing)
             return file.getvalue()
 
     def table(self) -> Table:
@@ -125,8 +126,10 @@ _definitions: dict[Key, _Definition] = {}
 class ToChild(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles for a child: by reference what can be imported or stands in a home, by value the rest."""
 
-    def __init__(self, file: Any, shipment: Shipment, defining: Key | None = None) -> None:
-        super().__init__(file, protocol=homes.PROTOCOL)
+    def __init__(
+        self, file: Any, shipment: Shipment, defining: Key | None = None, callback: Any = None
+    ) -> None:
+        super().__init__(file, protocol=homes.PROTOCOL, buffer_callback=callback)
         self._shipment = shipment
         self._defining = defining
 

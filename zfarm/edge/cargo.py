@@ -1,0 +1,202 @@
+"""Pickles whose large parts are in shared memory: how they are packed, and opened again; it owns no segment.
+
+    b"S", number of tokens, the tokens of the segments, pickle of (kept, parts, data)
+
+``parts`` are what the pickle ``data`` takes as its buffers, each a reference to a segment, or the bytes
+themselves where there was no room for one. ``data`` may be a reference, too. ``kept`` are tokens of segments
+that whoever packed this has still mapped: with an outcome those of its arguments. The tokens in front are for
+the worker, which reads no pickle.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeAlias
+
+from zfarm.edge.segments import TOKEN_BYTES, Ref, area_of, bytes_of
+from zfarm.messages import Blob
+from zfarm.settings import settings
+
+__all__ = [
+    "CARGO",
+    "Apart",
+    "Cargo",
+    "Large",
+    "Mapped",
+    "Part",
+    "is_cargo",
+    "large",
+    "opened_cargo",
+    "pack",
+    "small",
+    "start_again",
+    "tokens_of",
+    "unpacked",
+    "weigh",
+]
+
+CARGO: Final = b"S"
+"""The first byte of such a blob."""
+Part: TypeAlias = Ref | bytes
+_HEAD: Final = struct.Struct("<cI")
+_FROM_BYTES: Final = settings.shared_from_bytes
+
+
+class Cargo(bytes):
+    """A blob with what belongs to it: what it has in shared memory, and who must be told of its end."""
+
+    hold: Any = None
+    """Dies with it."""
+    kept: Sequence[bytes] = ()
+    """Tokens of segments that its sender has still mapped."""
+    weight = 0
+    """Bytes of all that it stands for."""
+    buffers: Sequence[Any] = ()
+    """What its pickle takes for its buffers."""
+    data: Any = None
+    """The pickle, if that is not what the blob itself is."""
+
+    def load(self, loads: Callable[..., Any] = pickle.loads) -> Any:
+        """What is in it; once, since it belongs to whoever gets it then."""
+        buffers, self.buffers = self.buffers, ()
+        data, self.data = self.data, None
+        return loads(self if data is None else data, buffers=buffers)
+
+
+class Large(Exception):
+    """Something to be pickled has a large buffer: it is to be pickled apart."""
+
+
+def large(buffer: pickle.PickleBuffer) -> bool:
+    """For the first attempt at pickling something, which is nearly always the only one: give up at the first
+    large buffer, before it is copied."""
+    if _size(buffer) >= _FROM_BYTES:
+        raise Large
+    return True
+
+
+class Apart:
+    """For pickling something with large buffers: collects those."""
+
+    def __init__(self) -> None:
+        self.buffers: list[memoryview] = []
+
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+        """False: it is not in the pickle."""
+        if _size(buffer) < _FROM_BYTES:
+            return True
+        self.buffers.append(buffer.raw())
+        return False
+
+
+def start_again(callback: Callable[[pickle.PickleBuffer], bool] | None) -> None:
+    """Something is pickled in another way after the first one has failed."""
+    if isinstance(callback, Apart):
+        callback.buffers.clear()
+
+
+def _size(buffer: pickle.PickleBuffer) -> int:
+    try:
+        with buffer.raw() as view:
+            return view.nbytes
+    except BufferError:  # not in one piece: the pickler makes one of it
+        return 0
+
+
+def small(size: int) -> bool:
+    """Whether a pickle of this size travels as it is."""
+    return size < _FROM_BYTES
+
+
+def is_cargo(blob: Blob) -> bool:
+    """Whether this is such a blob."""
+    return blob[:1] == CARGO
+
+
+def pack(parts: Sequence[Part], data: Part, kept: Iterable[bytes] = ()) -> bytes:
+    """Such a blob."""
+    tokens = [part.token for part in (*parts, data) if isinstance(part, Ref)]
+    plain = [_plain(part) for part in parts]
+    head = _HEAD.pack(CARGO, len(tokens))
+    return b"".join((head, *tokens, pickle.dumps((tuple(kept), plain, _plain(data)), 5)))
+
+
+def _plain(part: Part) -> Any:
+    return tuple(part) if isinstance(part, Ref) else part
+
+
+def tokens_of(blob: Blob) -> list[bytes]:
+    """The tokens of the segments that a blob names. None for one that is no such blob, or a broken one."""
+    if len(blob) < _HEAD.size or not is_cargo(blob):
+        return []
+    _, count = _HEAD.unpack_from(blob)
+    names = bytes(blob[_HEAD.size : _HEAD.size + count * TOKEN_BYTES])
+    return [names[at : at + TOKEN_BYTES] for at in range(0, len(names) - TOKEN_BYTES + 1, TOKEN_BYTES)]
+
+
+def unpacked(blob: Blob) -> tuple[Sequence[bytes], list[Part], Part]:
+    """What such a blob was packed of: what is kept, the parts, and the pickle."""
+    _, count = _HEAD.unpack_from(blob)
+    kept, parts, data = pickle.loads(memoryview(blob)[_HEAD.size + count * TOKEN_BYTES :])
+    return kept, [_part(part) for part in parts], _part(data)
+
+
+def _part(part: Any) -> Part:
+    return part if isinstance(part, bytes) else Ref(*part)
+
+
+def opened_cargo(
+    blob: Blob, mapped: Callable[[bytes, Any], None], get: Callable[[Ref], Any] = area_of
+) -> Cargo:
+    """The cargo of such a blob, with all that it names mapped; ``mapped`` is told each token and area.
+
+    Raises:
+        OSError: a segment is not there (any more), or cannot be mapped.
+    """
+    kept, parts, data = unpacked(blob)
+    weight = 0
+    buffers: list[Any] = []
+    for part in (*parts, data):
+        if isinstance(part, bytes):
+            weight += len(part)
+            buffers.append(bytearray(part) if part is not data else part)
+        else:
+            area = get(part)
+            mapped(part.token, area)
+            weight += part.size
+            buffers.append(bytes_of(area))
+    whole = buffers.pop()
+    cargo = Cargo(whole if isinstance(whole, bytes) else b"")
+    if not isinstance(whole, bytes):
+        cargo.data = whole
+    cargo.buffers, cargo.kept, cargo.weight = buffers, kept, weight
+    return cargo
+
+
+def weigh(blob: Blob) -> int:
+    """How many bytes a blob stands for."""
+    return blob.weight if isinstance(blob, Cargo) else len(blob)
+
+
+class Mapped:
+    """The areas of one call in a child, and which of them are still in use after it."""
+
+    def __init__(self) -> None:
+        self._areas: list[tuple[bytes, weakref.ref[Any]]] = []
+        self.forked = False
+
+    def note(self, token: bytes, area: Any) -> None:
+        """The call uses this area."""
+        self._areas.append((token, weakref.ref(area)))
+
+    def __bool__(self) -> bool:
+        return bool(self._areas)
+
+    def end(self) -> list[bytes]:
+        """The call has ended: the tokens of what is still mapped, here or in a process that was forked."""
+        areas, self._areas = self._areas, []
+        forked, self.forked = self.forked, False
+        return [token for token, area in areas if forked or area() is not None]

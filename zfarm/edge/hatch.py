@@ -1,0 +1,131 @@
+"""A child's side of shared memory: arguments are mapped as they come in, results are written into what the
+worker lends; it runs no call.
+
+Whether somebody here still uses the memory of a call that has ended, its areas tell: whoever can reach a byte
+of one keeps it alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from zfarm.edge import wire
+from zfarm.edge.callables import open_blob
+from zfarm.edge.cargo import CARGO, Apart, Large, Mapped, Part, is_cargo, large, opened_cargo, pack, small
+from zfarm.edge.pipe import Frames
+from zfarm.edge.segments import Ref, write_ref
+from zfarm.errors import NotPortable, TooLarge
+from zfarm.messages import Blob, Lent, Memory, Message, Need
+from zfarm.settings import settings
+
+__all__ = ["Hatch"]
+
+_PAYLOAD_MAX: Final = settings.payload_bytes_max
+
+
+class Talk(Protocol):
+    """What a hatch needs of a child's pipe."""
+
+    def send(self, message: Message) -> None:
+        """Write one message."""
+
+    def receive(self) -> list[Frames] | None:
+        """Wait for messages; None when the worker has closed its side."""
+
+
+class Hatch:
+    """What of one call goes through shared memory."""
+
+    def __init__(self, pipe: Talk) -> None:
+        self.open = False
+        """Results may be in shared memory."""
+        self.busy = False
+        """The call that has just ended needs ``finish``."""
+        self.early: list[Frames] = []
+        """What the worker had said before it answered us: still to be taken."""
+        self._pipe = pipe
+        self._mapped = Mapped()
+        self._parts: Sequence[Part] = ()
+        self._whole: Part = b""
+
+    def arguments(self, body: Blob) -> Any:
+        """What is in a body, whatever its form."""
+        if not is_cargo(body):
+            return open_blob(body)
+        self.busy = True
+        try:
+            cargo = opened_cargo(body, self._mapped.note)
+        except OSError as error:
+            raise NotPortable(
+                f"an argument is in shared memory, and that cannot be mapped here: {error}"
+            ) from error
+        return cargo.load(open_blob)
+
+    def encode(self, encode: Callable[..., Any], *things: Any) -> Any:
+        """What ``encode(*things, callback)`` gives, or a blob for ``finish`` in its place: large parts of it
+        are in shared memory."""
+        if not self.open:
+            return encode(*things)
+        try:
+            blob = encode(*things, large)
+        except Large:
+            collector = Apart()
+            return self._ship(encode(*things, collector), collector.buffers)
+        return self._ship(blob, ())
+
+    def _ship(self, encoded: Any, buffers: Sequence[memoryview]) -> Any:
+        kind, blob = encoded if type(encoded) is tuple else (None, encoded)
+        if not buffers and small(len(blob)):
+            return encoded
+        size = len(blob) + sum(buffer.nbytes for buffer in buffers)
+        if size > _PAYLOAD_MAX:
+            raise TooLarge(
+                f"the result has {size:,} bytes, at most {_PAYLOAD_MAX:,} may travel; return less, write a "
+                "file, or set ZFARM_PAYLOAD_BYTES_MAX for client, broker and workers"
+            )
+        wanted = [*buffers, *([] if small(len(blob)) else [memoryview(blob)])]
+        memory = self._borrow([part.nbytes for part in wanted])
+        placed = [_place(part, piece) for part, piece in zip(wanted, memory, strict=False)]
+        placed += [part.tobytes() for part in wanted[len(placed) :]]
+        self._whole = blob if small(len(blob)) else placed.pop()
+        self._parts = placed
+        self.busy = True
+        return CARGO if kind is None else (kind, CARGO)
+
+    def _borrow(self, sizes: list[int]) -> Sequence[Memory]:
+        self._pipe.send(Need(sizes))
+        while (messages := self._pipe.receive()) is not None:
+            answer = None
+            for frames in messages:
+                message, _ = wire.to_child.decode(frames)
+                if isinstance(message, Lent):
+                    answer = message.memory
+                else:
+                    self.early.append(frames)
+            if answer is not None:
+                return answer
+        return ()
+
+    def forked(self) -> None:
+        """The running call has forked this process: the other one sees what it has mapped, too."""
+        self._mapped.forked = True
+
+    def finish(self, blob: bytes) -> bytes:
+        """The blob of the outcome of a call that has ended and of which nothing is referred to any more."""
+        self.busy = False
+        parts, whole = self._parts, self._whole
+        self._parts, self._whole = (), b""
+        kept = self._mapped.end()
+        if blob == CARGO:
+            return pack(parts, whole, kept)
+        return pack((), blob, kept) if kept else blob
+
+
+def _place(part: memoryview, memory: Memory) -> Part:
+    ref = Ref(memory.token, memory.pid, memory.fd, part.nbytes, memory.mark)
+    try:
+        write_ref(ref, part)
+    except OSError:  # a full disk: it travels
+        return part.tobytes()
+    return ref

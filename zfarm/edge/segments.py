@@ -1,0 +1,355 @@
+"""Shared memory that processes of one host hand each other: made, opened, mapped, recycled and bounded here;
+what is in it, others know.
+
+A segment is a memfd: nothing names it, so the kernel frees it with the last process that holds or maps it,
+however those end. Another process of the same user opens it through ``/proc/PID/fd/N`` and checks the token
+that is its name: that number may be another file by now. The first touch of fresh memory costs far more than
+a copy into memory that was touched before, so a pool keeps what is free, and hands it out again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import pickle
+import sys
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from zfarm.settings import Settings, settings
+
+__all__ = [
+    "POSSIBLE",
+    "TOKEN_BYTES",
+    "Pool",
+    "Ref",
+    "Segment",
+    "area_of",
+    "bytes_of",
+    "map_area",
+    "open_ref",
+    "same",
+    "write_ref",
+]
+
+POSSIBLE: Final = sys.platform == "linux" and hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
+"""Whether this system can do any of this."""
+TOKEN_BYTES: Final = 16
+_SMALLEST: Final = 64 * 1024
+_PIECE_BYTES: Final = 16 * 1024 * 1024
+"""Copied in one go: other threads may run in between."""
+_FAILED: Final = ctypes.c_void_p(-1).value
+_NORESERVE: Final = 0x4000 if sys.platform == "linux" else 0
+
+
+class Ref(NamedTuple):
+    """Where another process finds what is in a segment: ``size`` bytes of it. ``mark`` is where the token
+    stands in a spilled one, which has no name; 0: in its name."""
+
+    token: bytes
+    pid: int
+    fd: int
+    size: int
+    mark: int = 0
+
+
+class Segment:
+    """One segment of this process."""
+
+    __slots__ = (
+        "__weakref__",
+        "_area",
+        "capacity",
+        "fd",
+        "key",
+        "mark",
+        "size",
+        "tainted",
+        "token",
+        "touched",
+        "users",
+    )
+
+    def __init__(self, capacity: int, folder: str = "") -> None:
+        """Make one of ``capacity`` bytes in memory, or in a file of ``folder`` without a name. Raises
+        OSError."""
+        self.token = os.urandom(TOKEN_BYTES)
+        self.capacity = capacity
+        self.size = 0  # of what is in it now
+        self.touched = 0  # bytes that were ever written, and so are taken
+        self.mark = capacity if folder else 0
+        self.fd = -1
+        self.users = 0
+        self.tainted = False  # somebody may look at it when its users are gone: never to be written to again
+        self.key: Any = None
+        self._area: Any = None
+        if not folder:
+            self.fd = os.memfd_create(f"zfarm-{self.token.hex()}", os.MFD_CLOEXEC)
+        else:
+            self.fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(self.fd, capacity)
+            if folder:
+                os.pwrite(self.fd, self.token, capacity)
+        except OSError:
+            self.close()
+            raise
+
+    @property
+    def spilled(self) -> bool:
+        """It is a file of a folder."""
+        return self.mark > 0
+
+    def ref(self) -> Ref:
+        """How others find it."""
+        return Ref(self.token, os.getpid(), self.fd, self.size, self.mark)
+
+    def write(self, data: memoryview) -> None:
+        """Put this into it, and nothing else. Raises OSError."""
+        size = data.nbytes
+        if self.spilled:  # a full disk is an error of a write, but the end of a process that maps it
+            _write_all(self.fd, data)
+        else:
+            view = bytes_of(self.area)
+            for start in range(0, size, _PIECE_BYTES):
+                view[start : min(start + _PIECE_BYTES, size)] = data[start : start + _PIECE_BYTES]
+        self.size = size
+        self.touched = max(self.touched, size)
+
+    @property
+    def area(self) -> Any:
+        """It, mapped; one mapping, which is kept. Raises OSError."""
+        if self._area is None:
+            protection = mmap.PROT_READ if self.spilled else mmap.PROT_READ | mmap.PROT_WRITE
+            self._area = map_area(self.fd, self.capacity, mmap.MAP_SHARED, protection)
+        return self._area
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give it back: the memory is free when nobody else maps it."""
+        self._area = None
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _write_all(fd: int, data: memoryview) -> None:
+    at = 0
+    while at < data.nbytes:
+        at += os.pwrite(fd, data[at : at + _PIECE_BYTES], at)
+
+
+def open_ref(ref: Ref, write: bool = False) -> int:
+    """A descriptor of another process's segment.
+
+    Raises:
+        OSError: it is not there, or is not that segment any more.
+    """
+    flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
+    fd = os.open(f"/proc/{ref.pid:d}/fd/{ref.fd:d}", flags)
+    try:
+        name = os.readlink(f"/proc/self/fd/{fd}")
+        if ref.mark:
+            fits = name.endswith(" (deleted)") and os.pread(fd, TOKEN_BYTES, ref.mark) == ref.token
+        else:
+            fits = name == f"/memfd:zfarm-{ref.token.hex()} (deleted)"
+        if not fits or os.fstat(fd).st_size < ref.size:
+            raise FileNotFoundError(f"descriptor {ref.fd} of process {ref.pid} is another file now")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def area_of(ref: Ref) -> Any:
+    """What another process's segment holds, as a private copy: to be read at once, and copied page by page
+    where it is written to. Raises OSError."""
+    fd = open_ref(ref)
+    try:
+        return map_area(fd, ref.size, mmap.MAP_PRIVATE | _NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
+    finally:
+        os.close(fd)
+
+
+def write_ref(ref: Ref, data: memoryview) -> None:
+    """Put this into another process's segment. Raises OSError."""
+    fd = open_ref(ref, write=True)
+    try:
+        _write_all(fd, data)
+    finally:
+        os.close(fd)
+
+
+def bytes_of(area: Any) -> memoryview:
+    """The bytes of an area; it stays mapped as long as anybody holds them, or a part of them."""
+    return pickle.PickleBuffer(area).raw()  # a view of the area itself has a format that no library expects
+
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_ssize_t
+)  # fmt: skip
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+
+def map_area(fd: int, size: int, flags: int, protection: int) -> Any:
+    """Map a file: an object that exports its bytes as a buffer, can be weakly referred to, and unmaps them
+    when nobody refers to it any more. Not the standard library's, which holds a descriptor for each mapping.
+    Raises OSError."""
+    address = _libc.mmap(None, size, protection, flags, fd, 0)
+    if address == _FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    area = (ctypes.c_ubyte * size).from_address(address)
+    weakref.finalize(area, _libc.munmap, address, size).atexit = False
+    return area
+
+
+class _Buffer(ctypes.Structure):
+    """Py_buffer: the only way to the address of a buffer that is not writable."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p), ("obj", ctypes.c_void_p), ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t), ("readonly", ctypes.c_int), ("ndim", ctypes.c_int),
+        ("format", ctypes.c_void_p), ("shape", ctypes.c_void_p), ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p), ("internal", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+_get_buffer: Final = ctypes.pythonapi.PyObject_GetBuffer
+_get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int)
+_release_buffer: Final = ctypes.pythonapi.PyBuffer_Release
+_release_buffer.argtypes = (ctypes.POINTER(_Buffer),)
+_release_buffer.restype = None
+
+
+def same(area: Any, data: memoryview) -> bool:
+    """Whether these bytes are what the area begins with: every single one is compared."""
+    buffer = _Buffer()
+    _get_buffer(data, ctypes.byref(buffer), 0)
+    try:
+        return not _libc.memcmp(ctypes.addressof(area), buffer.buf, data.nbytes)
+    finally:
+        _release_buffer(ctypes.byref(buffer))
+
+
+class Pool:
+    """The segments of one process: how many bytes they may have, and those that are free. One thread at a
+    time."""
+
+    def __init__(self, limits: Settings = settings, forget: Callable[[Segment], None] | None = None) -> None:
+        """``forget`` is told of a segment whose content is about to go."""
+        self._limits = limits
+        self._most = min(limits.shared_bytes_max, _memory_bytes() // 4)
+        self._forget = forget or (lambda segment: None)
+        self._free: OrderedDict[bytes, Segment] = OrderedDict()  # the one that was free for longest first
+        self._cold: set[bytes] = set()
+        self.bytes = 0
+        """In memory, the free ones included."""
+        self.warm = 0
+        """Of that, free."""
+        self.spilled = 0
+        """In files."""
+        self.count = 0
+        """How many there are: each is a descriptor."""
+
+    def take(self, size: int) -> Segment | None:
+        """A segment for so many bytes, which belongs to the caller until ``give``; None: there is no room for
+        it."""
+        capacity = max(_SMALLEST, 1 << (size - 1).bit_length())
+        for segment in self._free.values():
+            if segment.capacity == capacity and not segment.tainted:
+                self.reclaim(segment)
+                self._forget(segment)
+                self.bytes += max(0, size - segment.touched)
+                segment.touched = max(segment.touched, size)
+                return segment
+        while self._free and (
+            self.bytes + size > self._most or self.count >= self._limits.shared_segments_max
+        ):
+            self._drop_oldest()
+        if self.count >= self._limits.shared_segments_max:
+            return None
+        spill = self.bytes + size > self._most
+        if spill and self.spilled + size > self._limits.shared_spill_max:
+            return None
+        try:
+            segment = Segment(capacity, _spill_folder() if spill else "")
+        except OSError:
+            return None
+        self.count += 1
+        segment.touched = size
+        if spill:
+            self.spilled += size
+        else:
+            self.bytes += size
+        return segment
+
+    def reclaim(self, segment: Segment) -> None:
+        """A free segment is in use again, with what it holds."""
+        self._cold.discard(segment.token)
+        del self._free[segment.token]
+        self.warm -= segment.touched
+
+    def is_free(self, segment: Segment) -> bool:
+        """Whether it may be reclaimed."""
+        return segment.token in self._free
+
+    def give(self, segment: Segment) -> None:
+        """A segment is not needed now: it is kept as long as there is room. What is in it stays, and one that
+        is not tainted may be written to, since nobody else maps it."""
+        if segment.spilled or segment.touched > self._limits.shared_warm_bytes:
+            self.drop(segment)
+            return
+        self._free[segment.token] = segment
+        self.warm += segment.touched
+        while self.warm > self._limits.shared_warm_bytes:
+            self._drop_oldest()
+
+    def drop(self, segment: Segment) -> None:
+        """A segment is not needed any more."""
+        self._forget(segment)
+        self.count -= 1
+        if segment.spilled:
+            self.spilled -= segment.touched
+        else:
+            self.bytes -= segment.touched
+        segment.close()
+
+    def cool(self) -> None:
+        """Give back what has been free since this was last called."""
+        cold, self._cold = self._cold & self._free.keys(), set(self._free)
+        for token in cold:
+            segment = self._free[token]
+            self.reclaim(segment)
+            self.drop(segment)
+
+    def trim(self) -> None:
+        """Give back all that is free."""
+        while self._free:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        segment = next(iter(self._free.values()))
+        self.reclaim(segment)
+        self.drop(segment)
+
+
+def _spill_folder() -> str:
+    import tempfile
+
+    return tempfile.gettempdir()
+
+
+def _memory_bytes() -> int:
+    with suppress(OSError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 1 << 62

@@ -1,0 +1,55 @@
+"""Shared objects in a child: each is unpickled once, and kept while its handle lives; it knows no socket."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from typing import Any, Final
+
+from zfarm.edge.callables import open_blob
+from zfarm.edge.cargo import is_cargo, opened_cargo
+from zfarm.errors import NotPortable
+
+__all__ = ["KEPT_MAX", "forget", "open_kept", "receive"]
+
+KEPT_MAX: Final = 32
+"""Shared objects that a child keeps; of others the one that was not used for longest is unpickled again."""
+
+_kept: OrderedDict[bytes, Any] = OrderedDict()
+
+
+def receive(key: bytes, blob: bytes) -> Any:
+    """The object that was shared under this key."""
+    if key in _kept:
+        _kept.move_to_end(key)
+        return _kept[key]
+    thing = _kept[key] = _opened(blob)
+    if len(_kept) > KEPT_MAX:
+        _kept.popitem(last=False)
+    return thing
+
+
+def _opened(blob: bytes) -> Any:
+    if not is_cargo(blob):
+        return open_blob(blob)
+    try:
+        cargo = opened_cargo(blob, lambda token, area: None)
+    except OSError as error:
+        raise NotPortable(
+            f"a shared object cannot be mapped here: {error}; its handle must live as long as calls of other "
+            "farms use it"
+        ) from error
+    cargo.buffers = [memoryview(buffer).toreadonly() for buffer in cargo.buffers]
+    return cargo.load(open_blob)
+
+
+def open_kept(blob: bytes) -> Any:
+    """A result that was kept; a private copy each time. Raises OSError: it is not there any more."""
+    if not is_cargo(blob):
+        return pickle.loads(blob)
+    return opened_cargo(blob, lambda token, area: None).load()
+
+
+def forget(key: bytes) -> None:
+    """Nobody refers to this object any more."""
+    _kept.pop(key, None)

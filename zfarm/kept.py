@@ -1,0 +1,107 @@
+"""Results that stay in shared memory until somebody wants them: ``options(keep=True)``; it knows no message.
+
+The client holds their descriptors, so they outlive the child and the farm that made them; no byte is copied
+and none is touched here.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from zfarm.edge.cargo import Cargo, Part, is_cargo, pack, unpacked
+from zfarm.edge.segments import Ref, open_ref
+from zfarm.edge.shared import open_kept
+from zfarm.edge.stowage import DROP
+from zfarm.messages import Blob
+
+if TYPE_CHECKING:
+    from zfarm.link import Link
+
+__all__ = ["Arrived", "Kept"]
+
+
+class Kept:
+    """Stands for the result of a call: as an argument of another call of its farm it becomes the result."""
+
+    def __init__(self, blob: bytes, descriptors: list[int], nbytes: int, link: Link) -> None:
+        """Only executors make these: ``farm.options(keep=True)``."""
+        self.nbytes = nbytes
+        """Bytes of the result's pickle."""
+        self._blob = blob
+        weakref.finalize(self, _retire, weakref.ref(link), descriptors).atexit = False
+
+    def get(self) -> Any:
+        """The result: a private copy, of which nothing is copied before it is written to.
+
+        Raises:
+            NotPortable: it cannot be unpickled here.
+            OSError: it cannot be mapped here.
+        """
+        return open_kept(self._blob)
+
+    def __reduce__(self) -> Any:
+        return open_kept, (self._blob,)
+
+    def __repr__(self) -> str:
+        return f"<zfarm.Kept result of {self.nbytes:,} bytes>"
+
+
+class Arrived(Cargo):
+    """The blob of a result that is to be kept, opened: what it loads is its handle."""
+
+    _handle: Any = None
+
+    def __new__(cls, link: Link, blob: Blob) -> Arrived:
+        """Raises OSError: what the blob names cannot be opened."""
+        made = super().__new__(cls, b"")
+        descriptors: list[int] = []
+        notes: list[bytes] = []
+        try:
+            whole, made.kept, made.weight = _own(blob, descriptors, notes)
+        except BaseException:
+            _close(descriptors)
+            raise
+        made._handle = Kept(whole, descriptors, made.weight, link)
+        if notes:
+            link.road.tell_notes(b"".join(notes))
+        return made
+
+    def load(self, loads: Any = None) -> Any:
+        """The handle; once."""
+        handle, self._handle = self._handle, None
+        return handle
+
+
+def _own(blob: Blob, descriptors: list[int], notes: list[bytes]) -> tuple[bytes, Any, int]:
+    """The same blob with references to descriptors of this process; what its sender had mapped; its size."""
+    if not is_cargo(blob):
+        return bytes(blob), (), len(blob)
+    kept, parts, data = unpacked(blob)
+    mine = [_reopened(part, descriptors, notes) for part in (*parts, data)]
+    size = sum(part.size if isinstance(part, Ref) else len(part) for part in mine)
+    return pack(mine[:-1], mine[-1]), kept, size
+
+
+def _reopened(part: Part, descriptors: list[int], notes: list[bytes]) -> Part:
+    if not isinstance(part, Ref):
+        return part
+    fd = open_ref(part)
+    descriptors.append(fd)
+    notes.append(DROP + part.token)
+    return part._replace(pid=os.getpid(), fd=fd)
+
+
+def _retire(link: weakref.ref[Link], descriptors: list[int]) -> None:
+    there = link()
+    if there is None or there.ended or there.harbour is None:
+        _close(descriptors)
+        return
+    harbour = there.harbour
+    there.call(lambda: harbour.retire(lambda: _close(descriptors)))
+
+
+def _close(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
