@@ -40,12 +40,13 @@ if TYPE_CHECKING:
     )
     from zfarm.files import File, Files
     from zfarm.futures import Future
+    from zfarm.handles import FileHandle
     from zfarm.jobs import Job, attach
     from zfarm.kept import Kept
     from zfarm.merging import StreamItem
     from zfarm.sharing import Shared
     from zfarm.streams import Item, Progress, Stream, emit, progress
-    from zfarm.transfer import outdir, send_file
+    from zfarm.transfer import outdir, scratch, send_file
 
 __all__ = [
     "AccessDenied",
@@ -59,6 +60,7 @@ __all__ = [
     "FarmClosed",
     "FarmError",
     "File",
+    "FileHandle",
     "Files",
     "ForkError",
     "Future",
@@ -93,6 +95,7 @@ __all__ = [
     "emit",
     "outdir",
     "progress",
+    "scratch",
     "send_file",
     "track",
 ]
@@ -100,6 +103,7 @@ __all__ = [
 _HOMES = {
     "Executor": "zfarm.api",
     "File": "zfarm.files",
+    "FileHandle": "zfarm.handles",
     "Files": "zfarm.files",
     "Future": "zfarm.futures",
     "Item": "zfarm.streams",
@@ -114,6 +118,7 @@ _HOMES = {
     "emit": "zfarm.streams",
     "outdir": "zfarm.transfer",
     "progress": "zfarm.streams",
+    "scratch": "zfarm.transfer",
     "send_file": "zfarm.transfer",
     "track": "zfarm.bars",
 }

@@ -17,7 +17,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
-from zfarm.arguments import check_arguments, check_sizes, default_workers, name_of, sized
+from zfarm.arguments import check_arguments, check_sizes, default_workers, name_of, picklers, sized
 from zfarm.beyond import Beyond
 from zfarm.errors import BrokerUnreachable, NotPortable
 from zfarm.futures import Future
@@ -158,6 +158,8 @@ class Executor(Beyond):
 
             return submit_later(self, Future(link, name_of(fn)), fn, args, kwargs)
         future: Future[T] = Future(link, name)
+        if picklers or link.named:
+            future._terms = self._with_files(future._terms, fn, function, (args, kwargs))
         self._submitted((future, name, function, self._setup(), body))
         self._wake()
         if link.ended:
@@ -180,6 +182,17 @@ class Executor(Beyond):
             self._named = (function, name)
         return name, function, body
 
+    def _with_files(self, terms: Terms | None, fn: Any, function: bytes, body: Any) -> Terms | None:
+        """The terms of a call with the files that its ``body`` and its function need."""
+        if threading.get_ident() not in picklers and function not in self._link.named:
+            return terms
+        from zfarm.fetching import needed
+        from zfarm.terms import PLAIN
+
+        found = needed(terms or PLAIN, self._portable, self._link.named, fn, function, body)
+        self._link.check_files(found.handles)
+        return terms if terms is None and not found.handles else found
+
     def options(
         self,
         *,
@@ -195,6 +208,8 @@ class Executor(Beyond):
         labels: str | Iterable[str] | Mapping[str, str] | None = _SAME,
         output: Literal["forward", "keep", "off"] | None = _SAME,
         keep: bool = _SAME,
+        files: Mapping[str, str | os.PathLike[str]] | None = _SAME,
+        scratch: bool | Literal["cwd"] = _SAME,
     ) -> View:
         """The same farm with other terms: an Executor whose ``submit`` and ``map`` ask for them.
 
@@ -233,11 +248,17 @@ class Executor(Beyond):
         With ``keep`` a large result stays in shared memory: the future has a Kept instead, which may be an
         argument, and whose ``get`` brings it. On embedded farms, and for ``submit`` alone.
 
+        ``files`` are placed in the call's own scratch directory, by the names that they shall have there:
+        paths, or handles of ``put``. They are copies, which the call may change. With ``scratch`` it has such
+        a directory without files, too; ``"cwd"`` makes it the working directory while the call runs. It is
+        ``zfarm.scratch()``, and is removed when the call has ended, in whatever way.
+
         What is not said stays as it is here. The view lives as long as this executor; its ``shutdown`` waits
         only for what was submitted through it.
 
         Raises:
             TypeError, ValueError: an option that cannot be; the text says which.
+            TransferError: a file cannot be put; see ``put``.
         """
         from zfarm.terms import PLAIN
         from zfarm.views import View
@@ -245,7 +266,8 @@ class Executor(Beyond):
         given = {
             "timeout": timeout, "retries": retries, "retry_on": retry_on, "max_attempts": max_attempts,
             "priority": priority, "name": name, "force_cancel": force_cancel, "memory": memory,
-            "resources": resources, "labels": labels, "output": output, "keep": keep,
+            "resources": resources, "labels": labels, "output": output, "keep": keep, "files": files,
+            "scratch": scratch,
         }  # fmt: skip
         terms = getattr(self, "_terms", PLAIN).but(**{k: v for k, v in given.items() if v is not _SAME})
         return View(self, terms)
@@ -314,8 +336,10 @@ class Executor(Beyond):
         link.check_open()
         star = len(iterables) != 1
         called = mapping.Function(
-            (terms and terms.name) or name_of(fn), self._encode_function(fn), self._setup(), star, terms
+            (terms and terms.name) or name_of(fn), self._encode_function(fn), self._setup(), star, terms, fn
         )
+        if threading.get_ident() in picklers:  # what the function needs: its batches are made elsewhere
+            self._with_files(None, fn, called.blob, ())
         source: Iterator[Any] = zip(*iterables) if star else iter(iterables[0])  # noqa: B905  the shortest ends it
         batches: mapping.Batches = deque()
         # where children are counted by tasks, an item is a task, as in a process pool

@@ -9,7 +9,10 @@ from typing import Any, Final
 
 from zfarm.errors import ConfigurationError
 
-__all__ = ["check_arguments", "check_sizes", "default_workers", "name_of", "sized"]
+__all__ = ["check_arguments", "check_sizes", "default_workers", "name_of", "picklers", "sized"]
+
+picklers: Final[set[int]] = set()
+"""Threads that have pickled a handle of a file since somebody looked (zfarm.handles)."""
 
 NAME_MAX: Final = 200
 """Characters of a function's name that travel, for dashboards and messages."""

@@ -4,13 +4,17 @@ through ``submit``, and knows no message."""
 from __future__ import annotations
 
 import concurrent.futures
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zfarm.arguments import check_sizes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zfarm.futures import Future
+    from zfarm.handles import FileHandle
     from zfarm.merging import Merged
 
 __all__ = ["Beyond", "Completed"]
@@ -42,7 +46,40 @@ class Completed(Iterator[F]):
 
 
 class Beyond(concurrent.futures.Executor):
-    """An executor whose calls have streams and share objects."""
+    """An executor whose calls have streams and files, and share objects."""
+
+    def put(self, path: str | os.PathLike[str]) -> FileHandle:
+        """A handle of the file or directory at ``path``, to be handed to tasks, in which it is a local path.
+
+        It is read once for its digest, and sent when a task needs it: once to each host that runs one, and
+        not at all where the same content is already; on this host it is copied. Of a directory all comes,
+        with permissions, empty directories, and links that stay within it. The handle may stand anywhere in
+        the arguments of a call, or of the items of a map. The file must stay as it is until the calls have
+        ended that need it: else they raise TransferError. What tasks see is read-only.
+
+        Raises:
+            TransferError: it cannot be read, is a device or the like, or is larger than
+                ``settings.file_bytes_max``.
+            UnsafeName: a name or link in the directory cannot travel.
+        """
+        from zfarm.fetching import put
+
+        return put(path)
+
+    def get(self, handle: FileHandle, path: str | os.PathLike[str]) -> Path:
+        """Write what a handle stands for to ``path``, and return that. A file that is there is replaced, a
+        directory must be empty or not there.
+
+        What was put by this process is copied; else a worker sends it that has it. It is written beside,
+        verified, synced and renamed.
+
+        Raises:
+            TransferError: it cannot be had any more, or cannot be written.
+            Others: as ``submit``.
+        """
+        from zfarm.fetching import get
+
+        return get(self, handle, path)  # type: ignore[arg-type]  # every one of us is an Executor
 
     def stream_map(
         self,

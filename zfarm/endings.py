@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from textwrap import indent
 
-from zfarm.errors import Death, FarmBusy, FarmError, MemoryLimit, TaskLost, TaskTimeout
-from zfarm.messages import LOST, MEMORY, TIMEOUT, Fate, Outcome
+from zfarm.errors import Death, FarmBusy, FarmError, MemoryLimit, TaskLost, TaskTimeout, TransferError
+from zfarm.messages import LOST, MEMORY, MISSING, TIMEOUT, Fate, Outcome
 
 __all__ = ["ending", "tries"]
 
@@ -19,6 +19,8 @@ def ending(name: str, outcome: Outcome) -> FarmError:
     if outcome.kind == MEMORY:
         used = deaths[-1].peak_bytes
         return MemoryLimit(f"{name}: {deaths[-1]}{_last_words(deaths[-1].stderr)}", used, deaths)
+    if outcome.kind == MISSING:
+        return TransferError(f"{name} did not run, a file that it needs cannot be had: {deaths[-1].text}")
     if outcome.kind != LOST:
         return FarmBusy(outcome.deaths[0].text)
     counted = Counter(map(str, deaths))

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from zfarm import exits
@@ -31,6 +31,7 @@ from zfarm.errors import (
     FarmError,
     ForkError,
     InitializerFailed,
+    TransferError,
 )
 from zfarm.futures import FINISHED, Future, gate
 from zfarm.harbour import Harbour
@@ -41,6 +42,7 @@ from zfarm.messages import (
     CANCELLED,
     LOST,
     MEMORY,
+    MISSING,
     MIXED,
     REFUSED,
     TIMEOUT,
@@ -51,6 +53,7 @@ from zfarm.messages import (
     Connected,
     Ended,
     Explained,
+    Give,
     Heard,
     Message,
     Missed,
@@ -75,6 +78,8 @@ from zfarm.terms import FORWARD, PLAIN, Terms
 if TYPE_CHECKING:
     from zfarm.arrivals import Arrivals
     from zfarm.edge.stowage import Stowage
+    from zfarm.givers import Giver
+    from zfarm.handles import FileHandle
     from zfarm.outputs import Outputs
     from zfarm.streams import Channels
 
@@ -133,6 +138,10 @@ class Link:
         self._over = threading.Event()
         self._open: dict[int, Any] = {}
         self._asks: deque[tuple[Future[Any], threading.Lock, bool, int]] = deque()
+        self.named: dict[bytes, tuple[FileHandle, ...]] = {}
+        """The files that functions need, by their pickles."""
+        self._handles: dict[int, tuple[FileHandle, ...]] = {}  # those that tasks need
+        self._giver: Giver | None = None
         self._forced: set[int] = set()  # tasks that are being stopped
         self._asked: dict[int, list[threading.Lock]] = {}
         self._streams: Channels | None = None
@@ -215,6 +224,14 @@ class Link:
         """Raise why nothing can be submitted, if so."""
         if self.refusal is not None:
             raise self.refusal()
+
+    def check_files(self, handles: Sequence[FileHandle]) -> None:
+        """Raise if the calls of this link cannot need these files."""
+        if self._job and handles:
+            raise TransferError(
+                f"{handles[0].name!r} cannot be given to a call of job {self._job!r}: a job outlives its "
+                "program, which has the file; let its calls read it from where all workers see it"
+            )
 
     def refused(self) -> FarmError:
         """Why nothing can be submitted any more."""
@@ -343,6 +360,8 @@ class Link:
         if self._arrivals is not None:
             self._arrivals.cut()
         self.sweep()
+        if self._giver is not None:
+            self._giver.close()
         self.questions.end()
         self.reached.set()
         if self._outputs is not None:
@@ -383,9 +402,11 @@ class Link:
         terms = terms or PLAIN
         number = self._machine.submit(
             token, name, function, setup, body, items, terms.max_attempts, terms.timeout_us,
-            terms.priority, terms.memory_bytes, terms.demand,
+            terms.priority, terms.memory_bytes, terms.demand, tuple(one._need for one in terms.handles),
         )  # fmt: skip
         token._task = number
+        if terms.handles:
+            self._handles[number] = terms.handles
         self._open[number] = token
         if self.harbour is not None:
             self.harbour.loaded(number, body)
@@ -438,6 +459,8 @@ class Link:
                 forget(outcome.task, None)
                 if self._holds and self.harbour is not None:
                     self.harbour.resolved(outcome, action.blob)
+                if self._handles:
+                    self._handles.pop(outcome.task, None)
                 if outcome.emitted and isinstance(token, Future):
                     token._emitted = outcome.emitted
                 if outcome.kind == VALUE and type(token) is Future:  # nearly always
@@ -468,7 +491,7 @@ class Link:
         elif kind == MIXED:  # of a map whose job was taken over: its first error stands for the batch
             failed = decode_batch(MIXED, blob, len(decode_outcome(VALUE, blob)[0][0]))[1]
             token._settle(FINISHED, None, failed[min(failed)])
-        elif kind in (LOST, REFUSED, TIMEOUT, MEMORY):
+        elif kind in (LOST, REFUSED, TIMEOUT, MEMORY, MISSING):
             token._fail(ending(token._name, outcome))
         else:
             value, error = decode_outcome(kind, blob)
@@ -486,6 +509,13 @@ class Link:
             token._start()
         if self._asked:
             self._answer_cancel(token._task)
+
+    def _give(self, action: Give) -> None:
+        if self._giver is None:
+            from zfarm.givers import Giver
+
+            self._giver = Giver(lambda chunks, payload: self.call(lambda: self.road.send(chunks, payload)))
+        self._giver.give(action, self._handles.get(action.task, ()))
 
     def _safe(self, action: Safe) -> None:
         action.token._accepted = True
@@ -550,6 +580,7 @@ class Link:
 
     _others: ClassVar[dict[type, Callable[[Link, Any], None]]] = {
         Running: _running,
+        Give: _give,
         Safe: _safe,
         TakenOver: _taken_over,
         Connected: _connected,

@@ -21,16 +21,18 @@ from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from zfarm.arguments import picklers
 from zfarm.core.pace import BATCHES_PER_SLOT, Pace
 from zfarm.edge.cargo import weigh
 from zfarm.edge.outcomes import add_note, decode_batch
 from zfarm.endings import ending, tries
-from zfarm.errors import NotPortable, TooLarge
+from zfarm.errors import FarmError, NotPortable, TooLarge
 from zfarm.messages import (
     CANCELLED,
     ERROR,
     LOST,
     MEMORY,
+    MISSING,
     REFUSED,
     TIMEOUT,
     Outcome,
@@ -59,6 +61,7 @@ class Function(NamedTuple):
     setup: bytes
     star: bool
     terms: Terms | None = None
+    called: Any = None
 
 
 class Failure:
@@ -261,7 +264,7 @@ class Map:
             self.changed.notify_all()
 
     def _send(self, batch: Batch) -> None:
-        name, function, setup, star, terms = self._function
+        name, function, setup, star, terms, _ = self._function
         several = len(batch.items) > 1
         try:
             body = self._portable.encode_batch(star, batch.items, batch.first)
@@ -273,8 +276,26 @@ class Map:
             self._portable.drop(body)
             self._blame(batch, too_large(f"item {batch.first} of a map", batch.size))
             return
+        if picklers or self.link.named:
+            try:
+                terms = self._with_files(batch)
+            except FarmError as error:
+                self._blame(batch, error)
+                return
         self._out += 1
         self.link.submit(batch, name, function, setup, body, len(batch.items), terms)
+
+    def _with_files(self, batch: Batch) -> Terms | None:
+        """The terms of a batch with the files that its items and the function need."""
+        _, function, _, _, terms, called = self._function
+        if threading.get_ident() not in picklers and function not in self.link.named:
+            return terms
+        from zfarm.fetching import needed
+        from zfarm.terms import PLAIN
+
+        found = needed(terms or PLAIN, self._portable, self.link.named, called, function, batch.items)
+        self.link.check_files(found.handles)
+        return terms if terms is None and not found.handles else found
 
     def _blame(self, batch: Batch, error: BaseException) -> None:
         """Something is wrong with this batch: with its only item, or with one that smaller batches will
@@ -298,7 +319,7 @@ class Map:
         kind = outcome.kind
         if kind == CANCELLED:
             self.failed(batch, CancelledError())
-        elif kind in (REFUSED, TIMEOUT, MEMORY):
+        elif kind in (REFUSED, TIMEOUT, MEMORY, MISSING):
             self.failed(batch, ending(self._function.name, outcome))
         elif kind == LOST:
             self._blame(batch, ending(self._function.name, outcome))

@@ -24,6 +24,11 @@ Peer: TypeAlias = Hashable
 BROKER: Final = "broker"
 """The only peer of a worker's or client's machine."""
 
+CHUNK_BYTES: Final = 1024 * 1024
+"""Bytes of a chunk; only the last one of a blob has less. It is no setting: digests of blobs rest on it."""
+DIGEST_BYTES: Final = 32
+"""Bytes of a digest: BLAKE3."""
+
 # How a task ended. One byte on the wire, so numbers and not words.
 VALUE: Final = 0  # payload: the pickled value (of a batch: the pickled list of values)
 ERROR: Final = 1  # payload: the pickled exception with its remote traceback
@@ -34,6 +39,7 @@ BROKEN: Final = 5  # payload: the pickled exception of the initializer
 REFUSED: Final = 6  # no payload; the farm did not take it, and ``deaths`` holds the reason
 TIMEOUT: Final = 7  # no payload; it ran for longer than it may, and the last of ``deaths`` is its end
 MEMORY: Final = 9  # no payload; it was stopped at its memory limit, and the last of ``deaths`` is its end
+MISSING: Final = 10  # no payload; a file that it needs cannot be had, and the last of ``deaths`` says why
 AGAIN: Final = (
     8  # of reports alone, payload as of ERROR (a batch: MIXED); the call wants to be run again for it
 )
@@ -62,6 +68,38 @@ class Demand(Message):
     labels: tuple[str, ...] = ()
 
 
+class Need(Message):
+    """A blob that a call needs. With ``tree`` it lists the files of a directory, which are needed as well."""
+
+    digest: bytes
+    size: int
+    tree: bool = False
+
+
+class Wanted(Message):
+    """What a worker wants of one blob: from ``at`` on, and no more than up to ``upto`` for now. ``again``:
+    what was sent beyond ``at`` is lost. ``far``: to say where it lies on the host is of no use."""
+
+    digest: bytes
+    size: int
+    at: int = 0
+    upto: int = 0
+    again: bool = False
+    far: bool = False
+
+
+class Chunk(Message):
+    """A piece of a blob, beside it in the payload, and its digest. With a ``path`` all of it lies there, on
+    the host of the worker; with a ``text`` it cannot be had, and that is why: both without a payload."""
+
+    digest: bytes
+    size: int
+    at: int = 0
+    check: bytes = b""
+    path: str = ""
+    text: str = ""
+
+
 class Call(Message):
     """One call as a client asks for it. ``function`` and ``setup`` are indices into the message's payload
     parts."""
@@ -76,6 +114,7 @@ class Call(Message):
     begun: bool = False  # at most once, and an earlier broker may have let it begin: not to be granted again
     memory_bytes: int = 0  # that its child may have in use while it runs; 0: no limit
     demand: int = 0  # the place in Submit.demands, from 1; 0: it runs anywhere
+    needs: int = 0  # the place in Submit.needs, from 1; 0: it needs no files
 
 
 class Lease(Message):
@@ -91,6 +130,7 @@ class Lease(Message):
     timeout_us: int = 0  # as in Call
     memory_bytes: int = 0  # as in Call
     demand: int = 0  # the place in Grants.demands, from 1
+    needs: int = 0  # the place in Grants.needs, from 1
 
 
 class Held(Message):
@@ -246,6 +286,7 @@ class Submit(Message, tag="submit"):
     forgets: list[int] = []  # as in Forget, which need not be said for itself then
     number: int = 0  # counts the Submits of this client
     demands: list[Demand] = []
+    needs: list[tuple[Need, ...]] = []
 
 
 class Cancel(Message, tag="cancel"):
@@ -288,6 +329,14 @@ class Fetch(Message, tag="fetch"):
     lease: int
     first: int
     last: int
+
+
+class Chunks(Message, tag="chunks"):
+    """Client -> broker -> worker, answer to Want. Payload: a blob per chunk."""
+
+    lease: int
+    task: int
+    chunks: list[Chunk]
 
 
 class Bye(Message, tag="bye"):
@@ -553,6 +602,19 @@ class Items(Message, tag="items"):
     last: int
 
 
+class Want(Message, tag="want"):
+    """Worker -> broker -> client: this lease needs these blobs of its client. Answered with Chunks.
+
+    ``taken`` counts the bytes that have come for this lease. Nothing wanted: nothing is missing any more.
+    """
+
+    lease: int
+    wants: list[Wanted]
+    taken: int = 0
+    task: int = 0  # by the broker
+    host: str = ""  # of the worker, by the broker
+
+
 class Sent(Message, tag="sent"):
     """Worker -> broker -> client, when asked: items were sent up to this number."""
 
@@ -624,6 +686,7 @@ class Grants(Message, tag="grants"):
     functions: int
     setups: int
     demands: list[Demand] = []
+    needs: list[tuple[Need, ...]] = []
 
 
 class Revoke(Message, tag="revoke"):
@@ -670,6 +733,7 @@ class Run(Message, tag="run"):
     calls: list[ChildCall]
     functions: int
     setup: bool = False
+    store: str = ""  # where the files are that its calls need
 
 
 class Done(Message):
@@ -704,7 +768,7 @@ class Emits(Message, tag="emits"):
     files: bool = False
 
 
-class Need(Message, tag="need"):
+class Borrow(Message, tag="borrow"):
     """Child -> worker: I need shared memory for results of so many bytes each. Answered with Lent."""
 
     sizes: list[int]
@@ -722,7 +786,7 @@ class Memory(Message):
 
 
 class Lent(Message, tag="lent"):
-    """Worker -> child, answer to Need: here is some for the first of them; it is used in the next Dones."""
+    """Worker -> child, answer to Borrow: here is some for the first of them; it is used in the next Dones."""
 
     memory: list[Memory]
 
@@ -750,21 +814,21 @@ class Waits(Message, tag="waits"):
 
 FromMonitor: TypeAlias = Look | Why
 FromClient: TypeAlias = (
-    Hello | Attach | Submit | Cancel | Ask | Forget | Pulse | Listen | Fetch | Bye | Look | Why
+    Hello | Attach | Submit | Cancel | Ask | Forget | Pulse | Listen | Fetch | Chunks | Bye | Look | Why
 )
 ToClient: TypeAlias = (
     Welcome | Stranger | Refused | Attached | Booked | Ended | Began | Unknown | Echo | Picture
-    | Streams | Items | Sent | Progress | Reason | Printed
+    | Streams | Items | Sent | Progress | Reason | Printed | Want
 )  # fmt: skip
 FromWorker: TypeAlias = (
     Join | Beat | Reports | Return | Began | Room | Leave | Tunnel | TunnelClosed
-    | Streams | Items | Sent | Progress | Printed
+    | Streams | Items | Sent | Progress | Printed | Want
 )  # fmt: skip
 ToWorker: TypeAlias = (
-    Welcome | Stranger | Refused | Grants | Revoke | Thanks | Drain | Tunnel | Listen | Fetch
+    Welcome | Stranger | Refused | Grants | Revoke | Thanks | Drain | Tunnel | Listen | Fetch | Chunks
 )
 ToChild: TypeAlias = Run | Tunnel | Lent | Unshare
-FromChild: TypeAlias = Dones | Starts | Waits | Tunnel | Emits | Progress | Need | Released
+FromChild: TypeAlias = Dones | Starts | Waits | Tunnel | Emits | Progress | Borrow | Released
 
 
 # ---------------------------------------------------------------- notes: what the broker publishes to
@@ -830,6 +894,7 @@ class Accepted(Message, tag="accepted"):
     priority: int = 0
     memory_bytes: int = 0
     demand: Demand | None = None
+    needs: tuple[Need, ...] = ()
 
 
 class Struck(Message, tag="struck"):
@@ -956,6 +1021,49 @@ class PublishItems(Action):
     topic: str
     items: Any
     payload: Any
+
+
+class SeekBlob(Action):
+    """Worker: look for this blob in the store, and keep what is there; answer with ``blob_found``."""
+
+    errand: int
+    need: Need
+
+
+class StoreChunk(Action):
+    """Worker: verify this chunk of a blob and write it, or take the whole from ``path``; answer with
+    ``blob_stored`` or ``blob_failed``."""
+
+    errand: int
+    need: Need
+    at: int
+    check: bytes
+    data: Any
+    path: str = ""
+
+
+class BuildTree(Action):
+    """Worker: make the directory that this blob lists, whose files are there; answer as to StoreChunk."""
+
+    errand: int
+    need: Need
+
+
+class DropBlob(Action):
+    """Worker: nobody here needs what this errand was for any more."""
+
+    errand: int
+    need: Need
+
+
+class Give(Action):
+    """Client: send these chunks of what the task behind ``token`` needs to the worker with that lease."""
+
+    token: Any
+    task: int
+    lease: int
+    host: str
+    wants: Any
 
 
 class PauseChild(Action):

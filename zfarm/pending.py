@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future as StandardFuture
 from typing import TYPE_CHECKING, Any
 
+from zfarm.arguments import picklers
 from zfarm.futures import Future
 from zfarm.reasons import Reason
 from zfarm.settings import settings
+from zfarm.terms import Terms
 
 if TYPE_CHECKING:
     from zfarm.api import Executor
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Pending", "awaited", "submit_later"]
 
 Encode = Callable[[tuple[Any, ...], Mapping[str, Any], Any], bytes]
+WithFiles = Callable[[Terms | None, Any, bytes, Any], Terms | None]
 
 
 def awaited(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, StandardFuture[Any]]:
@@ -38,7 +41,7 @@ def submit_later(
     """Submit a call for ``future`` when the futures among its arguments are done. Raises NotPortable for its
     function alone."""
     call = fn, farm._encode_function(fn), farm._setup()
-    Pending(farm._link, future, call, args, kwargs, farm._encode_arguments).start()
+    Pending(farm._link, future, call, args, kwargs, farm._encode_arguments, farm._with_files).start()
     return future
 
 
@@ -53,6 +56,7 @@ class Pending:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         encode: Encode,
+        with_files: WithFiles,
     ) -> None:
         """``call``: the function, its blob and the setup."""
         self._link = link
@@ -61,6 +65,7 @@ class Pending:
         self._args = args
         self._kwargs = kwargs
         self._encode = encode
+        self._with_files = with_files
         self._lock = threading.Lock()
         self._open = awaited(args, kwargs)
         self._left = len(self._open) + 1
@@ -120,6 +125,8 @@ class Pending:
                 from zfarm.mapping import too_large
 
                 raise too_large(f"the call of {future._name}", len(body) + len(blob))
+            if picklers or link.named:
+                future._terms = self._with_files(future._terms, function, blob, (args, kwargs))
         except BaseException as error:  # of user code, too: a result may not let itself be pickled
             if future._withdraw():
                 future._fail(error)

@@ -139,6 +139,18 @@ class Settings:
     """Files that one task may send."""
     file_bytes_max: int = 16 * 1024 * 1024 * MIB
     """Bytes of one file: 16 TiB, as much as an ext4 file may have."""
+    call_files_max: int = 1000
+    """Files and directories that one call may be given; a directory may have ``files_max`` files."""
+    wants_window_bytes: int = 4 * MIB
+    """Bytes of files that one worker has asked for and not stored yet: what is said to it meanwhile waits
+    behind them. More is quicker over links with a long round trip."""
+    gives_window_bytes: int = 64 * MIB
+    """Bytes of files that one client has sent and of which no worker has said that they came."""
+    give_kept_s: float = 10.0
+    """How long a worker that has asked for files may be silent before its client sends it no more."""
+    store_bytes_max: int = 50 * 1024 * MIB
+    """Bytes of files that a worker's store keeps for later calls; what was not used for longest goes
+    first."""
     progress_interval_s: float = 0.1
     """How often a task's progress travels at most."""
 

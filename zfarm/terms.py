@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 from math import isfinite
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from zfarm.messages import Demand
 from zfarm.placement import demand_labels, demand_of, demand_resources
 from zfarm.settings import settings
+
+if TYPE_CHECKING:
+    from zfarm.handles import FileHandle
 
 __all__ = ["FORWARD", "PLAIN", "Terms"]
 
@@ -39,11 +42,24 @@ class Terms:
     demand: Demand | None = None  # resources and labels in one
     output: str = ""
     keep: bool = False
+    files: tuple[tuple[str, FileHandle], ...] = ()  # for the scratch directory of the call
+    scratch: bool | str = False
+    handles: tuple[FileHandle, ...] = ()  # of all files that the call needs
+
+    @property
+    def placing(self) -> Any:
+        """What its child has to prepare; None: nothing."""
+        if not (self.files or self.scratch):
+            return None
+        from zfarm.edge.workplace import CWD, Placing
+
+        return Placing(self.files, self.scratch == CWD)
 
     @property
     def alone(self) -> bool:
         """Each item of a map travels alone: what holds for a call must hold for each of them."""
-        return bool(self.timeout_us or self.memory_bytes or self.retry_on) or self.max_attempts == 1
+        special = self.timeout_us or self.memory_bytes or self.retry_on or self.files or self.scratch
+        return bool(special) or self.max_attempts == 1
 
     def but(self, **given: Any) -> Terms:
         """These terms with what is ``given`` in place of what was.
@@ -56,6 +72,7 @@ class Terms:
         chosen = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in given.items():
             chosen.update(_READ[name](value))
+        chosen["handles"] = tuple(handle for _, handle in chosen["files"])
         chosen["demand"] = demand_of(chosen["resources"], chosen["labels"])
         if chosen["retry_on"] and not chosen["counted"]:
             raise ValueError("retry_on needs retries: how often a call may be run again, such as retries=3")
@@ -195,7 +212,21 @@ def _output(value: Any) -> dict[str, Any]:
     return {"output": value}
 
 
+def _files(value: Any) -> dict[str, Any]:
+    from zfarm.fetching import placed
+
+    return {"files": placed(value)}
+
+
+def _scratch(value: Any) -> dict[str, Any]:
+    if value not in (True, False, "cwd"):
+        raise ValueError(f"scratch must be True, False or 'cwd', not {value!r}")
+    return {"scratch": value}
+
+
 _READ: Final = {
+    "files": _files,
+    "scratch": _scratch,
     "memory": _memory,
     "timeout": _timeout,
     "retries": _retries,

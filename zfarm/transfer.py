@@ -9,10 +9,11 @@ from zfarm.edge.names import check_name
 from zfarm.edge.scratch import Scratch
 from zfarm.errors import ConfigurationError, TransferError
 from zfarm.files import File, Files, FilesProgress
+from zfarm.handles import FileHandle
 from zfarm.outbox import outbox_of
 from zfarm.streams import inside_task
 
-__all__ = ["File", "Files", "FilesProgress", "outdir", "send_file"]
+__all__ = ["File", "FileHandle", "Files", "FilesProgress", "outdir", "scratch", "send_file"]
 
 
 def send_file(path: str | os.PathLike[str], name: str | None = None) -> None:
@@ -52,3 +53,17 @@ def outdir() -> Path:
         except (OSError, ConfigurationError) as error:
             raise TransferError(f"the output directory cannot be made: {error}") from error
     return outbox.directory.path
+
+
+def scratch() -> Path:
+    """The private directory of the running task, for what nobody else shall see: made at the first call, and
+    with the files that ``options(files=...)`` places there. It is removed when the task has ended, in
+    whatever way.
+
+    Raises:
+        TransferError: it cannot be made.
+        RuntimeError: this process does not run a task of a farm.
+    """
+    from zfarm.edge.workplace import workplace_of
+
+    return workplace_of(inside_task("scratch()")).path

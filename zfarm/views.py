@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from zfarm.api import Executor
-from zfarm.arguments import name_of
+from zfarm.arguments import name_of, picklers
 from zfarm.errors import ConfigurationError, FarmClosed, NotPortable
 from zfarm.futures import Future
 from zfarm.pending import submit_later
@@ -88,9 +88,14 @@ class View(Guest):
         self._parent = parent  # a farm ends when nobody holds its executor any more
         self._terms = terms
         output = terms.output or parent._link.output
-        if terms.retry_on or output:
+        if terms.handles:
+            parent._link.check_files(terms.handles)
+        if terms.retry_on or output or terms.placing:
             self._encode_function = partial(
-                parent._portable.encode_function, retry_on=terms.retry_on, output=output
+                parent._portable.encode_function,
+                retry_on=terms.retry_on,
+                output=output,
+                placing=terms.placing,
             )
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -107,6 +112,8 @@ class View(Guest):
             submit_later(self, future, fn, args, kwargs)
         else:
             future = self._future(name)
+            if picklers or link.named:
+                future._terms = self._with_files(self._terms, fn, function, (args, kwargs))
             self._submitted((future, future._name, function, self._setup(), body))
             self._wake()
             if link.ended:

@@ -63,11 +63,14 @@ class WorkerShell:
         publisher: Publisher,
         stock: Stock,
         name: str = "",
+        store: Path | None = None,
     ) -> None:
+        """``store`` is where the files are kept that calls need; None: nowhere for longer than this lives."""
         from zfarm import messages
         from zfarm.core.worker import Worker
         from zfarm.edge.children import Children
         from zfarm.edge.memory import MemoryWatch
+        from zfarm.edge.storekeeper import Storekeeper
         from zfarm.edge.vitals import VitalsSampler
         from zfarm.placement import own_label
         from zfarm.settings import settings
@@ -80,6 +83,7 @@ class WorkerShell:
         )  # fmt: skip
         self.children = Children(nursery, self, loop)
         self._memory = MemoryWatch(self.children, self.machine.child_overshot)
+        self.storekeeper = keeper = Storekeeper(store, loop.call_soon, self._hear_store, self._store_opened)
         self.rejected: Rejected | None = None
         self.barren = False
         """It ends since it can start no more children."""
@@ -99,6 +103,10 @@ class WorkerShell:
             messages.LimitChild: lambda action: self._memory.limit(action.child, action.memory_bytes),
             messages.InterruptChild: lambda action: children.interrupt(action.child),
             messages.StopChild: lambda action: children.stop(action.child, action.kill),
+            messages.SeekBlob: keeper.do,
+            messages.StoreChunk: keeper.do,
+            messages.BuildTree: keeper.do,
+            messages.DropBlob: keeper.do,
             messages.Connected: self._on_connected,
             messages.Rejected: self._on_rejected,
             messages.Finished: lambda _action: loop.stop(),
@@ -117,6 +125,7 @@ class WorkerShell:
         """End all children and the sampler."""
         self._sampler.stop()
         self.children.close()
+        self.storekeeper.close()
         self._publisher.close()
         sweep_after_deaths()
 
@@ -202,6 +211,12 @@ class WorkerShell:
 
     # ------------------------------------------------------------ the rest
 
+    def _hear_store(self, name: str, arguments: tuple[Any, ...]) -> None:
+        getattr(self.machine, name)(*arguments, self._loop.now)
+
+    def _store_opened(self, root: Path) -> None:
+        self.machine.store = str(root)
+
     def _on_connected(self, action: Connected) -> None:
         log.info("joined the farm (epoch %d)", action.welcome.epoch)
         self._publisher.welcome(action.welcome.items)
@@ -275,7 +290,9 @@ class Publisher:
 class _Process:
     """A worker of its own: one connection to the broker, over which it dials out and is never dialled."""
 
-    def __init__(self, access: Access, nursery: Nursery, slots: int, name: str, stock: Stock) -> None:
+    def __init__(
+        self, access: Access, nursery: Nursery, slots: int, name: str, stock: Stock, store: Path
+    ) -> None:
         from zfarm.brokershell import own_versions
         from zfarm.edge import wire
         from zfarm.edge.loop import Loop
@@ -301,6 +318,7 @@ class _Process:
             publisher=Publisher(self.loop, self._context, access),
             stock=stock,
             name=name,
+            store=store,
         )
         self.loop.add_source(port.socket, self._receive)
         self.loop.add_source(port.monitor, port.watch_link, passive=True)
@@ -360,11 +378,13 @@ def main(
     token_file: str = "",
     resources: Sequence[str] = (),
     labels: Sequence[str] = (),
+    store: Path | None = None,
 ) -> int:
     """Run a worker with ``slots`` slots (default: the usable cores) until it has drained, and return 0.
 
     ``resources`` (such as ``gpu=2``) and ``labels`` (such as ``zone=a``) are what it has for calls that ask
-    for them; default: those of ZFARM_RESOURCES and ZFARM_LABELS.
+    for them; default: those of ZFARM_RESOURCES and ZFARM_LABELS. ``store`` is the directory of the files that
+    calls need, which all workers of this user share; default: ZFARM_STORE, else one in the user's cache.
     ``token_file`` names a private file with a join token, or is "-" for standard input.
     It waits for a broker that is not there yet. SIGTERM or SIGINT drains it, a second one stops it.
 
@@ -374,6 +394,7 @@ def main(
         FarmError: the process from which children are forked died.
     """
     from zfarm.edge.cores import usable_cores
+    from zfarm.edge.places import store_directory
     from zfarm.edge.security import WORKER, parse_address
     from zfarm.edge.tokens import read_token, token_of
     from zfarm.placement import stock
@@ -384,7 +405,8 @@ def main(
     else:
         access = parse_address(address or os.environ.get("ZFARM_ADDRESS", ""), WORKER, connection or "")
     nursery = Nursery.start()  # before ZeroMQ is imported: it forks children, and must have no threads
-    process = _Process(access, nursery, slots or usable_cores(), name or platform.node(), has)
+    place = store or store_directory()
+    process = _Process(access, nursery, slots or usable_cores(), name or platform.node(), has, place)
     try:
         for signum in (signal.SIGTERM, signal.SIGINT):
             process.loop.on_signal(signum, process.on_signal)

@@ -82,6 +82,7 @@ def environment(directory: Path) -> dict[str, str]:
         **ours,
         "COLUMNS": "100",
         "PYTHONPATH": str(ROOT),
+        "XDG_CACHE_HOME": str(directory / "cache"),
         "XDG_STATE_HOME": str(directory / "state"),
         "ZFARM_BEAT_INTERVAL_S": "0.4",
         "ZFARM_WORKER_LOST_AFTER_S": "2",

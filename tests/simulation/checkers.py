@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tests.simulation.aside import Aside
 from tests.simulation.fullness import Fullness
 from tests.simulation.inheritance import Inheritance
+from tests.simulation.needs import Known, Needs
 from tests.simulation.people import Run, Task
 from tests.simulation.promptness import Promptness
 from tests.simulation.readers import Readers
@@ -26,22 +27,7 @@ if TYPE_CHECKING:
     from tests.simulation.processes import ClientProcess, WorkerProcess
 
 
-class Known:
-    """What the broker's end of the network has seen of one session."""
-
-    __slots__ = ("heard_at", "numbers", "peer", "said_goodbye", "went_with")
-
-    def __init__(self, peer: Any, heard_at: float) -> None:
-        self.peer = peer
-        self.heard_at = heard_at
-        self.said_goodbye = False
-        self.went_with: set[int] = set()
-        """Leases that may have begun where a worker has stopped."""
-        self.numbers: dict[int, int] = {}
-        """The number of the last Grants that each lease was in."""
-
-
-class Books(Fullness, Inheritance, Aside, Readers, Promptness):
+class Books(Needs, Fullness, Inheritance, Aside, Readers, Promptness):
     """Every task, run and lease of a farm as an onlooker sees them."""
 
     def __init__(self, farm: Farm) -> None:
@@ -108,7 +94,7 @@ class Books(Fullness, Inheritance, Aside, Readers, Promptness):
         own = (
             doubted
             or kind in (m.BROKEN, m.REFUSED)
-            or len(outcome.deaths) - (kind in (m.TIMEOUT, m.MEMORY)) <= task.blames
+            or len(outcome.deaths) - (kind in (m.TIMEOUT, m.MEMORY, m.MISSING)) <= task.blames
         )
         assert own, f"{what} is blamed for deaths that were not its own: {outcome}"
         if kind == m.ERROR and bytes(blob) == task.raised_blob:
@@ -140,6 +126,8 @@ class Books(Fullness, Inheritance, Aside, Readers, Promptness):
             self.farm.story.probe("had too much memory")
         elif kind == m.REFUSED:
             self.judge_refused(what, task)
+        elif kind == m.MISSING:
+            self.missing(what, task)
         elif kind == m.LOST:
             most = 1 if task.items > 1 else task.max_attempts
             assert attempts == most, f"{what} was given up after {outcome.deaths}"

@@ -235,6 +235,7 @@ class Child:
 
     def _finish(self, call: ChildCall, task: Task) -> None:
         if self.alive:
+            self.owner.worker.shelf.check(task)
             kind, blob = task.outcome_of_run()
             run, self.running = self.running, None
             assert run is not None
@@ -327,7 +328,9 @@ class Children:
 
     def run(self, number: int, run: RunMessage, payload: Payload) -> None:
         for body in payload[len(payload) - len(run.calls) :]:
-            self.farm.tasks[int(bytes(body))].sent = True
+            task = self.farm.tasks[int(bytes(body))]
+            task.sent = True
+            self.worker.shelf.check(task)
         child = self.all.get(number)
         if child is not None:
             assert not child.taking_back, "calls for a child whose take-back is not answered"

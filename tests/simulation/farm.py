@@ -19,6 +19,7 @@ from tests.simulation.faults import Mix
 from tests.simulation.network import Network
 from tests.simulation.people import Task
 from tests.simulation.processes import BrokerProcess, ClientProcess, Process, WorkerProcess
+from tests.simulation.shelves import Library, Store
 from tests.simulation.story import Story
 
 EVENTS_MAX = 400_000
@@ -41,6 +42,10 @@ class Farm:
         self.network = Network(self)
         self.disk = Disk() if mix.journal else None
         self.tasks: dict[int, Task] = {}
+        self.library = Library(random.Random(f"library {mix.seed}"))
+        self.stores: dict[str, Store] = {}
+        if mix.damage_share:
+            self.library.lies.update(need.digest for need in self.library.all[:1])
         self._heap: list[tuple[float, float, int, Callable[[], object]]] = []
         self._pushed = 0
         self._epoch = 100

@@ -13,6 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.fullness import empty_disk, fill_disk
+from tests.simulation.needs import let_need
 from tests.simulation.rogues import rogue_speaks
 from zfarm.settings import Settings
 
@@ -91,6 +92,11 @@ class Mix:
     """Resources and labels of each worker."""
     choosy_share: float = 0.0
     """Tasks that do not run anywhere."""
+    needs_share: float = 0.0  # calls that need files
+    near_share: float = 0.0  # clients are on the hosts of their workers
+    gone_share: float = 0.0
+    damage_share: float = 0.0
+    disk_failures: float = 0.0
     # streams
     stream_share: float = 0.0
     """Calls that emit items."""
@@ -172,6 +178,7 @@ def mix_of(seed: int) -> Mix:
         mix.settings, worker_deaths_max=more.choice((2, 3, 5)), worker_aside_s=more.choice((2.0, 10.0))
     )
     _let_choose(mix)
+    let_need(mix)
     _let_outlive(mix)
     rng = Random(f"disk {seed}")
     if mix.journal and not mix.calm and rng.random() < 0.5:

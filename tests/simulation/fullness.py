@@ -8,11 +8,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.disk import DiskFull
 from zfarm import messages as m
 
 if TYPE_CHECKING:
     from tests.simulation.farm import Farm
     from tests.simulation.people import Task
+    from tests.simulation.processes import BrokerProcess
 
 ANSWERS: dict[type, tuple[type, ...]] = {
     m.Pulse: (m.Echo,),
@@ -47,6 +49,25 @@ def empty_disk(farm: Farm) -> None:
 
 def _look_for_room(farm: Farm) -> None:
     farm.broker.hand("room")
+
+
+def written_first(broker: BrokerProcess, actions: list[m.Action]) -> list[m.Action]:
+    """What a broker does with these: its journal comes first, and if that takes nothing the machine knows
+    what may be said all the same."""
+    farm, first = broker.farm, actions[0] if actions else None
+    if isinstance(first, m.Append):
+        assert farm.disk is not None, "there is no journal to append to"
+        try:
+            farm.disk.append(first.records)
+        except DiskFull:
+            farm.story.probe("disk full")
+            farm.story.tell(farm.now, "broker", "cannot append", first)
+            broker.machine.refusing = "the disk is full"
+            actions = broker.machine.stall.begin(actions, "the disk is full")
+        else:
+            broker.machine.refusing = ""
+    farm.books.must_answer(actions)
+    return actions
 
 
 class Fullness:

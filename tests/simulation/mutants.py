@@ -19,6 +19,11 @@ import zfarm.core
 
 ANYBODY = "next((w.leases[report.lease] for w in self.workers.values() if report.lease in w.leases), None)"
 
+ANY_LEASE_OF = (
+    "next((w.leases[message.lease] for w in self._broker.workers.values()"
+    " if message.lease in w.leases), None)"
+)
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -240,4 +245,22 @@ MUTANTS = [
     Mutant("workers that came are not seen", "_on_join", "self.crew += 1", "pass"),
     Mutant("lines are not ready", "make_ready", "if client.lines:", "if False:"),
     Mutant("short of resources for ever", "_end_shortage", "self._queue.extendleft(", "list("),
+    # files that calls need
+    Mutant("what was lost on the way is not asked for again", "_look", "self._ask_again(errand)", "pass"),
+    Mutant("asked for again from the begin", "_say", "errand.at, errand.upto", "0, errand.upto"),
+    Mutant("a call runs before its files are there", "_has_all", "return not missing", "return True"),
+    Mutant("what was sent twice is written twice", "_fits", "at == errand.at and ", ""),
+    Mutant("damaged once, given up", "went_wrong", "and not errand.tried", "and False"),
+    Mutant("damaged, and asked for for ever", "went_wrong", "errand.tried = errand.far", "errand.far"),
+    Mutant(
+        "files of calls that ended are kept", "_end", "self._actions.append(DropBlob(have[0], need))", "pass"
+    ),
+    Mutant("files go under the call that uses them", "_end", "if not have[1]", "if True"),
+    Mutant("a directory without some of its files", "found", "if not errand.parts", "if True"),
+    Mutant("no window of files", "_extend", "window - self._flight + asked", "window"),
+    Mutant("sent beyond the window", "_take", "if sent >= room", "if False"),
+    Mutant("files of other people's calls", "on_want", "worker.leases.get(message.lease)", ANY_LEASE_OF),
+    Mutant("needs forgotten by the client", "_send_submit", "if asked.needs", "if False"),
+    Mutant("needs forgotten with the broker", "apply", "needs=record.needs", "needs=()"),
+    Mutant("a file that is gone fails nobody", "_refused", "self._fail(", "list("),
 ]

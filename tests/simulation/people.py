@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from zfarm.messages import ERROR, MIXED, VALUE, Demand, Outcome, Setup
+from zfarm.messages import ERROR, MIXED, VALUE, Demand, Need, Outcome, Setup
 
 if TYPE_CHECKING:
     from random import Random
@@ -94,6 +94,7 @@ class Task:
     grace_s: float | None = None
     """It is cancelled with force, if at all."""
     demand: Demand | None = None
+    needs: tuple[Need, ...] = ()
     priority: int = 0
     number: int = 0
     outcome: Outcome | None = None
@@ -169,7 +170,7 @@ class Task:
             for half in halves
         ]
         for task in tasks:
-            task.demand, task.priority = self.demand, self.priority
+            task.demand, task.priority, task.needs = self.demand, self.priority, self.needs
         return tasks
 
 
@@ -266,6 +267,8 @@ class Person:
             self.choose(task)
             delay = rng.choice((0.001, 0.1, 3.0)) * rng.random()
             farm.after(delay, partial(self.hand, "why", task))
+        if mix.needs_share and not self.client.job and rng.random() < mix.needs_share:
+            task.needs = tuple(rng.sample(farm.library.all, rng.randint(1, min(3, len(farm.library.all)))))
         self.tasks.append(task)
         self.hand("submit", task)
         if mix.stream_share:

@@ -12,10 +12,11 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.children import Children
-from tests.simulation.disk import DiskFull
+from tests.simulation.fullness import written_first
 from tests.simulation.network import Link
 from tests.simulation.people import Task
 from tests.simulation.rogues import VERSIONS
+from tests.simulation.shelves import CHUNK, Shelf, give
 from zfarm import messages as m
 from zfarm.core.broker import Broker
 from zfarm.core.client import Client
@@ -204,21 +205,7 @@ class BrokerProcess(Process):
         self.farm.books.broker_advanced()
 
     def checked(self, actions: list[m.Action]) -> list[m.Action]:
-        """The journal's turn comes first; if it takes nothing the machine knows what may be said yet."""
-        farm = self.farm
-        if actions and isinstance(actions[0], m.Append):
-            assert farm.disk is not None, "there is no journal to append to"
-            try:
-                farm.disk.append(actions[0].records)
-            except DiskFull:
-                farm.story.probe("disk full")
-                farm.story.tell(farm.now, "broker", "cannot append", actions[0])
-                self.machine.refusing = "the disk is full"
-                actions = self.machine.stall.begin(actions, "the disk is full")
-            else:
-                self.machine.refusing = ""
-        farm.books.must_answer(actions)
-        return actions
+        return written_first(self, actions)
 
     def perform(self, action: m.Action) -> None:
         farm = self.farm
@@ -258,6 +245,7 @@ class WorkerProcess(Process):
         self.lost = False
         """The broker has not heard of this life for too long, at some time or other."""
         self.children = Children(self)
+        self.shelf = Shelf(self)
         self.link = Link(farm, name, partial(self.hand, "message"), near)
         resources, labels = farm.mix.stocks.get(name, ({}, ()))
         self.resources = resources
@@ -265,6 +253,7 @@ class WorkerProcess(Process):
         self.machine = Worker(
             session, VERSIONS, self.slots, f"host-{name}", 1, self.clock, farm.mix.settings, resources, labels
         )
+        self.machine.lacking.chunk_bytes = CHUNK
         self.hand("advance")
 
     def die(self) -> None:
@@ -323,6 +312,8 @@ class WorkerProcess(Process):
             farm.network.publish(self, action.topic, action.items, action.payload)
         elif isinstance(action, m.StopChild):
             self.children.stop(action.child, action.kill)
+        elif isinstance(action, m.SeekBlob | m.StoreChunk | m.BuildTree | m.DropBlob):
+            self.shelf.do(action)
         elif isinstance(action, m.Finished):
             self.finished = True
             self.die()
@@ -357,6 +348,7 @@ class ClientProcess(Process):
         self.machine = Client(session, VERSIONS, "host-c", 1, name, self.clock, settings, job, attach)
         self.machine.subscribe(tunnel is None and farm.mix.published)
         self.machine.inflow.files = True
+        self.machine.giving.chunk_bytes = CHUNK
         self.hand("advance")
 
     def die(self) -> None:
@@ -371,6 +363,8 @@ class ClientProcess(Process):
         kind = entry[0]
         if kind == "message":
             _, message, payload = entry
+            if isinstance(message, m.Want):
+                self.farm.books.wanted(self, message)
             self.machine.receive(m.BROKER, message, payload, clock)
         elif self.left:
             return  # whoever has left can ask for nothing more
@@ -406,15 +400,14 @@ class ClientProcess(Process):
             return
         farm.story.tell(farm.now, self.name, "does", action)
         if isinstance(action, m.Send):
-            if self.link is not None:
-                self.link.send(action.message, action.payload)
-            else:
-                self.tunnel(action.message, action.payload)
+            self.send(action.message, action.payload)
             if isinstance(action.message, m.Bye):
                 self.die()
                 farm.comes_back(self)
         elif isinstance(action, m.Resolve):
             self._resolve(action)
+        elif isinstance(action, m.Give):
+            farm.after(farm.rng.random() * 1e-3, partial(self._give, action))
         elif isinstance(action, m.Safe):
             farm.story.probe("safe")
             farm.tasks[action.token].safe = True
@@ -452,10 +445,21 @@ class ClientProcess(Process):
         else:
             raise AssertionError(f"a client should not do {action}")
 
+    def send(self, message: m.Message, payload: m.Payload) -> None:
+        """Over the link, or through the tunnel of the child that it lives in."""
+        if self.link is not None:
+            self.link.send(message, payload)
+        else:
+            self.tunnel(message, payload)
+
+    def _give(self, action: m.Give) -> None:
+        if self.alive:
+            give(self, action)
+
     def _submit(self, task: Task) -> None:
         number = self.machine.submit(
             task.token, task.name, task.function, task.setup, task.body, task.items, task.max_attempts,
-            int(task.timeout_s * 1e6), task.priority, task.memory, task.demand,
+            int(task.timeout_s * 1e6), task.priority, task.memory, task.demand, task.needs,
         )  # fmt: skip
         self.farm.books.submitted(self, number, task)
 

@@ -49,6 +49,8 @@ RESTLESS = {
     "Items",
     "Streams",
     "Sent",
+    "Want",
+    "Chunks",
 }
 """What a farm at rest has no reason to say."""
 
@@ -87,6 +89,8 @@ def unrest(farm: Farm) -> list[str]:
             if container and path not in KEPT and "handlers" not in path and "_from_" not in path:
                 found.append(f"{process.name} holds {path} = {str(container)[:200]}")
     for worker in workers:
+        if worker.shelf.pins:
+            found.append(f"{worker.name} keeps the files {worker.shelf.pins}")
         most = worker.slots + farm.mix.settings.children_idle_max + 1
         if len(worker.children.all) > most or worker.children.busy:
             found.append(

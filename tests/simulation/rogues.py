@@ -30,6 +30,7 @@ def rogue_speaks(farm: Farm) -> None:
         (m.Pulse(1, 3), []),
         (m.Listen([m.Listening(lease, 1 << 40, 0) for lease in leases]), []),
         (m.Look(), []),
+        *((m.Chunks(lease, tasks[0], [m.Chunk(bytes(32), 8)]), [b"forged.."]) for lease in leases),
         (m.Bye(), []),
     ]
     if session == "rogue worker":
@@ -43,6 +44,7 @@ def rogue_speaks(farm: Farm) -> None:
             (m.Streams([m.Streaming(lease, "nobody", 1) for lease in leases], leases), []),
             *((m.Items(lease, 1, 1), [b"forged"]) for lease in leases),
             (m.Room(0), []),
+            *((m.Want(lease, [m.Wanted(bytes(32), 8, 0, 8)]), []) for lease in leases),
             (m.Leave(), []),
         ]
     message, payload = rng.choice(said)

@@ -26,7 +26,14 @@ HERE = Path(__file__).parent
 
 RARE = [
     "a child could not be started",
+    "a call has its files",
     "a call that does not run anywhere",
+    "a chunk came damaged",
+    "a directory was made",
+    "a file cannot be had",
+    "a file goes on from where it was",
+    "a file is not where it was said to be",
+    "a file was there",
     "a job is taken over",
     "a lease from before the broker's restart is reported",
     "a report twice, or of a lease that was given up",

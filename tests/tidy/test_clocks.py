@@ -14,6 +14,7 @@ ASKED = {
     "zfarm/edge/places.py": "when a farm was started, as told to people",
     "zfarm/edge/principals.py": "when a key was made, as told to people",
     "zfarm/edge/security.py": "when a broker was started, as told to people",
+    "zfarm/edge/store.py": "which files were not used for longest, over all workers of a host: they go first",
     "zfarm/face/dashboard.py": "the time of day on the screen",
     "zfarm/face/status.py": "the time of day on the page",
 }

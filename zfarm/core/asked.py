@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from zfarm.messages import Blob, Call, Demand
+from zfarm.messages import Blob, Call, Demand, Need
 
 __all__ = ["EARLIER", "Asked"]
 
@@ -31,6 +31,7 @@ class Asked(msgspec.Struct, gc=False, eq=False):
     priority: int = 0
     memory_bytes: int = 0
     demand: Demand | None = None
+    needs: tuple[Need, ...] = ()
     sent: int = 0  # the number of its Submit; EARLIER: one from before the last Welcome; 0: none yet
     cancelling: bool = False
     books: int = 0  # the books of the broker that it was first sent to, as its Welcome named them

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import msgspec
 
 from zfarm.core.lines import Lines
-from zfarm.messages import Blob, Demand, Fate, Outcome, Peer, Vitals
+from zfarm.messages import Blob, Demand, Fate, Need, Outcome, Peer, Vitals
 
 __all__ = ["ANY_LEASE", "Amounts", "ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
 
@@ -134,6 +134,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     until: float = 0.0  # parked: it has no lease, and gets none until then
     stray: bool = False  # its lease was taken over: its place in the queue may still be there
     demand: Demand | None = None  # it waits in a line of its client, and not in the queue
+    needs: tuple[Need, ...] = ()  # blobs that its client has
 
     @property
     def attempts(self) -> int:

@@ -33,6 +33,7 @@ from zfarm.messages import (
     CANCELLED,
     LOST,
     MEMORY,
+    MISSING,
     TIMEOUT,
     VALUE,
     Action,
@@ -63,6 +64,7 @@ from zfarm.messages import (
     Stranger,
     Streams,
     Versions,
+    Want,
     Why,
 )
 from zfarm.settings import Settings, settings
@@ -101,6 +103,7 @@ class Broker(Reception):
             Sent: self.routes.on_items,
             Progress: self.routes.on_progress,
             Printed: self.routes.on_printed,
+            Want: self.routes.on_want,
         }
 
     # ------------------------------------------------------------ the machine
@@ -325,9 +328,9 @@ class Broker(Reception):
             worker.failed += 1
         if report.kind == BROKEN and report.fate is not None:
             self.aside.failed_to_begin(worker, task, now)
-        elif worker.suspects and report.kind not in (BROKEN, CANCELLED, TIMEOUT, MEMORY):
+        elif worker.suspects and report.kind not in (BROKEN, CANCELLED, TIMEOUT, MEMORY, MISSING):
             worker.suspects.clear()
-        if report.kind != CANCELLED:
+        if report.kind not in (CANCELLED, MISSING):
             task.function.measured(report.run_us, task.items)
         if report.kind == AGAIN:
             self.attempt_failed(task, report, blob, now)

@@ -45,6 +45,8 @@ class Brood:
         self.slots = slots
         self.resources = resources or {}
         """What there is for the calls that run, in thousandths."""
+        self.store = ""
+        """Where the files are that calls need; set by the shell."""
         self._host = host
         self._pid = pid
         self._limits = limits
@@ -52,6 +54,7 @@ class Brood:
         self._leases: dict[int, Duty] = {}
         self._queue: deque[Duty] = deque()
         self._short: deque[Duty] = deque()  # for which resources are missing: somebody still has them
+        self._unsupplied: dict[int, Duty] = {}  # whose files are on their way
         self._owed: dict[int, Owed] = {}
         self._kids: dict[int, Kid] = {}
         self._next_kid = 1
@@ -101,6 +104,8 @@ class Brood:
         self._queue.clear()
 
     def _drain_more(self) -> None:
+        self._queue.extend(self._unsupplied.values())
+        self._unsupplied.clear()
         self._return_queue()
         for kid in self._kids.values():
             if kid.calls > 1:
@@ -175,7 +180,7 @@ class Brood:
             kid = self._idle_kid(queue[0].realm)
             if kid is None:
                 break
-            self._actions.append(feed(kid, queue, limits, now, share=free))
+            self._actions.append(feed(kid, queue, limits, now, share=free, store=self.store))
             free -= 1
         if queue and free >= 0:  # below: calls that waited go on, and the slots they had given up are taken
             self._actions.extend(feed_ahead(self._kids.values(), queue, limits, now))

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from zfarm.core.asked import EARLIER, Asked
+from zfarm.core.giving import Giving
 from zfarm.core.inflow import Inflow
 from zfarm.core.machine import NOW, Indexed
 from zfarm.messages import (
@@ -48,6 +49,7 @@ from zfarm.messages import (
     Items,
     JobTask,
     Message,
+    Need,
     Outcome,
     Payload,
     Peer,
@@ -68,6 +70,7 @@ from zfarm.messages import (
     TakenOver,
     Unknown,
     Versions,
+    Want,
     Welcome,
     Why,
 )
@@ -130,6 +133,7 @@ class Client:
         self._actions: list[Action] = []
         self._whys: list[Why] = []
         self.inflow = self._inflow = Inflow(limits)
+        self.giving = self._giving = Giving(limits)
         self._handlers: dict[type, Callable[[Any, Payload, float], None]] = {
             Welcome: self._on_welcome,
             Stranger: self._on_stranger,
@@ -143,6 +147,7 @@ class Client:
             Streams: lambda message, *_: self._inflow.streams(message, self._tasks),
             Items: self._inflow.items,
             Sent: lambda message, _, now: self._inflow.sent(message, now),
+            Want: lambda message, _, now: self._giving.want(message, self._tasks, now),
             Progress: self._on_progress,
             Reason: lambda message, *_: self._actions.append(Explained(message)),
             Printed: self._on_printed,
@@ -168,6 +173,7 @@ class Client:
         priority: int = 0,
         memory_bytes: int = 0,
         demand: Demand | None = None,
+        needs: tuple[Need, ...] = (),
     ) -> int:
         """Note a call to be run and return its task number; ``token`` comes back with its outcome."""
         number = self._next_task
@@ -185,6 +191,7 @@ class Client:
             priority,
             memory_bytes,
             demand,
+            needs,
         )
         self._tasks[number] = asked
         self._unsent.append(asked)
@@ -295,13 +302,15 @@ class Client:
                 actions.append(Send(BROKER, Pulse(number=self._pulse, open=len(self._tasks))))
             if now >= self._inflow.deadline:
                 self._inflow.advance(now, True, actions)
+        if now >= self._giving.deadline:
+            self._giving.advance(now, self._tasks, actions)
         away_at = self._heard_at + self._limits.broker_away_max_s
         if now >= away_at:
             away = self._limits.broker_away_max_s
             self._reject(actions, "BrokerUnreachable", f"the broker has not answered for {away:g} s")
             return actions
         beat_at = self._hello_at if self._welcome is None else self._pulse_at
-        self.deadline = min(away_at, beat_at, self._inflow.deadline)
+        self.deadline = min(away_at, beat_at, self._inflow.deadline, self._giving.deadline)
         return actions
 
     def check(self) -> None:
@@ -311,6 +320,7 @@ class Client:
             assert number == asked.number < self._next_task
             assert asked.sent or number in waiting, f"task {number} is neither sent nor waiting to be sent"
         self._inflow.check()
+        self._giving.check()
 
     # ------------------------------------------------------------ messages of the broker
 
@@ -417,6 +427,8 @@ class Client:
     def _resolve(self, asked: Asked, outcome: Outcome, blob: Blob) -> None:
         del self._tasks[asked.number]
         self._inflow.ended(asked.number, asked.token, outcome)
+        if asked.needs:
+            self._giving.ended(asked.number)
         if self._forced:
             self._forced.pop(asked.number, None)
         self._actions.append(Resolve(asked.token, outcome, blob))
@@ -426,6 +438,7 @@ class Client:
         self._tasks.clear()
         self._unsent.clear()
         self._inflow.clear()
+        self._giving.clear()
         self.deadline = inf
         actions.append(Rejected(code, text))
 
@@ -470,6 +483,7 @@ class Client:
         names: list[str] = []
         calls: list[Call] = []
         demands: Indexed[Demand] = Indexed()
+        needs: Indexed[tuple[Need, ...]] = Indexed()
         bodies: list[Blob] = []
         unsent = self._unsent
         tasks = self._tasks
@@ -506,9 +520,12 @@ class Client:
                 asked.books = asked.books or books
             if asked.demand is not None:
                 calls[-1] = msgspec.structs.replace(calls[-1], demand=demands[asked.demand] + 1)
+            if asked.needs:
+                calls[-1] = msgspec.structs.replace(calls[-1], needs=needs[asked.needs] + 1)
             bodies.append(body)
         if calls:
             payload: list[Blob] = [*(blob for blob, _ in functions), *setups, *bodies]
             self._submits += 1
-            submit = Submit(calls, names, len(setups), self._take_forgets(), self._submits, list(demands))
+            forgets, tables = self._take_forgets(), (list(demands), list(needs))
+            submit = Submit(calls, names, len(setups), forgets, self._submits, *tables)
             actions.append(Send(BROKER, submit, payload))

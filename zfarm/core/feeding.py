@@ -34,10 +34,11 @@ def feed_ahead(kids: Iterable[Kid], queue: deque[Duty], limits: Settings, now: f
             yield feed(kid, queue, limits, now, share=1)
 
 
-def feed(kid: Kid, queue: deque[Duty], limits: Settings, now: float, share: int) -> RunCalls:
+def feed(kid: Kid, queue: deque[Duty], limits: Settings, now: float, share: int, store: str = "") -> RunCalls:
     """Send the head of the queue, and as many like it as make one worthwhile message, to ``kid``.
 
-    ``share`` children are to share the queue: none takes more than its part.
+    ``share`` children are to share the queue: none takes more than its part. ``store`` is where its files
+    are, if it needs some.
     """
     duties = _take(kid, queue, limits, share)
     new_setup = kid.adopt(duties[0])
@@ -58,7 +59,9 @@ def feed(kid: Kid, queue: deque[Duty], limits: Settings, now: float, share: int)
     kid.runs.append(calls[-1].seq)
     setup = [duties[0].setup] if new_setup else []
     payload: list[Blob] = [*functions, *setup, *[duty.body for duty in duties]]
-    return RunCalls(kid.number, Run(calls, len(functions), new_setup), payload)
+    return RunCalls(
+        kid.number, Run(calls, len(functions), new_setup, store if duties[0].needy else ""), payload
+    )
 
 
 def _take(kid: Kid, queue: deque[Duty], limits: Settings, share: int) -> list[Duty]:

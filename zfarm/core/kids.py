@@ -50,6 +50,7 @@ class Duty(msgspec.Struct, gc=False, eq=False):
     timeout_us: int = 0
     memory_bytes: int = 0
     takes: tuple[tuple[str, int], ...] = ()  # of the worker's resources, from its start to its end
+    needy: bool = False  # it needs files, which are in the store
     seq: int = 0
     revoked: bool = False  # to be given back unless it has started
     stopping: bool = False  # to be stopped even if it has started

@@ -17,6 +17,7 @@ from zfarm.messages import (
     ERROR,
     LOST,
     MEMORY,
+    MISSING,
     MIXED,
     TIMEOUT,
     VALUE,
@@ -30,6 +31,7 @@ from zfarm.messages import (
     Enrolled,
     Fate,
     Forgotten,
+    Need,
     Outcome,
     Payload,
     Peer,
@@ -82,7 +84,8 @@ class Ledger:
         self.crew = 0  # counts the comings and goings of workers
         self.served_us = 0.0  # what the client had been served with that had the last turn
         # items, not batches
-        self.counts = dict.fromkeys((VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT, MEMORY), 0)
+        kinds = VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT, MEMORY, MISSING
+        self.counts = dict.fromkeys(kinds, 0)
         self.retried = 0
         self.tasks = 0
         self.notes = 0
@@ -132,7 +135,7 @@ class Ledger:
         if isinstance(record, Accepted):
             function = self.functions.intern(bytes(payload[0]), record.name)
             setup = client.setups.setdefault(bytes(payload[1]), bytes(payload[1]))
-            self.accept(client, record, function, setup, payload[2], demand=record.demand)
+            self.accept(client, record, function, setup, payload[2], demand=record.demand, needs=record.needs)
         elif isinstance(record, Forgotten):
             self.forget(client, record.tasks)
         elif isinstance(record, Dropped):
@@ -193,6 +196,7 @@ class Ledger:
         body: Blob,
         queued: bool = True,
         demand: Demand | None = None,
+        needs: tuple[Need, ...] = (),
     ) -> Task:
         """Enter a task, and queue it."""
         function.refs += 1
@@ -205,6 +209,8 @@ class Ledger:
         client.tasks[number] = task
         task.priority = call.priority
         task.demand = demand
+        if needs:
+            task.needs = needs
         if not queued:
             pass
         elif demand is not None:
@@ -218,7 +224,7 @@ class Ledger:
         if self.journal:
             accepted = Accepted(
                 client.session, number, function.name, call.items, call.max_attempts, call.timeout_us,
-                call.priority, call.memory_bytes, demand,
+                call.priority, call.memory_bytes, demand, needs,
             )  # fmt: skip
             self.records.append((accepted, (function.blob, setup, body)))
             client.booked.append(number)

@@ -10,7 +10,20 @@ from msgspec import structs
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.deaths import words_of_outcome
 from zfarm.core.machine import Indexed, batches
-from zfarm.messages import Began, Blob, Booked, Demand, Ended, Grants, Lease, Revoke, Send, Thanks, Unknown
+from zfarm.messages import (
+    Began,
+    Blob,
+    Booked,
+    Demand,
+    Ended,
+    Grants,
+    Lease,
+    Need,
+    Revoke,
+    Send,
+    Thanks,
+    Unknown,
+)
 from zfarm.settings import Settings
 
 __all__ = ["client_messages", "worker_messages"]
@@ -92,6 +105,7 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
     owners: Indexed[str] = Indexed()
     leases: list[Lease] = []
     demands: Indexed[Demand] = Indexed()
+    needs: Indexed[tuple[Need, ...]] = Indexed()
     last_function = last_setup = last_client = None
     function = setup = owner = 0
     for task in tasks:  # most are like the one before: looked up only when they are not
@@ -111,6 +125,8 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
             )
         if task.demand is not None:
             leases[-1] = structs.replace(leases[-1], demand=demands[task.demand] + 1)
+        if task.needs:
+            leases[-1] = structs.replace(leases[-1], needs=needs[task.needs] + 1)
     worker.grants_number += 1
     if worker.repeated:
         again = [task.lease for task in tasks if task.lease in worker.repeated]
@@ -122,5 +138,6 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
         functions=len(functions),
         setups=len(setups),
         demands=list(demands),
+        needs=list(needs),
     )
     return Send(worker.peer, grants, [*functions, *setups, *(task.body for task in tasks)])

@@ -26,6 +26,7 @@ from zfarm.messages import (
     Bye,
     Call,
     Cancel,
+    Chunks,
     Drop,
     Echo,
     Fate,
@@ -83,6 +84,7 @@ class Reception(Ledger):
             Bye: self._on_bye,
             Listen: self.routes.on_listen,
             Fetch: self.routes.on_fetch,
+            Chunks: self.routes.on_chunks,
         }
 
     # ------------------------------------------------------------ clients
@@ -195,7 +197,8 @@ class Reception(Ledger):
                     self.record(client)
                 function, setup = functions[call.function], setups[call.setup]
                 demand = message.demands[call.demand - 1] if call.demand else None
-                task = self.accept(client, call, function, setup, payload[i], not call.begun, demand)
+                needs = message.needs[call.needs - 1] if call.needs else ()
+                task = self.accept(client, call, function, setup, payload[i], not call.begun, demand, needs)
                 if call.begun:
                     self.doubt(task, now)
         if client.booked:

@@ -1,4 +1,5 @@
-"""Which lease has a stream, whose it is and who sends it: the broker's part in streams. It keeps no item.
+"""Which lease has a stream, whose it is and who sends it: the broker's part in streams, and in the files that
+calls need. It keeps no item and no chunk.
 
 A client may speak of the streams of its own tasks only, a worker of its own leases only; anything else
 changes nothing.
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from zfarm.core.books import ClientRecord, WorkerRecord
 from zfarm.messages import (
+    Chunks,
     Fetch,
     Items,
     Listen,
@@ -21,6 +23,7 @@ from zfarm.messages import (
     Sent,
     Streaming,
     Streams,
+    Want,
 )
 
 if TYPE_CHECKING:
@@ -112,7 +115,23 @@ class Routes:
             told = Printed(task.number, message.source, message.dropped, worker.host)
             self._to_client(task.client.session, told, payload)
 
+    def on_want(self, worker: WorkerRecord, message: Want, payload: Payload, now: float) -> None:
+        """A worker wants files that a call needs: only of its own leases, and only from their clients."""
+        task = worker.leases.get(message.lease)
+        if task is None or not task.needs:
+            refusals = self._broker.refusals
+            refusals["files"] = refusals.get("files", 0) + 1
+            return
+        told = Want(message.lease, message.wants, message.taken, task.number, worker.host)
+        self._to_client(task.client.session, told)
+
     # ------------------------------------------------------------ from clients
+
+    def on_chunks(self, client: ClientRecord, message: Chunks, payload: Payload, now: float) -> None:
+        """A client sends files to the worker that has its call."""
+        task = client.tasks.get(message.task)
+        if task is not None and task.worker is not None and task.lease == message.lease and task.needs:
+            self._send(task.worker.peer, message, payload)
 
     def on_listen(self, client: ClientRecord, message: Listen, payload: Payload, now: float) -> None:
         """A client says how far its readers are."""
@@ -162,7 +181,7 @@ class Routes:
             del self._routes[lease]
 
     def _to_client(
-        self, owner: str, message: Streams | Items | Sent | Progress | Printed, payload: Payload = ()
+        self, owner: str, message: Streams | Items | Sent | Progress | Printed | Want, payload: Payload = ()
     ) -> None:
         client = self._broker.clients.get(owner)
         if client is not None:

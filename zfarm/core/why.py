@@ -136,6 +136,8 @@ def _at_worker(broker: Broker, task: Task, worker: WorkerRecord, now: float) -> 
     if task.began:
         run = f", run {task.attempts + 1} of at most {task.max_attempts}" if task.attempts else ""
         return "running", f"it runs {where}, granted {ago} ago{run}{more}"
+    if task.needs:
+        return "files", f"it was granted {ago} ago, and starts {where} when all its files are there{more}"
     before = 0
     for lease in worker.leases:
         if lease == task.lease:

@@ -17,12 +17,13 @@ from typing import Any
 
 from msgspec import structs
 
-from zfarm.core.brood import NOTHING, Brood
+from zfarm.core.brood import NOTHING
 from zfarm.core.deaths import words_of_report
 from zfarm.core.kids import Duty, facts, limit_of, starved
 from zfarm.core.machine import NOW, batches
 from zfarm.core.outflow import Outflow
 from zfarm.core.printouts import Printouts
+from zfarm.core.supply import Supply
 from zfarm.messages import (
     BROKEN,
     BROKER,
@@ -32,6 +33,7 @@ from zfarm.messages import (
     Beat,
     Began,
     Blob,
+    Chunks,
     Connected,
     Done,
     Drain,
@@ -71,7 +73,7 @@ __all__ = ["Worker"]
 Handler = Callable[[Any, Payload, float], None]
 
 
-class Worker(Brood):
+class Worker(Supply):
     """Runs leases in the children of one host."""
 
     def __init__(
@@ -90,7 +92,6 @@ class Worker(Brood):
         super().__init__(slots, host, pid, limits, resources)
         self.session = session
         self.labels = list(labels)
-        self.deadline = NOW
         self._versions = versions
         self._joined = False
         self._join_at = now
@@ -111,6 +112,7 @@ class Worker(Brood):
             Drain: self._on_drain,
             Listen: self._on_listen,
             Fetch: self._on_fetch,
+            Chunks: self._on_chunks,
         }
 
     # ------------------------------------------------------------ local inputs
@@ -295,6 +297,8 @@ class Worker(Brood):
         """Feed the children, watch the clock, and send what this turn has for the broker."""
         if not self._over:
             self._watch_kids(now)
+            if self._lacking:
+                self._supply(now, self._joined)
             if self._draining:
                 self._drain_more()
             if self._queue or self._short:
@@ -316,13 +320,14 @@ class Worker(Brood):
 
     def check(self) -> None:
         """Every lease is in the queue or with one child; busy children that do not wait fit the slots."""
-        places = [duty.lease for duty in (*self._queue, *self._short)]
+        places = [duty.lease for duty in (*self._queue, *self._short, *self._unsupplied.values())]
         for kid in self._kids.values():
             places.extend(duty.lease for duty in kid.duties() if duty.lease in self._leases)
             assert kid.expected_us == sum(duty.expected_us for duty in kid.duties())
         assert sorted(places) == sorted(self._leases), "a lease is nowhere, or in two places"
         assert not self._leases.keys() & self._owed.keys(), "a lease is held and owed at once"
         self._outflow.check()
+        self._lacking.check()
 
     # ------------------------------------------------------------ messages of the broker
 
@@ -334,6 +339,7 @@ class Worker(Brood):
         self._room_told = -1
         self._begans, self._returns = [], []
         self._outflow.welcome()
+        self._lacking.welcome()
         for kid in self._kids.values():  # what was said on the old link may be lost
             kid.head_began = False
         self._actions.append(Connected(message))
@@ -377,7 +383,8 @@ class Worker(Brood):
             if lease.demand:
                 duty.takes, duty.expected_us = message.demands[lease.demand - 1].resources, 0
             leases[number] = duty
-            self._queue.append(duty)
+            if not lease.needs or self._has_all(duty, message.needs[lease.needs - 1]):
+                self._queue.append(duty)
 
     def _on_revoke(self, message: Revoke, payload: Payload, now: float) -> None:
         for lease in message.leases:
@@ -393,7 +400,8 @@ class Worker(Brood):
                 duty.grace_us = message.grace_us
             if duty.kid is None:
                 self._end_shortage()
-                self._queue.remove(duty)
+                if self._unsupplied.pop(lease, None) is None:
+                    self._queue.remove(duty)
                 self._take_home(duty, now)
             else:
                 self._take_back(duty.kid)
@@ -492,5 +500,5 @@ class Worker(Brood):
 
     def _next_deadline(self) -> float:
         if not self._joined:
-            return min(self._join_at, self._kids_deadline())
-        return min(self._beat_at, self._kids_deadline(), self._outflow.deadline)
+            return min(self._join_at, self._kids_deadline(), self._lacking.deadline)
+        return min(self._beat_at, self._kids_deadline(), self._outflow.deadline, self._lacking.deadline)

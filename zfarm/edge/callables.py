@@ -45,27 +45,36 @@ class Portable:
         self._memo: dict[object, _Memo] = {}
 
     def encode_function(
-        self, function: Callable[..., Any], retry_on: tuple[type[Exception], ...] = (), output: str = ""
+        self,
+        function: Callable[..., Any],
+        retry_on: tuple[type[Exception], ...] = (),
+        output: str = "",
+        placing: Any = None,
     ) -> bytes:
         """The blob of a function: the same object again while nothing that it needs has changed. With the
-        exceptions after which a call of it is to be run again, and where its output goes.
+        exceptions after which a call of it is to be run again, where its output goes, and the files that it
+        wants around it (zfarm.edge.workplace).
 
         Raises:
             NotPortable: it cannot be pickled; the text says where in it.
         """
-        special = retry_on or output
-        key = (id(function), retry_on, output) if special else id(function)
+        special = retry_on or output or placing
+        key = (id(function), retry_on, output, placing) if special else id(function)
         memo = self._memo.get(key)
         if memo is not None and memo.holds(function):
             return memo.blob
         try:
-            blob = _encode(Special(function, retry_on, output) if special else function)
+            blob = _encode(Special(function, retry_on, output, placing) if special else function)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise not_portable([("function", function), ("retry_on", retry_on)], error) from error
         self._remember(key, function, blob)
         return blob
+
+    def encode_again(self, thing: Any) -> None:
+        """Pickle this for those who watch (zfarm.handles), whatever is remembered of it."""
+        _encode(thing)
 
     def encode_arguments(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], function: Any = None
@@ -157,20 +166,25 @@ class Portable:
 
 
 class Special:
-    """A function with the exceptions after which a call of it is to be run again, and with where its output
-    goes; a child takes it apart."""
+    """A function with the exceptions after which a call of it is to be run again, with where its output goes,
+    and with the files that it wants around it; a child takes it apart."""
 
-    __slots__ = ("function", "kinds", "output")
+    __slots__ = ("function", "kinds", "output", "placing")
 
     def __init__(
-        self, function: Callable[..., Any], kinds: tuple[type[Exception], ...], output: str = ""
+        self,
+        function: Callable[..., Any],
+        kinds: tuple[type[Exception], ...],
+        output: str = "",
+        placing: Any = None,
     ) -> None:
         self.function = function
         self.kinds = kinds
         self.output = output
+        self.placing = placing
 
     def __reduce__(self) -> Any:
-        return Special, (self.function, self.kinds, self.output)
+        return Special, (self.function, self.kinds, self.output, self.placing)
 
 
 class _Memo:
@@ -289,7 +303,7 @@ _PICKLE_FIRST: Final = 0x80
 class Function:
     """A function in a child, with the definitions that it came with."""
 
-    __slots__ = ("_data", "_generation", "_steady", "_table", "output", "retry_on", "short")
+    __slots__ = ("_data", "_generation", "_steady", "_table", "output", "placing", "retry_on", "short")
 
     def __init__(self, blob: bytes) -> None:
         self._table: homes.Table | None = None  # not opened yet: that is for the call that it is needed by
@@ -299,6 +313,7 @@ class Function:
         self.short = False  # it has run, and took less than a millisecond
         self.retry_on: tuple[type[BaseException], ...] = ()
         self.output = ""
+        self.placing: Any = None
 
     def ready(self) -> Callable[..., Any]:
         """The callable as it was when it was pickled. Raises whatever unpickling raises."""
@@ -320,6 +335,7 @@ class Function:
         if type(made) is Special:
             self.retry_on = made.kinds
             self.output = made.output
+            self.placing = made.placing
             return made.function
         return made  # type: ignore[no-any-return]
 

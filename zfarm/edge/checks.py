@@ -32,6 +32,7 @@ from zfarm.settings import settings
 __all__ = ["CHECKS", "NAME_MAX", "Check", "Malformed"]
 
 Check = Callable[[Any, int], None]
+PATH_MAX: Final = 4096
 
 
 def _versions(versions: m.Versions) -> None:
@@ -60,6 +61,20 @@ def _demands(demands: Sequence[m.Demand]) -> None:
         _name("a label", *demand.labels)
 
 
+def _needs(needs: Sequence[Sequence[m.Need]]) -> None:
+    _listed("lists of files", needs, settings.batch_calls_max)
+    for some in needs:
+        _listed("files of a call", some, settings.call_files_max)
+        _digests("a file", *some)
+
+
+def _digests(what: str, *blobs: m.Need | m.Wanted | m.Chunk) -> None:
+    for blob in blobs:
+        if len(blob.digest) != m.DIGEST_BYTES:
+            raise Malformed(f"the digest of {what} has {len(blob.digest)} bytes")
+    _numbers(f"sizes of {what}", [blob.size for blob in blobs], settings.file_bytes_max)
+
+
 def _submit(message: m.Submit, blobs: int) -> None:
     calls, functions, setups = message.calls, len(message.names), message.setups
     _listed("calls", calls, settings.batch_calls_max)
@@ -73,9 +88,11 @@ def _submit(message: m.Submit, blobs: int) -> None:
     _numbers("tasks", [call.task for call in calls], TASK_NUMBER_MAX)
     # the other columns of a batch are nearly constant: their few distinct values are what is checked
     _demands(message.demands)
-    terms = "max_attempts", "timeout_us", "priority", "memory_bytes", "demand"
+    _needs(message.needs)
+    terms = "max_attempts", "timeout_us", "priority", "memory_bytes", "demand", "needs"
     kinds = set(map(attrgetter("function", "setup", "items", *terms), calls))
-    for function, setup, items, max_attempts, timeout_us, priority, memory_bytes, demand in kinds:
+    for function, setup, items, max_attempts, timeout_us, priority, memory_bytes, demand, needs in kinds:
+        _number("needs", needs, len(message.needs))
         _number("memory_bytes", memory_bytes)
         _number("demand", demand, len(message.demands))
         _number("function", function, functions - 1)
@@ -97,9 +114,12 @@ def _grants(message: m.Grants, blobs: int) -> None:
     _numbers("leases", [lease.lease for lease in leases])
     _numbers("tasks", [lease.task for lease in leases])
     _demands(message.demands)
-    columns = "owner", "function", "setup", "items", "expected_us", "timeout_us", "memory_bytes", "demand"
-    kinds = set(map(attrgetter(*columns), leases))
-    for owner, function, setup, items, expected_us, timeout_us, memory_bytes, demand in kinds:
+    _needs(message.needs)
+    columns = "owner", "function", "setup", "items", "expected_us"
+    terms = "timeout_us", "memory_bytes", "demand", "needs"
+    kinds = set(map(attrgetter(*columns, *terms), leases))
+    for owner, function, setup, items, expected_us, timeout_us, memory_bytes, demand, needs in kinds:
+        _number("needs", needs, len(message.needs))
         _number("memory_bytes", memory_bytes)
         _number("demand", demand, len(message.demands))
         _number("owner", owner, len(owners) - 1)
@@ -124,7 +144,7 @@ def _reports(message: m.Reports, blobs: int) -> None:
     _blobs(message, blobs, len(reports))
     _numbers("leases", [report.lease for report in reports])
     for kind in {report.kind for report in reports}:
-        if not 0 <= kind <= m.MEMORY or kind == m.REFUSED:
+        if not 0 <= kind <= m.MISSING or kind == m.REFUSED:
             raise Malformed(f"kinds: a worker reports kind {kind}")
     _numbers("run times", [report.run_us for report in reports])
     _numbers("emitted items", [report.emitted for report in reports])
@@ -132,7 +152,7 @@ def _reports(message: m.Reports, blobs: int) -> None:
     for report in reports:
         if report.fate is not None:
             _fate(report.fate)
-        elif report.kind in (m.LOST, m.TIMEOUT, m.MEMORY):
+        elif report.kind in (m.LOST, m.TIMEOUT, m.MEMORY, m.MISSING):
             raise Malformed(f"the report of lost lease {report.lease} has no fate")
 
 
@@ -142,7 +162,7 @@ def _ended(message: m.Ended, blobs: int) -> None:
     _blobs(message, blobs, len(outcomes))
     _numbers("tasks", [outcome.task for outcome in outcomes])
     for kind in {outcome.kind for outcome in outcomes}:
-        if not 0 <= kind <= m.MEMORY or kind == m.AGAIN:
+        if not 0 <= kind <= m.MISSING or kind == m.AGAIN:
             raise Malformed(f"kinds: no task ends in kind {kind}")
     _numbers("run times", [outcome.run_us for outcome in outcomes])
     _numbers("tries", [outcome.tries for outcome in outcomes], COUNT_MAX)
@@ -155,6 +175,7 @@ def _ended(message: m.Ended, blobs: int) -> None:
 
 
 def _run(message: m.Run, blobs: int) -> None:
+    _name("a path", message.store, most=PATH_MAX)
     calls, functions = message.calls, message.functions
     _listed("calls", calls, settings.batch_calls_max)
     _number("functions", functions, settings.blobs_max)
@@ -184,7 +205,7 @@ def _starts(message: m.Starts, blobs: int) -> None:
     _number("seq", message.seq)
 
 
-def _need(message: m.Need, blobs: int) -> None:
+def _borrow(message: m.Borrow, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _listed("sizes", message.sizes, settings.blobs_max)
     _numbers("sizes", message.sizes, settings.payload_bytes_max)
@@ -419,6 +440,32 @@ def _fetch(message: m.Fetch, blobs: int) -> None:
     _number("last", message.last, least=message.first)
 
 
+def _want(message: m.Want, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _numbers("lease, task and bytes taken", (message.lease, message.task, message.taken))
+    _name("a host", message.host)
+    _listed("files", message.wants, settings.batch_calls_max)
+    _digests("a file", *message.wants)
+    for one in message.wants:
+        _number("the end of what is wanted", one.upto, one.size)
+        _number("the begin of what is wanted", one.at, one.upto)
+        if one.at % m.CHUNK_BYTES:
+            raise Malformed(f"a chunk begins at {one.at}")
+
+
+def _chunks(message: m.Chunks, blobs: int) -> None:
+    _listed("chunks", message.chunks, settings.batch_calls_max)
+    _blobs(message, blobs, len(message.chunks))
+    _numbers("lease and task", (message.lease, message.task))
+    _digests("a file", *message.chunks)
+    for chunk in message.chunks:
+        _number("the begin of a chunk", chunk.at, chunk.size)
+        _name("a path", chunk.path, most=PATH_MAX)
+        _name("a reason", chunk.text, most=settings.text_bytes_max)
+        if len(chunk.check) != (0 if chunk.path or chunk.text else m.DIGEST_BYTES):
+            raise Malformed(f"the digest of a chunk has {len(chunk.check)} bytes")
+
+
 def _progress(message: m.Progress, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _number("number", message.number)
@@ -517,7 +564,7 @@ CHECKS: Final[dict[type, Check]] = {
     m.Dones: _dones,
     m.Starts: _starts,
     m.Waits: _nothing,
-    m.Need: _need,
+    m.Borrow: _borrow,
     m.Lent: _lent,
     m.Released: _released,
     m.Unshare: _nothing,
@@ -529,6 +576,8 @@ CHECKS: Final[dict[type, Check]] = {
     m.Sent: _sent,
     m.Listen: _listen,
     m.Fetch: _fetch,
+    m.Want: _want,
+    m.Chunks: _chunks,
     m.FarmNote: _farm_note,
     m.WorkersNote: _workers_note,
     m.TextNote: _nothing,

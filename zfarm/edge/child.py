@@ -106,6 +106,8 @@ class Child:
         if not isinstance(message, Run):
             raise Malformed(f"{type(message).__name__} on the pipe of a child")
         first_body = message.functions
+        if message.store:
+            self._here.store = message.store
         if message.setup:
             self._realm.adopt(blobs[message.functions])
             self._fence.settle()
@@ -176,6 +178,10 @@ class Child:
             target: Any = function.ready()
             if function.output != self._capture.mode:
                 self._capture.become(function.output)
+            if function.placing is not None:
+                from zfarm.edge.workplace import enter
+
+                enter(self._here, function.placing)
             args = _loads(body) if body[0] == _PICKLE_FIRST else self._hatch.arguments(body)
         except BaseException as error:
             return self._failed(self._fence.judged(error) or opened(error, self._realm.host))

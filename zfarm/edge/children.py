@@ -33,13 +33,13 @@ from zfarm.edge.wire import Malformed
 from zfarm.messages import (
     Action,
     Blob,
+    Borrow,
     Done,
     Dones,
     Emits,
     Left,
     Lent,
     Message,
-    Need,
     Progress,
     Released,
     Run,
@@ -314,7 +314,7 @@ class Children:
             emitted(kid.number, message.seq, payload, message.latest, message.files, now)
         elif isinstance(message, Progress):
             self._listener.child_advanced(kid.number, message, now)
-        elif isinstance(message, Need):
+        elif isinstance(message, Borrow):
             self._lend(kid, message)
         elif isinstance(message, Released):
             if self.lender is not None:
@@ -353,8 +353,8 @@ class Children:
     def _laden(self, kid: Kid, payload: Sequence[Blob]) -> Sequence[Blob]:
         return payload if self.lender is None else self.lender.reported(kid.number, payload)
 
-    def _lend(self, kid: Kid, need: Need) -> None:
-        lent = Lent([]) if self.lender is None else self.lender.lend(kid.number, need.sizes)
+    def _lend(self, kid: Kid, asked: Borrow) -> None:
+        lent = Lent([]) if self.lender is None else self.lender.lend(kid.number, asked.sizes)
         self._say(kid, lent)
 
     def _say(self, kid: Kid, message: Message) -> None:

@@ -18,7 +18,7 @@ from zfarm.edge.parcels import Handed
 from zfarm.edge.scratch import scratch_root
 from zfarm.errors import ConfigurationError
 
-__all__ = ["HANDED_FROM_BYTES", "copy_content", "snapshot", "take_back", "take_over"]
+__all__ = ["HANDED_FROM_BYTES", "copy_content", "copy_some", "snapshot", "take_back", "take_over"]
 
 HANDED_FROM_BYTES: Final = 1024 * 1024
 """A smaller file is sent sooner than it is handed over."""
@@ -54,18 +54,21 @@ def copy_content(source: int, target: int) -> int:
     except OSError:
         pass  # most file systems share no blocks
     at = 0
-    while True:
-        try:
-            got = os.copy_file_range(source, target, _COPY_BYTES, at, at)
-        except (AttributeError, OSError) as error:
-            kinds = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-            if isinstance(error, OSError) and error.errno not in kinds:
-                raise
-            data = os.pread(source, 1024 * 1024, at)
-            got = os.pwrite(target, data, at) if data else 0
-        if not got:
-            return at
+    while got := copy_some(source, target, _COPY_BYTES, at):
         at += got
+    return at
+
+
+def copy_some(source: int, target: int, count: int, at: int) -> int:
+    """Copy some bytes to the same place, by the kernel if it can; how many, 0: at the end. Raises OSError."""
+    try:
+        return os.copy_file_range(source, target, count, at, at)
+    except (AttributeError, OSError) as error:
+        kinds = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+        if isinstance(error, OSError) and error.errno not in kinds:
+            raise
+    data = os.pread(source, min(count, 1024 * 1024), at)
+    return os.pwrite(target, data, at) if data else 0
 
 
 def take_back(directory: int, number: int) -> int | None:

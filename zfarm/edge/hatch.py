@@ -16,7 +16,7 @@ from zfarm.edge.cargo import CARGO, Apart, Large, Mapped, Part, is_cargo, large,
 from zfarm.edge.pipe import Frames
 from zfarm.edge.segments import Ref, write_ref
 from zfarm.errors import NotPortable, TooLarge
-from zfarm.messages import Blob, Lent, Memory, Message, Need
+from zfarm.messages import Blob, Borrow, Lent, Memory, Message
 from zfarm.settings import settings
 
 __all__ = ["Hatch"]
@@ -94,7 +94,7 @@ class Hatch:
         return CARGO if kind is None else (kind, CARGO)
 
     def _borrow(self, sizes: list[int]) -> Sequence[Memory]:
-        self._pipe.send(Need(sizes))
+        self._pipe.send(Borrow(sizes))
         while (messages := self._pipe.receive()) is not None:
             answer = None
             for frames in messages:

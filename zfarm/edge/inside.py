@@ -91,6 +91,8 @@ class Inside:
         self.filer = Emitter(pipe.send, files=True)
         self.endings: list[Callable[[], None]] = []
         """What is to be done when the running call has ended, before that is told."""
+        self.store = ""
+        """Where the files are that calls here have needed; empty: none has."""
         self.batch = False
         """The call that runs is one of a map's batches."""
         self._pipe = pipe

@@ -40,7 +40,7 @@ from zfarm.errors import DamagedFile, TransferError, UnsafeName
 from zfarm.messages import Blob
 from zfarm.settings import settings
 
-__all__ = ["Landed", "Landing", "Lost"]
+__all__ = ["Landed", "Landing", "Lost", "sync_files"]
 
 PARTS: Final = OURS + "parts-"
 PENDING_MAX: Final = 512
@@ -292,7 +292,7 @@ class Landing:
         if not pending:
             return []
         try:
-            _sync(self._parts, [part.fd for part in pending if part.fd >= 0], len(pending))
+            sync_files(self._parts, [part.fd for part in pending if part.fd >= 0], len(pending))
         except OSError as error:
             for part in pending:
                 self._discard(part)
@@ -302,7 +302,7 @@ class Landing:
         try:
             for part in pending:
                 done.append(self._rename(part, touched))
-            _sync(self._root, list(touched.values()), len(touched))
+            sync_files(self._root, list(touched.values()), len(touched))
         finally:
             for fd in touched.values():
                 os.close(fd)
@@ -398,7 +398,7 @@ def _check_target(fd: int, base: str) -> None:
         raise UnsafeName(f"{base!r} is there already, and is no regular file: it is not replaced")
 
 
-def _sync(folder: int, fds: list[int], count: int) -> None:
+def sync_files(folder: int, fds: list[int], count: int) -> None:
     """Bring these files to the disk: each, or all of the file system if they are many. Raises OSError."""
     every = _syncfs() if count > _SYNC_ALL_FROM else None
     if every is not None:

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from zfarm.errors import TransferError
-from zfarm.messages import Blob
+from zfarm.messages import CHUNK_BYTES, DIGEST_BYTES, Blob
 from zfarm.settings import settings
 
 __all__ = [
@@ -44,11 +44,8 @@ __all__ = [
     "whole_digest",
 ]
 
-CHUNK_BYTES: Final = 1024 * 1024
-"""Data of a chunk; only the last one of a file has less."""
 SMALL_BYTES: Final = 64 * 1024
 """A file up to this size is one item."""
-DIGEST_BYTES: Final = 32
 _LENGTH: Final = 4
 _TEXT_MAX: Final = 2000
 

@@ -36,12 +36,22 @@ __all__ = [
     "private_directory",
     "read_private",
     "runtime_directory",
+    "store_directory",
     "sweep",
     "write_private",
 ]
 
 FILE_MAX: Final = 1024 * 1024
 """Bytes of a private file: keys and descriptions are small."""
+
+
+def store_directory() -> Path:
+    """Where the workers of this user keep files for calls: $ZFARM_STORE, else in the user's cache."""
+    chosen = os.environ.get("ZFARM_STORE")
+    if chosen:
+        return Path(os.path.abspath(chosen))
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(os.path.abspath(cache)) / "zfarm" / "store"
 
 
 # ---------------------------------------------------------------- private directories and files

@@ -18,7 +18,14 @@ from pathlib import Path
 from zfarm.edge.places import private_directory
 from zfarm.errors import ConfigurationError
 
-__all__ = ["Scratch", "scratch_root", "sweep_after_deaths", "sweep_scratch", "sweep_soon"]
+__all__ = [
+    "Scratch",
+    "remove_tree",
+    "scratch_root",
+    "sweep_after_deaths",
+    "sweep_scratch",
+    "sweep_soon",
+]
 
 
 def scratch_root() -> Path:
@@ -90,6 +97,15 @@ def sweep_scratch(root: Path) -> None:
             continue  # in use
         finally:
             os.close(fd)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory of ours with all that is in it, or a file; what cannot be removed stays."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, onerror=_retry)
+    else:
+        with suppress(OSError):
+            os.unlink(path)
 
 
 def _retry(function: object, path: str, _error: object) -> None:

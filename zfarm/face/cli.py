@@ -222,6 +222,12 @@ def _announce(connection: Any) -> None:
     metavar="WORD|NAME=VALUE",
     help="A label that calls may ask for, such as zone=a; may be repeated.  [default: $ZFARM_LABELS]",
 )
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where files that tasks need are kept.  [default: $ZFARM_STORE, else ~/.cache/zfarm/store]",
+)
 @_log_options
 def worker(
     address: str | None,
@@ -231,6 +237,7 @@ def worker(
     token_file: str,
     resources: tuple[str, ...],
     labels: tuple[str, ...],
+    store: Path | None,
     log_level: str,
     log_format: str,
 ) -> int:
@@ -243,7 +250,7 @@ def worker(
     set_up(log_level, log_format)
     import zfarm.worker
 
-    return zfarm.worker.main(address, slots, connection, name, token_file, resources, labels)
+    return zfarm.worker.main(address, slots, connection, name, token_file, resources, labels, store)
 
 
 @command.command()

@@ -1,0 +1,198 @@
+"""``farm.put`` and ``farm.get``, and which files a call needs; it knows no message but a need."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zfarm.arguments import name_of
+from zfarm.edge.handover import copy_content
+from zfarm.edge.holdings import FileHolding, Holding, TreeHolding, hold
+from zfarm.edge.landing import sync_files
+from zfarm.edge.names import Names
+from zfarm.edge.parcels import digest_of_file
+from zfarm.edge.scratch import remove_tree
+from zfarm.edge.trees import build_tree
+from zfarm.errors import DamagedFile, TransferError
+from zfarm.handles import FileHandle, collected
+from zfarm.messages import Need
+from zfarm.settings import settings
+
+if TYPE_CHECKING:
+    from zfarm.api import Executor
+    from zfarm.edge.callables import Portable
+    from zfarm.terms import Terms
+
+__all__ = ["get", "needed", "placed", "put"]
+
+
+def put(path: str | os.PathLike[str]) -> FileHandle:
+    """See Beyond.put."""
+    if isinstance(path, FileHandle):
+        return path
+    held = hold(path)
+    name = os.path.basename(os.path.abspath(path)) or "root"
+    return FileHandle(name, held.need, held.mode, held)
+
+
+def placed(files: Mapping[str, Any] | None) -> tuple[tuple[str, FileHandle], ...]:
+    """What ``options(files=...)`` was given: names that are safe, and handles."""
+    if files is None:
+        return ()
+    if not isinstance(files, Mapping):
+        raise TypeError(f"files must be a mapping of names to paths or handles, not {type(files).__name__}")
+    names = Names()
+    found = []
+    for name, what in files.items():
+        handle = put(what)
+        found.append((names.add(name, handle.is_directory), handle))
+    return tuple(found)
+
+
+def needed(
+    terms: Terms,
+    portable: Portable,
+    known: dict[bytes, tuple[FileHandle, ...]],
+    fn: Any,
+    blob: bytes,
+    body: Any,
+) -> Terms:
+    """The terms of a call with the files that it needs: those in its ``body`` (arguments, or items), in its
+    function, whose ``blob`` is remembered with them, and those that the terms name.
+
+    Raises TransferError: they are too many.
+    """
+    with collected() as found:
+        portable.encode_again(body)
+    if blob not in known:
+        with collected() as inner:
+            portable.encode_again(fn)
+        if inner:
+            known[blob] = tuple(inner)
+    handles = tuple(dict.fromkeys((*terms.handles, *known.get(blob, ()), *found)))
+    if len(handles) > settings.call_files_max:
+        raise TransferError(
+            f"the call of {name_of(fn)} is given {len(handles):,} files, at most "
+            f"{settings.call_files_max:,} are allowed: put their directory, or set "
+            "ZFARM_CALL_FILES_MAX for client, broker and workers"
+        )
+    return terms if handles == terms.handles else replace(terms, handles=handles)
+
+
+# ---------------------------------------------------------------- getting
+
+
+def get(farm: Executor, handle: FileHandle, path: str | os.PathLike[str]) -> Path:
+    """See Beyond.get."""
+    if not isinstance(handle, FileHandle):
+        raise TypeError(f"get() takes a handle of farm.put(), not {type(handle).__name__}")
+    target = Path(os.path.abspath(path))
+    _check_target(target, handle)
+    beside = target.parent / f".zfarm-parts-{secrets.token_hex(8)}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if handle._holding is not None:
+            _write(handle._holding, beside)
+        else:
+            _bring(farm, handle, beside)
+        if handle.is_directory:
+            with suppress(FileNotFoundError):
+                os.rmdir(target)
+        os.rename(beside, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        if isinstance(error, TransferError):
+            raise
+        text = f"cannot write {handle.name!r} to {str(target)!r}: {error.strerror}"
+        raise TransferError(text, error.errno or 0) from None
+    finally:
+        remove_tree(beside)
+    return target
+
+
+def _check_target(target: Path, handle: FileHandle) -> None:
+    try:
+        mode = os.lstat(target).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise TransferError(f"cannot write {str(target)!r}: {error.strerror}", error.errno or 0) from None
+    if handle.is_directory and not (stat.S_ISDIR(mode) and not os.listdir(target)):
+        raise TransferError(
+            f"{str(target)!r} is there already: name a directory that is not, or an empty one"
+        )
+    if not handle.is_directory and not stat.S_ISREG(mode):
+        raise TransferError(f"{str(target)!r} is there already, and is no regular file: it is not replaced")
+
+
+def _write(held: Holding, beside: Path) -> None:
+    """Copy what this process has, verified and synced."""
+    if isinstance(held, TreeHolding):
+        os.mkdir(beside, 0o700)
+        top = os.open(beside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            build_tree(held.manifest, top, lambda need: _opened(held, need), -1, writable=True)
+            sync_files(top, [], len(held.manifest.entries) + 100)
+            os.fchmod(top, held.manifest.mode)
+        finally:
+            os.close(top)
+        return
+    source = held.open()
+    try:
+        target = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            copy_content(source, target)
+            if digest_of_file(target, held.need.size, held.path.name) != held.need.digest:
+                raise DamagedFile(f"{str(held.path)!r} has changed while it was copied")
+            os.fchmod(target, held.mode)
+            os.fsync(target)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+
+
+def _opened(held: TreeHolding, need: Need) -> tuple[int, str]:
+    found = held.blob(need.digest)
+    assert isinstance(found, FileHolding), "a directory has all files that it lists"
+    return found.open(), ""
+
+
+def _bring(farm: Executor, handle: FileHandle, beside: Path) -> None:
+    """Have a worker send it that has it in its store."""
+    with tempfile.TemporaryDirectory(prefix=".zfarm-parts-", dir=beside.parent) as folder:
+        future = farm.submit(_send, handle)
+        future.files.into(folder)
+        try:
+            future.result()
+            future.files.wait()
+        except TransferError as error:
+            raise TransferError(f"{handle.name!r} cannot be had: {error}", error.errno or 0) from error
+        os.rename(Path(folder) / "got", beside)
+
+
+def _send(handle: FileHandle) -> None:
+    """In a task: send this home."""
+    from zfarm.transfer import outdir, send_file
+
+    if not handle.is_directory:
+        send_file(handle, "got")
+        return
+    copy: Callable[..., Any] = shutil.copyfile
+    shutil.copytree(handle, outdir() / "got", copy_function=copy)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,141 @@
+"""The thread that reads the files which workers ask this client for, so that no disk holds up its link."""
+
+from __future__ import annotations
+
+import os
+import platform
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from zfarm.edge.holdings import FileHolding, TreeHolding
+from zfarm.edge.parcels import digest_of
+from zfarm.errors import FarmError
+from zfarm.messages import Chunk, Chunks, Give, Payload, Wanted
+from zfarm.settings import settings
+
+if TYPE_CHECKING:
+    from zfarm.handles import FileHandle
+
+__all__ = ["Giver"]
+
+MESSAGE_BYTES: Final = 1024 * 1024
+"""Bytes of small files after which a message is full."""
+NEAR_FROM_BYTES: Final = 1
+"""A file of so many bytes is not sent to a worker of this host: that is told where it lies."""
+
+
+class Giver:
+    """Gives workers what they ask for, over one link."""
+
+    def __init__(self, send: Callable[[Chunks, Payload], None], near: bool = True) -> None:
+        """``send`` is called in the giver's thread."""
+        self._send = send
+        self._near = near
+        self._queue: queue.SimpleQueue[tuple[Give, tuple[FileHandle, ...]] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._open: tuple[FileHolding | None, int] = (None, -1)
+        self.given_bytes = 0
+        """Bytes of chunks that were sent."""
+
+    def give(self, give: Give, handles: tuple[FileHandle, ...]) -> None:
+        """Send this soon."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="zfarm-giver", daemon=True)
+            self._thread.start()
+        self._queue.put((give, handles))
+
+    def close(self) -> None:
+        """Send nothing more, and wait until that is so."""
+        if self._thread is not None:
+            while not self._queue.empty():
+                with suppress(queue.Empty):
+                    self._queue.get_nowait()
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while True:
+            if self._queue.empty():
+                self._let_go()
+            job = self._queue.get()
+            if job is None:
+                self._let_go()
+                return
+            self._serve(*job)
+
+    def _serve(self, give: Give, handles: tuple[FileHandle, ...]) -> None:
+        chunks: list[Chunk] = []
+        payload: list[Any] = []
+        size = 0
+
+        def flush() -> None:
+            nonlocal size
+            if chunks:
+                self._send(Chunks(give.lease, give.task, list(chunks)), list(payload))
+                self.given_bytes += size
+            chunks.clear()
+            payload.clear()
+            size = 0
+
+        for wanted in give.wants:
+            at = wanted.at
+            while at < wanted.upto:
+                chunk, data = self._chunk(wanted, at, handles, give.host)
+                if size + len(data) > MESSAGE_BYTES or len(chunks) >= settings.batch_calls_max:
+                    flush()
+                chunks.append(chunk)
+                payload.append(data)
+                size += len(data)
+                at += len(data)
+                if not data:
+                    break
+        flush()
+
+    def _chunk(
+        self, wanted: Wanted, at: int, handles: tuple[FileHandle, ...], host: str
+    ) -> tuple[Chunk, bytes]:
+        """One chunk of what a worker wants: or where it lies on this host, or why it cannot be had."""
+        from zfarm.handles import holding_of
+
+        digest, size = wanted.digest, wanted.size
+        try:
+            found: Any = None
+            for handle in handles:
+                found = holding_of(handle).blob(digest)
+                if found is not None:
+                    break
+            if found is None or found.need.size != size:
+                return Chunk(digest, size, at, text="the call does not need this file"), b""
+            if isinstance(found, TreeHolding):
+                data = bytes(found.chunk(at))
+                return Chunk(digest, size, at, digest_of(data)), data
+            fd = self._opened(found)
+            if self._near and not wanted.far and host == platform.node() and size >= NEAR_FROM_BYTES:
+                return Chunk(digest, size, at, path=str(found.path)), b""
+            data = found.read(fd, at)
+            if not data:
+                return Chunk(digest, size, at, text=f"{str(found.path)!r} got shorter"), b""
+            return Chunk(digest, size, at, digest_of(data)), data
+        except (OSError, FarmError) as error:
+            self._let_go()
+            return Chunk(digest, size, at, text=str(error)), b""
+
+    def _opened(self, holding: FileHolding) -> int:
+        """Each file is opened once for all chunks in a row, and looked at each time."""
+        known, fd = self._open
+        if known is holding and holding.unchanged(fd):
+            return fd
+        self._let_go()
+        fd = holding.open()
+        self._open = holding, fd
+        return fd
+
+    def _let_go(self) -> None:
+        fd = self._open[1]
+        self._open = (None, -1)
+        if fd >= 0:
+            os.close(fd)
