@@ -60,7 +60,7 @@ class _Process:
             streams = f"tcp://{parse_tcp(binds[0])[0]}:*"
             shell = BrokerShell(
                 self.loop, self._context, binds[0], notes_bind, epoch, keys.server, self._journal,
-                (streams, streams),
+                (streams, streams), members(keys),
             )  # fmt: skip
             self._shell = shell
             shell.denied = lambda: (self._gate.door.denied, self._gate.door.throttled)

@@ -5,14 +5,16 @@ What happens to tasks is decided in the core; keys and journals are made by zfar
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+from zfarm.core import owners
 from zfarm.core.broker import Broker
 from zfarm.edge import wire
 from zfarm.edge.notes import NotesPort
@@ -30,7 +32,7 @@ from zfarm.messages import (
     Payload,
     Peer,
     Publish,
-    Reason,
+    Record,
     Refused,
     Send,
     Tell,
@@ -95,13 +97,15 @@ class BrokerShell:
         keys: KeyPair | None = None,
         journal: Journal | None = None,
         streams: tuple[str, str] | None = None,
+        known: Collection[str] | None = None,
     ) -> None:
         """Listen on ``address`` and ``notes_address``, with ``keys`` unless both are local.
 
         ``streams`` are the addresses at which workers publish items and clients get them; without, items
         take the way of all messages.
 
-        With a ``journal`` the farm goes on where the journal ends.
+        With a ``journal`` the farm goes on where the journal ends, without the sessions of those who are not
+        among the principals that are ``known``.
 
         Raises:
             ConfigurationError: an address cannot be used.
@@ -109,10 +113,9 @@ class BrokerShell:
         now = time.monotonic()
         self.machine = Broker(epoch, own_versions(), now, journal=journal is not None)
         self._journal = journal
-        self._stalled: list[Action] = []  # what waits for the journal to take what comes before it
-        self._trouble = ""  # why it does not
+        self._trouble = ""  # why the journal does not take what it is given
         if journal is not None:
-            self.machine.restore(journal.replay(), now)
+            self._restore(journal, known, now)
         self.malformed = 0
         self.denied: Callable[[], tuple[int, int]] = lambda: (0, 0)
         """How many handshakes were refused, and how many came too often; the owner of the door knows."""
@@ -154,6 +157,16 @@ class BrokerShell:
         loop.add_flusher(self.router.flush)
         loop.add_timer(self._sweep, SWEEP_S)
 
+    def _restore(self, journal: Journal, known: Collection[str] | None, now: float) -> None:
+        pairs = journal.replay()
+        if known is None:
+            self.machine.restore(pairs, now)
+            return
+        written: list[tuple[Record, Payload]] = []
+        self.machine.restore(owners.renamed(pairs, known, written), now)
+        journal.append(written)
+        owners.expel(self.machine, known)  # their keys were revoked while there was no broker
+
     def close(self) -> None:
         """Close the sockets."""
         if self.relay is not None:
@@ -161,8 +174,10 @@ class BrokerShell:
         self.router.close()
         self.notes.close()
 
-    def expel(self, known: Container[str]) -> int:
-        """Let only the ``known`` principals speak and watch; how many connections were ended."""
+    def expel(self, known: Collection[str]) -> int:
+        """Let only the ``known`` principals speak, watch and have sessions; how many connections were
+        ended."""
+        owners.expel(self.machine, known)
         if self.relay is not None:
             self.relay.expel(known)
         return self.router.expel(known) + self.notes.expel(known)
@@ -184,7 +199,7 @@ class BrokerShell:
                 # local sockets have no keys: only this user can reach them, and may be client or worker alike
                 decoder = self._decoders.get(role, wire.from_anyone)
                 message, payload = decoder.decode(frames)
-                self._take(peer, message, payload, principal.rpartition(":")[0] or principal)
+                self._take(peer, message, payload, principal)
             except wire.Malformed as error:
                 self._malformed(peer, role, principal, frames, error)
 
@@ -218,27 +233,20 @@ class BrokerShell:
         self.machine.receive((worker, channel), Bye(), (), self._loop.now)
 
     def perform(self, actions: list[Action]) -> None:
-        """Do what the machine wants; nothing overtakes what the journal has not taken yet."""
-        if self._stalled:
-            for action in actions:
-                if isinstance(action, Send) and isinstance(action.message, Reason):
-                    self._send(action)  # it rests on nothing that is to be written
-                else:
-                    self._stalled.append(action)
-            return
+        """Do what the machine wants; of what the journal does not take nobody is told before it does."""
         perform = self._perform
-        for number, action in enumerate(actions):
-            try:
+        try:
+            for action in actions:
                 perform[type(action)](action)
-            except JournalError as error:
-                if error.fatal:
-                    raise
-                self._stalled = actions[number:]
-                if str(error) != self._trouble:
-                    log.error("nothing is said until the journal takes it: %s", error)
-                self._trouble = str(error)
-                self.machine.refusing = "the broker cannot write its journal at the moment"
-                return
+        except JournalError as error:  # an Append comes first, and nothing was done before it
+            if error.fatal:
+                raise
+            if str(error) != self._trouble:
+                log.error("outcomes wait and new tasks are refused until the journal takes them: %s", error)
+            self._trouble = str(error)
+            reason = f"the broker cannot write its journal ({os.strerror(error.errno or errno.EIO)})"
+            self.machine.refusing = reason
+            self.perform(self.machine.stall.begin(actions, reason))
 
     def _append(self, action: Append) -> None:
         assert self._journal is not None, "a machine without a journal records nothing"
@@ -246,15 +254,11 @@ class BrokerShell:
 
     def _watch_journal(self) -> None:
         """Refuse new tasks while the disk of the journal is (nearly) full; go on when it is not any more."""
-        assert self._journal is not None
-        stalled, self._stalled = self._stalled, []
-        if stalled and self._free_bytes() > 0:
-            self.perform(stalled)
-        elif stalled:
-            self._stalled = stalled
-        if not self._stalled:
+        if not self.machine.stalled:
             self._trouble = ""
             self._check_floor()
+        elif self._free_bytes() > self.machine.stall.bytes:
+            self.machine.stall.end()  # the next turn will tell
 
     def _free_bytes(self) -> int:
         assert self._journal is not None

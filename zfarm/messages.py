@@ -463,7 +463,8 @@ class Unknown(Message, tag="unknown"):
 
 
 class Echo(Message, tag="echo"):
-    """Broker -> client: I am here; ``slots`` tells how many there are now."""
+    """Broker -> client: I am here; ``slots`` tells how many there are now. What was said before the Pulse of
+    this number is noted for good; 0: that cannot be said at the moment."""
 
     number: int
     slots: int = 0
@@ -544,6 +545,7 @@ class FarmPicture(Message):
     workers: int
     slots: int
     clients: int
+    refusing: str = ""  # why no new task is taken at the moment
 
 
 class Picture(Message, tag="picture"):

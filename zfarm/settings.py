@@ -246,6 +246,9 @@ class Settings:
     journal_floor_bytes: int = 64 * MIB
     """Free space on the journal's disk below which no new task is taken: the rest is for the outcomes of
     those that were."""
+    journal_backlog_bytes: int = 64 * MIB
+    """Bytes of records that wait for a journal whose disk is full, beyond which no call is granted any
+    more."""
     journal_file_from_bytes: int = 1 * MIB
     """Payloads of at least this size go to files of their own beside the journal: a database copies each
     twice."""

@@ -33,7 +33,7 @@ def farm(
     )
     numbers.update(more)
     uptime_s = number / 2 if uptime_s is None else uptime_s
-    return FarmPicture(number=number, uptime_s=uptime_s, epoch=epoch, values=values, **numbers)
+    return FarmPicture(number=number, uptime_s=uptime_s, epoch=epoch, values=values, refusing="", **numbers)
 
 
 def worker(name: str = "w1", **more: object) -> WorkerPicture:

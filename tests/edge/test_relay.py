@@ -9,7 +9,7 @@ import pytest
 from tests.edge.waiting import until
 from zfarm.edge.items import ItemsReader, ItemsWriter, stream_address
 from zfarm.edge.relay import Relay
-from zfarm.edge.security import Access, ServerKeys
+from zfarm.edge.security import Access, ServerKeys, fingerprint
 from zfarm.edge.sockets import Context
 from zfarm.edge.zap import Doorkeeper
 
@@ -31,6 +31,11 @@ def reader_of(
     return ItemsReader(context, relay.items_address, access(keys, role), topic, lambda up: None)
 
 
+def mine_of(keys: ServerKeys) -> str:
+    """How the topics begin of whoever has the shared key of clients."""
+    return f"client:client:{fingerprint(keys.roles['client'].public)}"
+
+
 def is_up(peer: ItemsReader | ItemsWriter) -> bool:
     peer.watch_link()
     return peer.up
@@ -40,14 +45,14 @@ def test_items_reach_the_session_that_they_are_for_and_no_other(
     context: Context, keys: ServerKeys, relay: Relay
 ) -> None:
     writer = ItemsWriter(context, relay.emits_address, access(keys, "worker"))
-    mine = reader_of(context, relay, keys, "client:client/mine")
-    other = reader_of(context, relay, keys, "client:client/other")
+    mine = reader_of(context, relay, keys, f"{mine_of(keys)}/mine")
+    other = reader_of(context, relay, keys, f"{mine_of(keys)}/other")
     until(lambda: is_up(writer) and is_up(mine) and is_up(other))
     got: list[object] = []
 
     def arrived() -> bool:
-        writer.publish("client:client/mine", [b"header", b"items"])
-        writer.publish("client:client/mine and more", [b"header", b"not these"])
+        writer.publish(f"{mine_of(keys)}/mine", [b"header", b"items"])
+        writer.publish(f"{mine_of(keys)}/mine and more", [b"header", b"not these"])
         got.extend(mine.receive())
         return bool(got)
 
@@ -59,11 +64,11 @@ def test_items_reach_the_session_that_they_are_for_and_no_other(
         peer.close()
 
 
-@pytest.mark.parametrize("topic", ["client:somebody/session", "client:client", "", "client:client/a\0b"])
+@pytest.mark.parametrize("topic", ["client:somebody/session", "client:client/session", "{}", "", "{}/a\0b"])
 def test_a_topic_that_is_not_ones_own_is_refused(
     context: Context, keys: ServerKeys, relay: Relay, topic: str
 ) -> None:
-    reader = reader_of(context, relay, keys, topic)
+    reader = reader_of(context, relay, keys, topic.format(mine_of(keys)))
     until(lambda: relay.refused)
     reader.close()
 
@@ -84,11 +89,11 @@ def test_a_client_cannot_publish_and_a_worker_cannot_subscribe(
 
 def test_whose_key_is_revoked_gets_nothing_more(context: Context, keys: ServerKeys, relay: Relay) -> None:
     writer = ItemsWriter(context, relay.emits_address, access(keys, "worker"))
-    reader = reader_of(context, relay, keys, "client:client/mine")
+    reader = reader_of(context, relay, keys, f"{mine_of(keys)}/mine")
     until(lambda: is_up(writer) and is_up(reader))
 
     def arrived() -> bool:
-        writer.publish("client:client/mine", [b"header"])
+        writer.publish(f"{mine_of(keys)}/mine", [b"header"])
         return bool(reader.receive())
 
     until(arrived)
@@ -97,7 +102,7 @@ def test_whose_key_is_revoked_gets_nothing_more(context: Context, keys: ServerKe
     refused = relay.refused
     until(
         lambda: relay.refused > refused,
-        lambda: writer.publish("client:client/mine", [b"header"]),
+        lambda: writer.publish(f"{mine_of(keys)}/mine", [b"header"]),
     )
     writer.close()
     reader.close()

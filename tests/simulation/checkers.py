@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.aside import Aside
+from tests.simulation.fullness import Fullness
 from tests.simulation.inheritance import Inheritance
 from tests.simulation.needs import Known, Needs
 from tests.simulation.people import Run, Task
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tests.simulation.processes import ClientProcess, WorkerProcess
 
 
-class Books(Needs, Inheritance, Aside, Readers, Promptness):
+class Books(Needs, Fullness, Inheritance, Aside, Readers, Promptness):
     """Every task, run and lease of a farm as an onlooker sees them."""
 
     def __init__(self, farm: Farm) -> None:
@@ -92,7 +93,7 @@ class Books(Needs, Inheritance, Aside, Readers, Promptness):
         doubted = self._doubted(client, what, task, outcome)
         own = (
             doubted
-            or kind == m.BROKEN
+            or kind in (m.BROKEN, m.REFUSED)
             or len(outcome.deaths) - (kind in (m.TIMEOUT, m.MEMORY, m.MISSING)) <= task.blames
         )
         assert own, f"{what} is blamed for deaths that were not its own: {outcome}"
@@ -123,6 +124,8 @@ class Books(Needs, Inheritance, Aside, Readers, Promptness):
             assert any(run.overshot_at is not None for run in task.runs), f"{what} had not too much memory"
             assert outcome.deaths, f"{what} was stopped, and nobody knows where"
             self.farm.story.probe("had too much memory")
+        elif kind == m.REFUSED:
+            self.judge_refused(what, task)
         elif kind == m.MISSING:
             self.missing(what, task)
         elif kind == m.LOST:
@@ -205,6 +208,7 @@ class Books(Needs, Inheritance, Aside, Readers, Promptness):
         """The broker is about to note this message."""
         if peer in ROGUES:
             return
+        self.asks(peer, message)
         clock = self.farm.broker.clock
         if isinstance(message, m.Attach):
             self.attaches(message)
@@ -344,6 +348,7 @@ class Books(Needs, Inheritance, Aside, Readers, Promptness):
         self.again.clear()
         self.aside_again()
         self.lives_again()
+        self.owes_nothing()
         for lease, (task, session) in self.granted.items():
             if task.outcome is None:  # what was reported to this broker may be held for the next one
                 self.holds.setdefault(session, {})[lease] = task
@@ -399,7 +404,9 @@ class Books(Needs, Inheritance, Aside, Readers, Promptness):
         elif lease >> 32 != self.farm.broker.epoch:
             self.farm.story.probe("adopted lease granted again")
         else:
-            assert session not in self.aside, f"{session} is set aside, and is granted lease {lease}"
+            waited = task.once and self.farm.disk is not None and self.farm.disk.was_full
+            aside = session in self.aside and not waited  # else it was granted before, and that had to wait
+            assert not aside, f"{session} is set aside, and is granted lease {lease}"
         assert living is None or living == lease, f"task {task.token} gets lease {lease} while {living} lives"
         new = lease not in self.granted
         self.granted[lease] = (task, session)

@@ -11,6 +11,10 @@ from typing import Any
 from zfarm import messages as m
 
 
+class DiskFull(Exception):
+    """There is no room for these records; a later try may find some."""
+
+
 class Disk:
     """Survives the broker. ``open`` and ``settled`` hold (session, task) of what the records say."""
 
@@ -23,13 +27,17 @@ class Disk:
         """Of those that may begin once only: the lease; 0: none."""
         self.lives: dict[str, str] = {}
         """Who speaks for each client."""
+        self.full = False
+        self.was_full = False
         self.former: dict[str, set[str]] = {}
         """Who did before."""
         self.raised: set[int] = set()
         """Leases that ended in an error for which their task is run again."""
 
     def append(self, pairs: list[tuple[Any, Any]]) -> None:
-        """Write and sync the records of one turn."""
+        """Write and sync the records of one turn; nothing of them while the disk is full."""
+        if self.full:
+            raise DiskFull
         for record, _payload in pairs:
             self._follow(record)
         self.pairs.extend(pairs)
@@ -68,6 +76,9 @@ class Disk:
         if isinstance(message, m.Ended):
             for outcome in message.outcomes:
                 key = session, outcome.task  # it may be shown and forgotten in one turn
+                if outcome.kind == m.REFUSED:
+                    assert key not in self.open | self.settled, f"refused, and on the disk: {outcome}"
+                    continue
                 assert key in self.settled | self.forgotten, f"shown, and not on the disk: {outcome}"
         elif isinstance(message, m.Grants):
             for lease in message.leases:

@@ -12,6 +12,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.fullness import empty_disk, fill_disk
 from tests.simulation.listeners import let_print
 from tests.simulation.needs import let_need
 from tests.simulation.rogues import rogue_speaks
@@ -185,6 +186,11 @@ def mix_of(seed: int) -> Mix:
     let_print(mix)
     let_need(mix)
     _let_outlive(mix)
+    rng = Random(f"disk {seed}")
+    if mix.journal and not mix.calm and rng.random() < 0.5:
+        mix.rates["fill disk"] = rng.choice((0.2, 0.5))
+        backlog = rng.choice((3000, 64 * 1024 * 1024))
+        mix.settings = dataclasses.replace(mix.settings, journal_backlog_bytes=backlog)
     if not mix.calm:
         rng = Random(f"stops {seed}")
         mix.rates["stop at once"] = rng.choice((0.0, 0.0, 0.1, 0.6)) + 1e-9
@@ -279,7 +285,8 @@ def _spoil(mix: Mix, rng: Random) -> None:
     mix.leave_share = rng.choice((0.0, 0.3))
     mix.deadly_share = max(mix.deadly_share, rng.choice((0.0, 0.02, 0.2)))
     mix.faults_s = rng.choice((3.0, 6.0, 12.0))
-    kinds = [kind for kind in FAULTS if kind not in ("take over", "stop at once")]  # they have their own dice
+    own = ("take over", "stop at once", "fill disk")  # they have their own dice
+    kinds = [kind for kind in FAULTS if kind not in own]
     for kind in rng.sample(kinds, rng.randint(0, len(kinds) // 2 + 1)):
         mix.rates[kind] = rng.choice((0.05, 0.2, 0.6)) * FAULTS[kind][1]
     theme = rng.choice((None, None, None, None, _slow_joins, _slow_clients, _lost_tunnels, _lost_thanks))
@@ -447,6 +454,7 @@ FAULTS: dict[str, tuple[Callable[[Farm], None], float]] = {
     "overflow": (overflow_link, 1.5),
     "rogue": (rogue_speaks, 4.0),
     "take over": (take_over, 1.0),
+    "fill disk": (fill_disk, 1.0),
     "stop at once": (stop_worker, 1.0),
 }
 """What can happen, and how often at rate one, per second of the faulty phase."""
@@ -467,6 +475,7 @@ def heal(farm: Farm) -> None:
     """Faults are over: nothing is doomed, stopped or stalled, and every worker comes back."""
     farm.chaos = False
     farm.mix.spike_share = 0.0
+    empty_disk(farm)
     for process in farm.processes():
         process.doomed = None
         process.resume()

@@ -46,6 +46,8 @@ class Inheritance:
     def attaches(self, message: m.Attach) -> None:
         """The broker is about to hear that a client takes a job over, which it may not know."""
         broker = self.farm.broker.machine
+        if broker.stalled:
+            return
         for session, client in broker.clients.items():
             if client.job != message.job or self._speaker.get(session) == message.life:
                 continue
@@ -102,7 +104,9 @@ class Inheritance:
         """The broker has refused a client: its job has another speaker, or there is no such job."""
         farm = self.farm
         assert client.job, f"{client.name} was refused: {code}"
-        assert code in ("JobTakenOver", "JobUnknown"), code
+        disk = farm.disk
+        busy = code == "FarmBusy" and disk is not None and disk.was_full
+        assert busy or code in ("JobTakenOver", "JobUnknown"), code
         if client is not farm.clients[client.name]:
             self.former_ended(client)
             return
@@ -112,7 +116,7 @@ class Inheritance:
             farm.former.remove(others[-1])
             farm.former.append(client)
             return
-        if code == "JobTakenOver":  # by one who is dead, and whose word came late
+        if code != "JobUnknown":  # by one who is dead, and whose word came late
             client.over = False
             farm.comes_back(client)
             return

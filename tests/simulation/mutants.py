@@ -86,7 +86,7 @@ MUTANTS = [
             self.give_back(task)""",
     ),
     Mutant("no requeue on loss", "attempt_lost", "self.requeue(task, self.slots())", "pass"),
-    Mutant("leases of a lost worker leaked", "_drop_worker", "reversed(worker.leases.values())", "()"),
+    Mutant("leases of a lost worker leaked", "drop_worker", "reversed(worker.leases.values())", "()"),
     Mutant("Return ignored", "_on_return", "self.give_back(task)", "pass"),
     Mutant("Return lost", "_take_home", "self._returns.append(duty.lease)", "pass"),
     Mutant(
@@ -109,6 +109,23 @@ MUTANTS = [
         "pass",
     ),
     Mutant("tasks not recorded", "accept", "if self.journal", "if False"),
+    # the disk of the journal is full
+    Mutant("outcomes shown all the same", "client_messages", "if stalled:", "if False:"),
+    Mutant("thanked all the same", "worker_messages", "worker.thanks, thanks = thanks, []", "pass"),
+    Mutant(
+        "granted all the same",
+        "worker_messages",
+        "granted = [task for task in granted if not task.once]",
+        "pass",
+    ),
+    Mutant("the turn that failed is lost", "begin", "broker.records[:0] = action.records", "pass"),
+    Mutant(
+        "what was forgotten comes back",
+        "_on_pulse",
+        "0 if self.stalled else message.number",
+        "message.number",
+    ),
+    Mutant("taken, and no room", "_full", "self.stalled or self.refusing:", "False:"),
     # at most once
     Mutant("starts not recorded", "_spend", "if self.journal", "if False"),
     Mutant("granted again after the restart", "unpark", "if task.spent", "if False"),
@@ -168,7 +185,7 @@ MUTANTS = [
     ),
     Mutant("what started is not told", "_begin", "self._begans.append(duty.lease)", "pass"),
     Mutant("never TakeBack", "_take_back", "if not kid.taking_back", "if False"),
-    Mutant("Bye ignored", "_on_bye", "self._drop_client(client)", "pass"),
+    Mutant("Bye ignored", "_on_bye", "self.drop_client(client)", "pass"),
     Mutant(
         "no grace", "_lose_silent", "limits.client_lost_after_s + (", "limits.client_lost_after_s + 0 * ("
     ),
@@ -214,7 +231,7 @@ MUTANTS = [
     Mutant(
         "files of one who holds its lease are gone", "reap", "abs(lease) not in held", "lease not in held"
     ),
-    Mutant("streams of a lost worker kept", "_drop_worker", "self.routes.lose(worker)", "pass"),
+    Mutant("streams of a lost worker kept", "drop_worker", "self.routes.lose(worker)", "pass"),
     # resources and labels
     Mutant("labels ignored", "suits", "self.labels.issuperset(demand.labels)", "True"),
     Mutant("resources ignored", "affords", ">= amount", ">= 0"),

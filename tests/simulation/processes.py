@@ -12,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.children import Children
+from tests.simulation.fullness import written_first
 from tests.simulation.network import Link
 from tests.simulation.people import Task
 from tests.simulation.rogues import VERSIONS
@@ -92,6 +93,10 @@ class Process:
     def advanced(self) -> None:
         """The machine has decided, and nothing of it is done yet."""
 
+    def checked(self, actions: list[m.Action]) -> list[m.Action]:
+        """These actions, or what is to be done in their place."""
+        return actions
+
     def lose_power(self) -> None:
         """Die right now, in the middle of a turn."""
         raise AssertionError(f"{type(self).__name__} cannot die")
@@ -120,7 +125,7 @@ class Process:
         self._spins = 0 if inbox or actions else self._spins + 1
         assert self._spins < SPINS_MAX, f"{self.name} spins: deadline {self.machine.deadline}, now {clock}"
         doomed = self.doomed if actions else None
-        for done, action in enumerate(actions):
+        for done, action in enumerate(actions if doomed == 0 else self.checked(actions)):
             if doomed is not None and done >= doomed:
                 break
             self.perform(action)
@@ -193,8 +198,14 @@ class BrokerProcess(Process):
             self.watched = entry[1]
             self.machine.watch(entry[1], clock)
 
+        elif kind == "room" and self.machine.stalled:
+            self.machine.stall.end()
+
     def advanced(self) -> None:
         self.farm.books.broker_advanced()
+
+    def checked(self, actions: list[m.Action]) -> list[m.Action]:
+        return written_first(self, actions)
 
     def perform(self, action: m.Action) -> None:
         farm = self.farm
@@ -209,9 +220,7 @@ class BrokerProcess(Process):
         elif isinstance(action, m.Tell):
             self._told(action)
         elif isinstance(action, m.Append):
-            assert farm.disk is not None, "there is no journal to append to"
             farm.story.tell(farm.now, "broker", "appends", tuple(record for record, _ in action.records))
-            farm.disk.append(action.records)
         elif isinstance(action, m.Publish):
             assert self.watched, f"a note for nobody: {action.note}"
             farm.story.tell(farm.now, "broker", "notes", type(action.note).__name__)

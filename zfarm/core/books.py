@@ -176,6 +176,7 @@ class ClientRecord:
         "pid",
         "queue",
         "rank",
+        "refused",
         "served_us",
         "session",
         "setups",
@@ -183,6 +184,7 @@ class ClientRecord:
         "tasks",
         "unforgotten",
         "unknown",
+        "unrecorded",
     )
 
     def __init__(
@@ -215,6 +217,8 @@ class ClientRecord:
         self.ended_count = 0
         self.unforgotten = 0  # outcomes kept until the client says that they arrived
         self.ended: list[tuple[Outcome, Blob]] = []
+        self.refused: list[tuple[Outcome, Blob]] = []  # of what was not accepted
+        self.unrecorded = False  # it came while the journal could not be written, which knows nothing of it
         self.began: list[int] = []
         self.unknown: list[int] = []
         self.submit_seen = 0  # the number of its last Submit

@@ -26,6 +26,7 @@ from zfarm.core.machine import NOW
 from zfarm.core.orphans import Orphans
 from zfarm.core.outbox import client_messages, worker_messages
 from zfarm.core.reception import Handler, Reception
+from zfarm.core.stall import Stall
 from zfarm.messages import (
     AGAIN,
     BROKEN,
@@ -85,6 +86,7 @@ class Broker(Reception):
         self.started_at = now
         self.orphans = Orphans(self)
         self.aside = Aside(self)
+        self.stall = Stall(self)
         self._note_at = inf
         self._sweep_at = now + limits.beat_interval_s
         self._late_sweeps = 0  # in a row
@@ -198,14 +200,20 @@ class Broker(Reception):
             self._sweep_at = now + self.limits.beat_interval_s / 2
         if self.parked:
             self.unpark(now)
-        if self.choosy and self.workers:
+        if self.stalled:
+            self.stall.count()
+        if self.stall.full:
+            pass  # outcomes would only pile up
+        elif self.choosy and self.workers:
             placing.place(self, now)
         elif self.ready and self.workers:
             dispatch.dispatch(self, now)
         for peer in self._strangers:
             self._send(peer, Stranger())
         self._strangers.clear()
-        if self.touched:
+        if self.stalled:
+            self.actions.extend(self.stall.say())
+        elif self.touched:
             touched, self.touched = self.touched, {}
             for record in touched.values():
                 if isinstance(record, ClientRecord):
@@ -217,7 +225,7 @@ class Broker(Reception):
             for note in pictures.notes(self, now):
                 self.actions.append(Publish(note))
         actions, self.actions = self.actions, []
-        if self.records:  # before anything that rests on them is said
+        if self.records and not self.stalled:  # before anything that rests on them is said
             actions.insert(0, Append(self.records))
             self.records = []
         self.deadline = min(self._sweep_at, self._note_at)
@@ -271,10 +279,12 @@ class Broker(Reception):
         held = set(message.held)
         if message.seen == worker.grants_number:
             worker.repeated.clear()
+            here = {task.lease for task in worker.granted}  # while the journal cannot be written
             for lease, task in list(worker.leases.items()):
-                if lease not in held:
+                if lease not in held and lease not in here:
                     self._repeat(worker, task)
-        unwanted = sorted(held.difference(worker.leases, self.orphans.leases()))
+        told = worker.thanks if self.stalled else ()  # as soon as the journal can be written
+        unwanted = sorted(held.difference(worker.leases, self.orphans.leases(), told))
         if unwanted:
             worker.stops.extend(unwanted)
             worker.thanks.extend(unwanted)
@@ -357,9 +367,9 @@ class Broker(Reception):
         for lease, task in list(reversed(worker.leases.items())):
             if lease not in begun:  # it was still waiting, or granted while the worker was leaving
                 self.give_back(task)
-        self._drop_worker(worker, f"worker {worker.short_name} was stopped")
+        self.drop_worker(worker, f"worker {worker.short_name} was stopped")
 
-    def _drop_worker(self, worker: WorkerRecord, why: str) -> None:
+    def drop_worker(self, worker: WorkerRecord, why: str) -> None:
         """Forget a worker; its leases are void, and their tasks lose an attempt."""
         del self.workers[worker.session]
         self.crew += 1
@@ -399,7 +409,7 @@ class Broker(Reception):
             if silent > limits.worker_lost_after_s:
                 why = f"worker {worker.short_name} was lost: silent for {silent:.1f} s"
                 self.tell("warning", f"{why}; its {len(worker.leases)} leases move")
-                self._drop_worker(worker, why)
+                self.drop_worker(worker, why)
         for client in list(self.clients.values()):
             silent = now - client.heard_at
             if silent > limits.client_lost_after_s + (
@@ -407,7 +417,7 @@ class Broker(Reception):
             ):
                 who = f"client {client.host}/{client.pid}"
                 self.tell("warning", f"{who} did not come back: its {len(client.tasks)} tasks are cancelled")
-                self._drop_client(client)
+                self.drop_client(client)
             elif silent > limits.client_lost_after_s and not client.away:
                 client.away = True
                 self.tell("warning", f"client {client.host}/{client.pid} is away")

@@ -71,6 +71,10 @@ class Ledger:
         self.journal = journal
         """Whether what happens is recorded, to be synced before it is said."""
         self.records: list[tuple[Record, Payload]] = []
+        self.stalled = ""
+        """Why the journal takes no records, which wait; empty: it does. See zfarm.core.stall."""
+        self.dropped: set[str] = set()
+        """Sessions that have ended, and the journal does not know it yet, since it takes nothing."""
         self.epoch = epoch
         self.limits = limits
         self.clients: dict[str, ClientRecord] = {}
@@ -174,10 +178,17 @@ class Ledger:
         if client.life:
             client.former = (*client.former, client.life)[-FORMER_MAX:]
         client.life = life
-        if self.journal:
-            host, pid, name, job = client.host, client.pid, client.name, client.job
-            now = client.books, life, client.lives, client.former
-            self.records.append((Enrolled(client.session, host, pid, name, job, *now), ()))
+        if self.stalled:  # many may come and go meanwhile
+            client.unrecorded = True
+        elif self.journal:
+            self.record(client)
+
+    def record(self, client: ClientRecord) -> None:
+        """Record who this client is."""
+        client.unrecorded = False
+        host, pid, name, job = client.host, client.pid, client.name, client.job
+        now = client.books, client.life, client.lives, client.former
+        self.records.append((Enrolled(client.session, host, pid, name, job, *now), ()))
 
     def accept(
         self,
@@ -275,8 +286,10 @@ class Ledger:
         self.choosy.pop(client.session, None)
         self.touched.pop(id(client), None)
         del self.clients[client.session]
-        if self.journal:
+        if self.journal and not client.unrecorded:
             self.records.append((Dropped(client.session), ()))
+            if self.stalled:
+                self.dropped.add(client.session)
 
     # ------------------------------------------------------------ leases and outcomes
 
@@ -326,12 +339,20 @@ class Ledger:
         """The worker of this task is lost; should it come back with the lease, it may go on. A task that was
         not known to run there is not blamed, unless that happens to it again and again."""
         lease = task.lease
+        if self.unsaid(task):
+            self.give_back(task)
+            return
         if task.began or task.once or task.losses >= self.limits.unstarted_losses_max:
             self.attempt_lost(task, fate)
         else:
             task.losses += 1
             self.give_back(task)
         task.lease = lease
+
+    def unsaid(self, task: Task) -> bool:
+        """This task may begin once only, and that it may is not written, so that its worker was not told."""
+        lease = task.lease
+        return task.once and any(type(one) is Begun and one.lease == lease for one, _ in self.records)
 
     def requeue(self, task: Task, behind: int = 0) -> None:
         """Put a task to the front of its client's queue, ``behind`` so many others."""

@@ -54,7 +54,7 @@ class Orphans:
         client = broker.clients.get(held.owner)
         task = client.tasks.get(held.task) if client is not None else None
         ours = held.lease >> 32 == broker.epoch  # granted by this very broker: it would know task and client
-        if task is None and not ours:
+        if task is None and not ours and broker.knows(held.owner):
             until = now + broker.limits.client_grace_s
             before = self._kept.get((held.owner, held.task))
             if before is not None:
@@ -121,6 +121,10 @@ class Orphans:
     def stop_of(self, session: str) -> None:
         """The client is gone for good."""
         self._stop_where([key for key in self._kept if key[0] == session])
+
+    def stop_unknown(self) -> None:
+        """Keys were taken away: stop what their owners had."""
+        self._stop_where([key for key in self._kept if not self._broker.knows(key[0])])
 
     def sweep(self, now: float) -> None:
         """Stop what no client came back for in time."""

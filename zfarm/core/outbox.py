@@ -28,14 +28,23 @@ from zfarm.settings import Settings
 __all__ = ["client_messages", "worker_messages"]
 
 
-def client_messages(client: ClientRecord, limits: Settings) -> Iterator[Send]:
-    """What this turn has for a client; dropped when it has no link, since it asks again when it has one."""
+def client_messages(client: ClientRecord, limits: Settings, stalled: bool = False) -> Iterator[Send]:
+    """What this turn has for a client; dropped when it has no link, since it asks again when it has one.
+
+    ``stalled``: what rests on records that are not written stays where it is.
+    """
     ended, began, unknown = client.ended, client.began, client.unknown
     client.ended, client.began, client.unknown = [], [], []
     booked, client.booked = client.booked, []
+    refused, client.refused = client.refused, []
     peer = client.peer
     if peer is None:
         return
+    if stalled:
+        client.ended, client.unknown, client.booked = ended, unknown, booked
+        ended, unknown, booked = [], [], []
+    if refused:
+        ended = refused + ended
     words = words_of_outcome if [1 for outcome, _ in ended if outcome.deaths] else None
     for batch in batches(ended, limits.batch_calls_max, limits.batch_bytes_max, words):
         yield Send(peer, Ended(outcomes=[outcome for outcome, _ in batch]), [blob for _, blob in batch])
@@ -49,15 +58,25 @@ def client_messages(client: ClientRecord, limits: Settings) -> Iterator[Send]:
             yield Send(peer, Unknown(part, client.submit_seen))
 
 
-def worker_messages(worker: WorkerRecord, limits: Settings) -> Iterator[Send]:
+def worker_messages(worker: WorkerRecord, limits: Settings, stalled: bool = False) -> Iterator[Send]:
     """What this turn has for a worker; dropped when it has no link, since its next Join brings it up
-    again."""
+    again.
+
+    ``stalled``: what rests on records that are not written stays where it is.
+    """
     granted, revokes, stops, thanks = worker.granted, worker.revokes, worker.stops, worker.thanks
     worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
     worker.thank_now = False
     peer = worker.peer
     if peer is None:
         return
+    if stalled:
+        worker.thanks, thanks = thanks, []
+        worker.granted = [task for task in granted if task.once and task.worker is worker]
+        granted = [task for task in granted if not task.once]
+        late = {task.lease for task in worker.granted}
+        worker.revokes = [lease for lease in revokes if lease in late]
+        revokes = [lease for lease in revokes if lease not in late]
     for part in _parts(thanks, limits):
         yield Send(peer, Thanks(leases=part))
     for part in _parts(stops, limits):

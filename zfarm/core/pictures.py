@@ -90,6 +90,7 @@ def _farm(broker: Broker, now: float) -> FarmPicture:
         workers=len(broker.workers),
         slots=broker.slots(),
         clients=len(broker.clients),
+        refusing=broker.stalled or broker.refusing,
     )
 
 

@@ -6,14 +6,14 @@ The broker's machine (zfarm.core.broker) is a reception that has workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from msgspec import structs
 
 from zfarm.core.accounts import Kit
 from zfarm.core.books import ClientRecord, WorkerRecord
-from zfarm.core.greeting import bare, book_key, mismatch
+from zfarm.core.greeting import LOCAL, bare, book_key, mismatch, principal_of
 from zfarm.core.ledger import Ledger
 from zfarm.core.machine import NOW
 from zfarm.core.orphans import Orphans
@@ -67,6 +67,8 @@ class Reception(Ledger):
         super().__init__(epoch, limits, journal)
         self.versions = versions
         self.peers: dict[Peer, ClientRecord | WorkerRecord] = {}
+        self.known: Collection[str] | None = None
+        """The principals that may have sessions; None: all who come."""
         self.refusing = ""
         """Why no new task is taken at the moment; empty: they are. Set by the shell."""
         self.items_addresses = "", ""
@@ -109,6 +111,11 @@ class Reception(Ledger):
         if client.life != message.life:
             self._taken_over(peer, client)
             return
+        client.ended, client.booked, client.unknown = (
+            [],
+            [],
+            [],
+        )  # what waits for the journal it asks for anew
         self._bind(client, peer, now)
         welcome = self._welcome(books=client.books)
         self._send(peer, structs.replace(welcome, topic=key, items=self.items_addresses[1]))
@@ -133,11 +140,19 @@ class Reception(Ledger):
             "(ZFARM_CLIENT_SESSIONS_MAX): shut executors down that are not needed, or use keys of their own"
         )
 
+    def knows(self, key: str) -> bool:
+        """Whether the owner of a session may have one."""
+        owner = principal_of(key)
+        return self.known is None or owner == LOCAL or owner in self.known
+
     def _taken_over(self, peer: Peer, client: ClientRecord) -> None:
         self._refuse(peer, "JobTakenOver", f"job {client.job!r} was taken over by another program")
 
     def _on_attach(self, peer: Peer, message: Attach, now: float, principal: str) -> None:
         if not self._fits(peer, message.versions):
+            return
+        if self.stalled:  # who has a job must be written first
+            self._refuse(peer, "FarmBusy", f"no job can be taken over: {self.stalled}")
             return
         client = self.accounts.job(principal, message.job)
         if client is None:
@@ -191,6 +206,8 @@ class Reception(Ledger):
                 refused.append(call.task)
                 text = full
             else:
+                if client.unrecorded:  # its calls that may have begun are taken all the same
+                    self.record(client)
                 if kit is None or call.function != last_function or call.setup != last_setup:
                     last_function, last_setup = call.function, call.setup
                     kit = self.accounts.kit(client, functions[last_function], setups[last_setup])
@@ -208,7 +225,9 @@ class Reception(Ledger):
             self.refusals["tasks"] = self.refusals.get("tasks", 0) + len(refused)
             self.touch(client)
             fate = Fate(host="", worker="", text=text)
-            client.ended.extend((Outcome(task=n, kind=REFUSED, deaths=(fate,)), b"") for n in refused)
+            said = [(Outcome(task=n, kind=REFUSED, deaths=(fate,)), b"") for n in refused]
+            # the journal may still have the same of an earlier life of this client: that is written first
+            (client.ended if client.session in self.dropped else client.refused).extend(said)
         for function in functions:  # a repeated submit must not leave a function behind that no task needs
             if not function.refs:
                 self.functions.rest(function)
@@ -226,7 +245,7 @@ class Reception(Ledger):
         """So many further tasks of so many bytes are within every limit: none needs a look of its own."""
         limits, account = self.limits, client.account
         return (
-            not self.refusing
+            not (self.stalled or self.refusing)
             and self.tasks + calls <= limits.tasks_max
             and account.tasks + calls <= limits.client_tasks_max
             and account.bytes + size <= limits.client_bytes_max
@@ -236,8 +255,8 @@ class Reception(Ledger):
     def _full(self, client: ClientRecord) -> str:
         """Why this client can have no further task now; empty: it can."""
         limits = self.limits
-        if self.refusing:
-            return self.refusing
+        if self.stalled or self.refusing:
+            return self.stalled or self.refusing
         if self.tasks >= limits.tasks_max:
             return f"the farm holds {self.tasks} tasks, its limit (ZFARM_TASKS_MAX)"
         total = self.accounts.bytes
@@ -296,15 +315,17 @@ class Reception(Ledger):
         if client.away:
             client.away = False
             self.tell("info", f"client {client.host}/{client.pid} is back")
-        self._send(client.peer, Echo(number=message.number, slots=self.slots()))
+        number = 0 if self.stalled else message.number  # else it would say that what was forgotten is written
+        self._send(client.peer, Echo(number=number, slots=self.slots()))
 
     def _on_bye(self, client: ClientRecord, message: Bye, payload: Payload, now: float) -> None:
         if client.job and client.tasks:  # they go on without it
             self.gone(client.peer, now)
         else:
-            self._drop_client(client)
+            self.drop_client(client)
 
-    def _drop_client(self, client: ClientRecord) -> None:
+    def drop_client(self, client: ClientRecord) -> None:
+        """Forget a client: what waits is dropped, what runs is stopped."""
         if client.peer is not None:
             del self.peers[client.peer]
         self.drop(client)
@@ -334,7 +355,7 @@ class Reception(Ledger):
         if other is not None and other is not record:  # one link, one peer: the last word counts
             other.peer = None
             if isinstance(other, ClientRecord) and not other.tasks:  # it has gone without a word
-                self._drop_client(other)
+                self.drop_client(other)
         if record.peer is not None and record.peer != peer:
             self.peers.pop(record.peer, None)
             self.actions.append(Drop(record.peer))
@@ -358,3 +379,7 @@ class Reception(Ledger):
             if record is not None:
                 record.peer = None
                 self.deadline = NOW
+            if isinstance(record, WorkerRecord):  # what waits to be granted there would never be
+                for task in record.granted:
+                    if task.worker is record and self.unsaid(task):
+                        self.give_back(task)

@@ -69,14 +69,17 @@ def answer(broker: Broker, peer: Peer, message: Why, now: float, principal: str)
     if len(tasks) == 1:
         (task,) = tasks
         code, text = explain(broker, task, now)
+        if broker.stalled and code not in ("unwritten", "journal"):
+            text += f". What ends now is told later: {broker.stalled}"
         owner = bare(task.client.session)[:8]
         return Reason(message.number, message.task, code, text, task.function.name, owner)
     if tasks:
         owners = ", ".join(f"{bare(task.client.session)[:8]}/{task.number}" for task in tasks[:20])
         return Reason(message.number, message.task, "ambiguous", f"several clients have one: say {owners}")
     text = "the broker does not know it: it has not arrived yet, or its outcome was fetched already"
-    if broker.refusing:
-        text = f"the broker does not know it, and takes no new tasks: {broker.refusing}"
+    if broker.stalled or broker.refusing:
+        full = broker.stalled or broker.refusing
+        text = f"the broker does not know it, and takes no new tasks: {full}"
     return Reason(message.number, message.task, "unknown", text)
 
 
@@ -92,6 +95,12 @@ def _is_called(client: ClientRecord, key: str, owner: str) -> bool:
 def explain(broker: Broker, task: Task, now: float) -> Explained:
     """Why this task is where it is."""
     client = task.client
+    if task.outcome is not None and broker.stalled:
+        how = ENDINGS.get(task.outcome.kind, "")
+        return (
+            "unwritten",
+            f"it has ended {how}, and its client hears of it as soon as it can: {broker.stalled}",
+        )
     if task.outcome is not None:
         return "ended", f"it has ended {ENDINGS.get(task.outcome.kind, '')}, and its client was told so"
     if task.worker is not None:
@@ -142,6 +151,8 @@ def _at_worker(broker: Broker, task: Task, worker: WorkerRecord, now: float) -> 
 def _waiting(broker: Broker, task: Task, now: float) -> Explained:
     """Why a task in a queue or line is not granted."""
     workers = list(broker.workers.values())
+    if broker.stall.full:
+        return "journal", f"nothing is granted, since too many outcomes wait to be written: {broker.stalled}"
     if not workers:
         return "no-workers", "no worker is there: start one with `zfarm worker`"
     demand = task.demand

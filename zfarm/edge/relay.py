@@ -163,8 +163,7 @@ class Relay:
         if not self._secure:
             return True
         principal = _principal(part)
-        owner = principal.rpartition(":")[0]
-        if not owner or not session.startswith(owner.encode() + b"/"):
+        if not principal or not session.startswith(principal.encode() + b"/"):
             return False
         if self._known is not None and principal not in self._known:
             return False

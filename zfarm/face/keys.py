@@ -105,6 +105,9 @@ def _date(seconds: float) -> str:
 def revoke(which: str, connection: Path | None, farm: str) -> None:
     """Let a key in no more, and disconnect who uses it.
 
+    Calls of a client with that key are cancelled, those that run are stopped, and its jobs end; what a worker
+    with that key ran runs elsewhere. A new key of the same name is somebody else's.
+
     The shared key of a role (client, worker, admin, monitor) is replaced: the broker writes the fresh one
     into its connection file, and copies of the old file are worth nothing any more.
     """

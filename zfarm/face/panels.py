@@ -218,6 +218,8 @@ def _blocks(scene: Scene) -> list[Block]:
     unmet: list[Line] = [
         [(f" {count(tasks, 5)} wait: {clean(text)}", "yellow")] for text, tasks in sorted(view.unmet.items())
     ]
+    if farm.refusing:
+        unmet.insert(0, [(f" no new tasks are taken: {clean(farm.refusing)}", "red")])
     return [
         Block(
             "workers",

@@ -10,6 +10,7 @@ are in seconds, sizes in bytes, percentages 0 to 100; counters count since the b
     slots      {total, busy}
     tasks      {queued, running, values, errors, cancelled, lost, retried}
     refusals   {name of the limit or rule: how often it was met}
+    refusing   why no new task is taken now, as when the disk of the journal is full; empty: they are taken
     unmet      {what no worker has: how many tasks wait for it}
     queue      [{call, tasks}]: the functions with the most queued tasks
     workers    [{worker, host, pid, state, slots, room, running, leased, done, failed, deaths, last_seen_s,
@@ -84,6 +85,7 @@ def snapshot(picture: Picture, address: str) -> dict[str, Any]:
             **_facts(farm, "values", "errors", "cancelled", "lost", "retried"),
         },
         "refusals": dict(picture.refusals),
+        "refusing": farm.refusing,
         "unmet": dict(picture.unmet),
         "queue": [{"call": name, "tasks": number} for name, number in queue],
         "workers": [_worker(worker) for worker in picture.workers],

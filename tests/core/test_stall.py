@@ -1,0 +1,236 @@
+"""A journal that takes nothing for a while: what is said meanwhile, what waits, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from tests.core.test_durable import SETUP, V, hello, restored, submit
+from zfarm.core.broker import Broker
+from zfarm.messages import (
+    REFUSED,
+    VALUE,
+    Accepted,
+    Append,
+    Attach,
+    Attached,
+    Beat,
+    Booked,
+    Bye,
+    Call,
+    Cancel,
+    Dropped,
+    Echo,
+    Ended,
+    Enrolled,
+    Forget,
+    Grants,
+    Join,
+    Look,
+    Picture,
+    Pulse,
+    Reason,
+    Refused,
+    Report,
+    Reports,
+    Revoke,
+    Send,
+    Settled,
+    Submit,
+    Thanks,
+    Welcome,
+    Why,
+)
+from zfarm.settings import Settings
+
+FULL = "the disk is full"
+LIMITS = Settings(restart_hold_s=1.0)
+
+
+class Rig:
+    """A broker with a journal that can be full, a client ``c`` and a worker ``w`` of two slots."""
+
+    def __init__(self, limits: Settings = LIMITS) -> None:
+        self.broker = Broker(1, V, 0.0, limits, journal=True)
+        self.journal: list[Any] = []
+        self.full = False
+        self.now = 0.0
+        self.say("c", hello("client"))
+        self.say("w", Join("worker", V, 2, "host", 2))
+
+    def say(self, peer: str, message: Any, payload: Sequence[bytes] = ()) -> list[Any]:
+        """What the broker says to anybody after this."""
+        self.broker.receive(peer, message, payload, self.now)
+        return self.turn()
+
+    def turn(self, after: float = 0.0) -> list[Any]:
+        self.now += after
+        actions = self.broker.advance(self.now)
+        self.broker.check()
+        first = actions[0] if actions else None
+        if isinstance(first, Append):
+            if self.full:
+                actions = self.broker.stall.begin(actions, FULL)
+            else:
+                self.journal.extend(first.records)
+        assert not self.full or not any(isinstance(action, Append) for action in actions)
+        return [action.message for action in actions if isinstance(action, Send)]
+
+    def room(self) -> list[Any]:
+        """There is room on the disk again."""
+        self.full = False
+        self.broker.stall.end()
+        return self.turn()
+
+    def recorded(self, kind: type) -> list[Any]:
+        return [record for record, _ in self.journal if isinstance(record, kind)]
+
+    def running(self) -> list[int]:
+        """Two tasks run, and these are their leases; the disk is full from now on."""
+        granted = [m for m in self.say("c", *submit(1, 2)) if isinstance(m, Grants)]
+        self.full = True
+        return [lease.lease for grants in granted for lease in grants.leases]
+
+
+def only(kind: type, messages: list[Any]) -> Any:
+    (found,) = [message for message in messages if isinstance(message, kind)]
+    return found
+
+
+def test_an_outcome_waits_for_the_disk_and_everybody_is_answered() -> None:
+    rig = Rig()
+    one, two = rig.running()
+
+    assert rig.say("w", Reports([Report(one, VALUE)]), [b"one"]) == []
+    assert rig.say("c", Pulse(3, 2)) == [Echo(0, 2)], "of what was forgotten nothing is promised"
+    assert only(Picture, rig.say("m", Look())).farm.refusing == FULL
+    ended, runs = (only(Reason, rig.say("c", Why(n, n))) for n in (1, 2))
+    assert (ended.code, FULL in ended.text, FULL in runs.text) == ("unwritten", True, True)
+    assert rig.say("w", Reports([Report(two, VALUE)]), [b"two"]) == []
+
+    rig.turn(1.0)
+    said = rig.room()
+    assert [one.task for one in only(Ended, said).outcomes] == [1, 2]
+    assert [record.outcome.task for record in rig.recorded(Settled)] == [1, 2]
+    assert only(Thanks, rig.turn(1.0)).leases == [one, two]
+    assert rig.say("c", Pulse(4, 0)) == [Echo(4, 2)]
+
+
+def test_the_turn_that_was_not_taken_is_taken_later_and_what_it_said_waits() -> None:
+    rig = Rig()
+    rig.full = True
+
+    said = rig.say("c", *submit(1, 2))
+    assert [type(message) for message in said] == [Grants], "what is granted may begin again some day"
+    said = rig.room()
+    assert only(Booked, said).tasks == [1, 2]
+    assert len(rig.recorded(Accepted)) == 2
+
+
+def test_new_tasks_are_refused_at_once() -> None:
+    rig = Rig()
+    one, _ = rig.running()
+    rig.say("w", Reports([Report(one, VALUE)]), [b"one"])
+
+    refused = only(Ended, rig.say("c", *submit(7)))
+    assert [(one.task, one.kind, one.deaths[0].text) for one in refused.outcomes] == [(7, REFUSED, FULL)]
+    rig.room()
+    assert only(Booked, rig.say("c", *submit(7))).tasks == [7]
+
+
+def test_what_may_begin_once_only_is_not_granted_before_that_is_written() -> None:
+    rig = Rig()
+    one, _ = rig.running()
+    rig.full = False
+    rig.say("c", *submit(5, attempts=1))
+    rig.full = True
+
+    assert rig.say("w", Reports([Report(one, VALUE)]), [b"one"]) == []
+    rig.turn(1.0)
+    assert rig.say("w", Beat(rig.broker.workers["worker"].grants_number, [one, one + 1], 2)) == []
+    said = rig.room()
+    assert [lease.task for lease in only(Grants, said).leases] == [5]
+
+
+def test_what_was_never_granted_is_not_lost_with_its_worker() -> None:
+    rig = Rig()
+    rig.full = True
+    rig.say("c", *submit(5, attempts=1))
+    rig.say("v", Join("other", V, 2, "host", 3))
+    rig.broker.drop_worker(rig.broker.workers["worker"], "it was lost")
+    said = rig.turn() + rig.room()
+    assert [lease.task for lease in only(Grants, said).leases] == [5]
+    assert not any(isinstance(message, Ended) for message in said)
+
+
+def test_what_is_cancelled_while_its_grant_waits_is_never_granted() -> None:
+    rig = Rig()
+    rig.full = True
+    calls = Submit([Call(1, 0, 0, 0, 1)], ["f"], 1)
+
+    assert rig.say("c", calls, [b"function", SETUP, b"body"]) == []
+    said = rig.say("c", Cancel([1], force=True))
+    assert [type(message) for message in said] == [Revoke]
+    said = rig.room()
+    assert not any(isinstance(message, Grants) for message in said)
+    assert [one.task for one in only(Ended, said).outcomes] == [1]
+
+
+def test_clients_that_come_and_go_meanwhile_leave_no_record() -> None:
+    rig = Rig()
+    one, _ = rig.running()
+    rig.say("w", Reports([Report(one, VALUE)]), [b"one"])
+    waiting = len(rig.broker.records)
+
+    for n in range(5):
+        assert only(Welcome, rig.say(f"c{n}", hello(f"client{n}")))
+        rig.say(f"c{n}", Bye())
+    rig.say("d", hello("stays"))
+    assert len(rig.broker.records) == waiting
+    rig.room()
+    assert [record.client for record in rig.recorded(Enrolled)] == ["client", "stays"]
+    assert not rig.recorded(Dropped)
+
+
+def test_a_job_is_not_taken_over_meanwhile() -> None:
+    rig = Rig()
+    rig.say("j", structs.replace(hello("job", job="night"), life="a"))
+    rig.running()
+    rig.say("c", Cancel([1], force=True))
+
+    assert only(Refused, rig.say("k", Attach("night", V, "b"))).code == "FarmBusy"
+    rig.room()
+    assert only(Attached, rig.say("k", Attach("night", V, "b"))).job == "night"
+
+
+def test_too_much_that_waits_ends_the_granting() -> None:
+    rig = Rig(Settings(journal_backlog_bytes=2000))
+    rig.say("c", *submit(*range(1, 9)))
+    rig.full = True
+    granted: list[int] = []
+    for _ in range(8):
+        for lease in list(rig.broker.workers["worker"].leases):
+            rig.say("w", Reports([Report(lease, VALUE, 90_000)]), [b"x" * 500])
+            granted.append(lease)
+    assert len(granted) < 6, "the rest waits"
+    assert only(Reason, rig.say("c", Why(1, 8))).code == "journal"
+    assert only(Ended, rig.room())
+    assert rig.broker.workers["worker"].leases
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_who_dies_meanwhile_loses_nothing_that_was_told(again: bool) -> None:
+    rig = Rig()
+    one, _ = rig.running()
+    rig.say("w", Reports([Report(one, VALUE)]), [b"one"])
+    if again:
+        rig.broker.stall.end()
+        assert rig.turn() == [], "it is still full"
+    rig.say("c", Forget([1]))
+
+    after = restored(rig.journal)
+    assert sorted(after.clients["client"].tasks) == [1, 2]
+    assert not after.clients["client"].unforgotten

@@ -1,0 +1,130 @@
+"""A simulated disk that is full for a while: the fault, and what must hold meanwhile.
+
+That nothing is said before it is written is for disk.py to judge; here it is judged that all else is said.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.disk import DiskFull
+from zfarm import messages as m
+
+if TYPE_CHECKING:
+    from tests.simulation.farm import Farm
+    from tests.simulation.people import Task
+    from tests.simulation.processes import BrokerProcess
+
+ANSWERS: dict[type, tuple[type, ...]] = {
+    m.Pulse: (m.Echo,),
+    m.Why: (m.Reason,),
+    m.Hello: (m.Welcome, m.Refused, m.Stranger),  # the last one to a task whose client is not back yet
+    m.Join: (m.Welcome,),
+}
+"""What the broker answers in the same turn, whether its disk is full or not."""
+
+
+def fill_disk(farm: Farm) -> None:
+    """Somebody else fills the disk of the journal for a while; the broker tries now and then."""
+    disk = farm.disk
+    if disk is None or disk.full:
+        return
+    seconds = farm.rng.choice((0.3, 3.0, 12.0)) * farm.rng.random()
+    farm.story.tell(farm.now, "disk", "is full", seconds)
+    disk.full = disk.was_full = True
+    for n in range(1, 4):
+        farm.after(seconds * n / 4, partial(_look_for_room, farm))
+    farm.after(seconds, partial(empty_disk, farm))
+
+
+def empty_disk(farm: Farm) -> None:
+    """There is room again, and the broker sees it."""
+    if farm.disk is None or not farm.disk.full:
+        return
+    farm.story.tell(farm.now, "disk", "has room", "")
+    farm.disk.full = False
+    _look_for_room(farm)
+
+
+def _look_for_room(farm: Farm) -> None:
+    farm.broker.hand("room")
+
+
+def written_first(broker: BrokerProcess, actions: list[m.Action]) -> list[m.Action]:
+    """What a broker does with these: its journal comes first, and if that takes nothing the machine knows
+    what may be said all the same."""
+    farm, first = broker.farm, actions[0] if actions else None
+    if isinstance(first, m.Append):
+        assert farm.disk is not None, "there is no journal to append to"
+        try:
+            farm.disk.append(first.records)
+        except DiskFull:
+            farm.story.probe("disk full")
+            farm.story.tell(farm.now, "broker", "cannot append", first)
+            broker.machine.refusing = "the disk is full"
+            actions = broker.machine.stall.begin(actions, "the disk is full")
+        else:
+            broker.machine.refusing = ""
+    farm.books.must_answer(actions)
+    return actions
+
+
+class Fullness:
+    """Whether everybody is answered, as an onlooker sees it."""
+
+    farm: Farm
+    by_peer: dict[Any, str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked: list[tuple[Any, type]] = []
+        self._fresh: set[tuple[Any, int]] = set()
+        """Peers and the numbers of new tasks of theirs that came while the broker could not write."""
+        self._submitted: set[tuple[str, int]] = set()
+
+    def asks(self, peer: Any, message: m.Message) -> None:
+        """The broker is about to note this message."""
+        if type(message) in ANSWERS and (peer in self.by_peer or isinstance(message, m.Hello | m.Join)):
+            self._asked.append((peer, type(message)))
+        session = self.by_peer.get(peer)
+        if isinstance(message, m.Submit) and session is not None:
+            numbers = {(session, call.task) for call in message.calls if not call.begun}
+            broker = self.farm.broker.machine
+            if broker.stalled and session in broker.clients and session not in broker.dropped:
+                self._fresh |= {(peer, number) for _, number in numbers - self._submitted}
+            self._submitted |= numbers
+
+    def must_answer(self, actions: list[m.Action]) -> None:
+        """The broker does this after its turn."""
+        said = [(action.peer, action.message) for action in actions if isinstance(action, m.Send)]
+        kinds = {(peer, type(message)) for peer, message in said}
+        asked, self._asked = self._asked, []
+        for peer, kind in asked:
+            heard = any((peer, answer) in kinds for answer in ANSWERS[kind])
+            known = any(peer == one and type(message) is m.Welcome for one, message in said)
+            if peer in self.by_peer and not known:
+                again = kind is m.Join and peer in self.farm.broker.machine.peers
+                assert heard or again, f"{peer} said {kind.__name__} and was not answered"
+        fresh, self._fresh = self._fresh, set()
+        ended = [
+            (peer, one) for peer, message in said if type(message) is m.Ended for one in message.outcomes
+        ]
+        refused = {(peer, one.task) for peer, one in ended if one.kind == m.REFUSED}
+        for peer, number in sorted(fresh - refused, key=str):
+            assert peer not in self.by_peer, f"task {number} of {peer} was neither taken nor refused"
+        if fresh:
+            self.farm.story.probe("refused, the disk is full")
+
+    def owes_nothing(self) -> None:
+        """The broker has died, and answers nobody."""
+        self._asked.clear()
+        self._fresh.clear()
+
+    def judge_refused(self, what: str, task: Task) -> None:
+        """A client hears that this task was refused."""
+        disk = self.farm.disk
+        assert disk is not None, f"{what} was refused, and there is no disk"
+        assert disk.was_full, f"{what} was refused for no reason"
+        assert not task.runs or task.unsure, f"{what} was refused, and ran: {task.runs}"
+        assert not task.safe, f"{what} was refused, and was safe"
