@@ -278,4 +278,13 @@ MUTANTS = [
     Mutant("needs forgotten by the client", "_send_submit", "if asked.needs", "if False"),
     Mutant("needs forgotten with the broker", "apply", "needs=record.needs", "needs=()"),
     Mutant("a file that is gone fails nobody", "_refused", "self._fail(", "list("),
+    # accounts
+    Mutant("a function counts after its last task", "discard", "size += len(function.blob)", "pass"),
+    Mutant("what a dropped client had still counts", "drop", "self.accounts.bytes -= size", "pass"),
+    Mutant(
+        "a setup is let go while a task needs it",
+        "discard",
+        "if used > 1:\n        client.setups",
+        "if False:\n        client.setups",
+    ),
 ]
