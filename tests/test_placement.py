@@ -11,6 +11,11 @@ from zfarm.errors import ConfigurationError
 from zfarm.placement import demand_labels, demand_resources, stock
 
 
+def test_a_worker_does_not_say_that_it_has_a_label_of_ours() -> None:
+    with pytest.raises(ConfigurationError, match="given by zfarm itself"):
+        stock(labels=["zfarm.worker=ab12"])
+
+
 def test_amounts_are_counted_exactly_in_thousandths() -> None:
     assert demand_resources({"gpu": 1, "disk": 0.1, "net": 2.675}) == (
         ("disk", 100),

@@ -8,6 +8,7 @@ TYPE_CHECKING = False  # type checkers know better; typing itself costs more tha
 if TYPE_CHECKING:
     from zfarm.api import Executor, current_farm
     from zfarm.bars import track
+    from zfarm.beyond import WorkerInfo
     from zfarm.errors import (
         AccessDenied,
         BrokerUnreachable,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         JobUnknown,
         LimitExceeded,
         MemoryLimit,
+        ModuleMissing,
         NotPortable,
         ProtocolError,
         RemoteError,
@@ -73,6 +75,7 @@ __all__ = [
     "Kept",
     "LimitExceeded",
     "MemoryLimit",
+    "ModuleMissing",
     "NotPortable",
     "Progress",
     "ProtocolError",
@@ -89,6 +92,7 @@ __all__ = [
     "TransferError",
     "UnsafeName",
     "VersionMismatch",
+    "WorkerInfo",
     "__version__",
     "attach",
     "current_farm",
@@ -113,6 +117,7 @@ _HOMES = {
     "Shared": "zfarm.sharing",
     "Stream": "zfarm.streams",
     "StreamItem": "zfarm.merging",
+    "WorkerInfo": "zfarm.beyond",
     "attach": "zfarm.jobs",
     "current_farm": "zfarm.api",
     "emit": "zfarm.streams",

@@ -98,14 +98,16 @@ class Executor(Beyond):
     def _serve(self, link: Link, portable: Portable, setups: Setups) -> None:
         self._link = link
         self._encode_function: Callable[[Callable[..., Any]], bytes] = portable.encode_function
+        self._setup = setups.current
         if link.output:
             self._encode_function = partial(portable.encode_function, output=link.output)
+            if link.output != "off":
+                self._setup = setups.attentive
         self._encode_arguments = portable.encode_arguments
         self._portable = portable
         self._setups = setups
         self._named = (b"", "")
         self._bytes_max = settings.payload_bytes_max
-        self._setup = setups.current
         self._submitted = link.inbox.append
         self._wake = link.loop.wake
 
@@ -526,6 +528,10 @@ def _guest_parts(inside: Inside) -> _Parts:
 
             assert inside.setup is not None
             link = Link(TunnelRoad(inside), os.urandom(16).hex(), stowage=Stowage())
+            if inside.setup.trees:
+                from zfarm.syncing import Shipped
+
+                link.shipped = Shipped.inherited(inside.setup)
             link.start()
             _guest_made = (inside, _Parts(link, Portable(), Setups(inside.setup)))
         return _guest_made[1]

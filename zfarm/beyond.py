@@ -1,23 +1,27 @@
-"""What an Executor can do beyond the standard's: streams of many calls, futures as they end; it submits only
-through ``submit``, and knows no message."""
+"""What an Executor can do beyond the standard's: streams, futures as they end, names of workers; it submits
+only through ``submit``, and sends no message."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from zfarm.arguments import check_sizes
+from zfarm.errors import BrokerUnreachable
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
 
     from zfarm.futures import Future
     from zfarm.handles import FileHandle
+    from zfarm.link import Link
     from zfarm.merging import Merged
+    from zfarm.syncing import Synced
 
-__all__ = ["Beyond", "Completed"]
+__all__ = ["Beyond", "Completed", "WorkerInfo"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound="concurrent.futures.Future[Any]")
@@ -45,8 +49,77 @@ class Completed(Iterator[F]):
         return self._left
 
 
+class WorkerInfo(NamedTuple):
+    """One worker of a farm, as its broker knows it."""
+
+    name: str
+    """As ``zfarm status --json`` has it."""
+    host: str
+    pid: int
+    slots: int
+    open: bool
+    """It takes calls now: it is neither draining nor set aside."""
+
+    @property
+    def label(self) -> str:
+        """A label that this worker alone has: ``farm.options(labels=worker.label)`` is for calls that run
+        there, or wait for ever when it is gone."""
+        from zfarm.messages import WORKER_LABEL
+
+        return f"{WORKER_LABEL}={self.name}"
+
+
 class Beyond(concurrent.futures.Executor):
-    """An executor whose calls have streams and files, and share objects."""
+    """An executor whose calls have streams and files and share objects, and whose workers have names."""
+
+    _link: Link
+
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """The workers that the farm has now.
+
+        Raises:
+            BrokerUnreachable: the broker has not answered within some seconds.
+            FarmClosed, FarmBroken: the executor is of no use any more.
+        """
+        from zfarm.reasons import LOOK_WAIT_S
+
+        link = self._link
+        link.check_open()
+        link.check_waiting()
+        link.reached.wait(LOOK_WAIT_S)
+        picture = link.questions.look(link.call)
+        if picture is None:
+            link.check_open()
+            raise BrokerUnreachable(f"the broker at {link.road.address} has not said who its workers are")
+        return tuple(
+            WorkerInfo(w.worker, w.host, w.pid, w.slots, not (w.draining or w.aside_s) and w.room > 0)
+            for w in picture.workers
+        )
+
+    def sync(
+        self, what: str | os.PathLike[str] | ModuleType = ".", /, *, exclude: Sequence[str] = ()
+    ) -> Synced:
+        """Ship the code at ``what``, a directory or an imported package, to every worker that runs a call
+        submitted from now on; call it again after an edit.
+
+        Such calls run in children that have seen no other version of it, on this host too. The directory (of
+        a package the one that it is in) is the first place where they import from, and where it was the
+        working directory a copy of it is theirs: what they write there goes with the child. What is taken is
+        a snapshot: edits reach nobody before the next ``sync``, which moves only the files that have changed.
+
+        ``.gitignore`` files hold as in git, and patterns in ``exclude`` as if written there. ``.git``, caches
+        and virtual environments stay behind anyway. Returns what was taken: ``digest``, ``files``, ``bytes``,
+        and the names that have ``changed`` since the last time.
+
+        Raises:
+            TransferError: it is no directory, or something in it cannot be read or is no file; or this is a
+                job, whose calls outlive this program.
+            UnsafeName: a name or link in it cannot travel.
+            TooLarge: it has more than ``settings.sync_files_max`` files or ``settings.sync_bytes_max`` bytes.
+        """
+        from zfarm.syncing import sync
+
+        return sync(self, what, exclude)  # type: ignore[arg-type]  # every one of us is an Executor
 
     def put(self, path: str | os.PathLike[str]) -> FileHandle:
         """A handle of the file or directory at ``path``, to be handed to tasks, in which it is a local path.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from zfarm.errors import TaskLost
 from zfarm.messages import Demand
-from zfarm.placement import own_label
 from zfarm.settings import settings
 from zfarm.terms import PLAIN
 from zfarm.views import View
@@ -39,13 +38,13 @@ def broadcast(
     link.check_waiting()
     terms = getattr(farm, "_terms", PLAIN)
     futures: dict[str, Future[T]] = {}
-    workers = [worker for worker in link.questions.workers(link) if not worker.draining]
+    workers = [worker for worker in farm.workers() if worker.open]
     named = Counter(f"{worker.host}/{worker.pid}" for worker in workers)
     for worker in workers:
         name = f"{worker.host}/{worker.pid}"
-        labels = (*terms.labels, own_label(worker.worker))
+        labels = (*terms.labels, worker.label)
         bound = View(farm, replace(terms, demand=Demand(terms.resources, labels)))
-        futures[name if named[name] == 1 else f"{name}/{worker.worker}"] = bound.submit(fn, *args, **kwargs)
+        futures[name if named[name] == 1 else f"{name}/{worker.name}"] = bound.submit(fn, *args, **kwargs)
     if futures:
         link.call(_Watch(link, futures).start)
     return futures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from zfarm.brokershell import BrokerShell, new_epoch, tune_collector
 from zfarm.edge.gate import Gate, Unsafe
 from zfarm.edge.journal import Journal
 from zfarm.edge.loop import Loop
+from zfarm.edge.places import hold
 from zfarm.edge.ports import CONTROL_DOMAIN
 from zfarm.edge.principals import keys_path, members
 from zfarm.edge.security import (
@@ -39,11 +41,16 @@ class _Process:
     def __init__(
         self, binds: Sequence[str], notes_bind: str, path: Path, name: str, journal: Path | None
     ) -> None:
+        self._hold_fd = hold(path)
         self.loop = Loop()
         self.path = path
         self._journal: Journal | None = None
         self._context = new_context()
-        self._gate = Gate(self._context, keys_path(path))
+        try:
+            self._gate = Gate(self._context, keys_path(path))
+        except BaseException:
+            os.close(self._hold_fd)
+            raise
         keys = self._gate.keys
         self._shell: BrokerShell | None = None
         try:
@@ -90,6 +97,7 @@ class _Process:
         if self._journal is not None:
             self._journal.close()
         self.loop.close()
+        os.close(self._hold_fd)
 
 
 def allow_files() -> None:

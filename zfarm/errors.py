@@ -26,6 +26,7 @@ FarmError(Exception)                            catch this and you have caught z
    |- TaskTimeout (TimeoutError)                 it ran for longer than its timeout, and was stopped
    |- MemoryLimit (MemoryError)                  it had more memory in use than it may
    |- StreamGap (LookupError)                   items of its stream that cannot be had, by number
+   |- ModuleMissing (ModuleNotFoundError)       a module that the call needs is missing: where, remedy
    |- NotPortable (TypeError)                   a call, value or error that cannot be pickled; what and why
    `- RemoteError                               stands for an exception that could not come home
 
@@ -57,6 +58,7 @@ __all__ = [
     "JournalError",
     "LimitExceeded",
     "MemoryLimit",
+    "ModuleMissing",
     "NotPortable",
     "ProtocolError",
     "RemoteError",
@@ -269,6 +271,19 @@ class StreamGap(TaskError, LookupError):
         self.attempt = attempt
         self.first = first
         self.last = last
+
+
+class ModuleMissing(TaskError, ModuleNotFoundError):
+    """The function or an argument needs the module ``name``, which is not there on ``host``; the text says
+    what to do."""
+
+    def __init__(self, text: str, name: str = "", host: str = "") -> None:
+        super().__init__(text)
+        self.name = name
+        self.host = host
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (*self.args, self.name, self.host)
 
 
 class NotPortable(TaskError, TypeError):

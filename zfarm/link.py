@@ -55,11 +55,11 @@ from zfarm.messages import (
     Explained,
     Give,
     Heard,
+    Looked,
     Message,
     Missed,
     Outcome,
     Payload,
-    Picture,
     Rejected,
     Resolve,
     Running,
@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from zfarm.handles import FileHandle
     from zfarm.outputs import Outputs
     from zfarm.streams import Channels
+    from zfarm.syncing import Shipped
 
 __all__ = ["Link", "Road", "Token"]
 
@@ -142,6 +143,8 @@ class Link:
         """The files that functions need, by their pickles."""
         self._handles: dict[int, tuple[FileHandle, ...]] = {}  # those that tasks need
         self._giver: Giver | None = None
+        self.shipped: Shipped | None = None
+        """The code that its calls need."""
         self._forced: set[int] = set()  # tasks that are being stopped
         self._asked: dict[int, list[threading.Lock]] = {}
         self._streams: Channels | None = None
@@ -232,6 +235,17 @@ class Link:
                 f"{handles[0].name!r} cannot be given to a call of job {self._job!r}: a job outlives its "
                 "program, which has the file; let its calls read it from where all workers see it"
             )
+
+    def ship(self) -> Shipped:
+        """Where the code is kept that its calls need."""
+        if self._forked:
+            raise self.fork_error()
+        with gate:
+            if self.shipped is None:
+                from zfarm.syncing import Shipped
+
+                self.shipped = Shipped()
+            return self.shipped
 
     def refused(self) -> FarmError:
         """Why nothing can be submitted any more."""
@@ -362,6 +376,8 @@ class Link:
         self.sweep()
         if self._giver is not None:
             self._giver.close()
+        if self.shipped is not None:
+            self.shipped.close()
         self.questions.end()
         self.reached.set()
         if self._outputs is not None:
@@ -384,8 +400,6 @@ class Link:
             self.road.outcome_arrived()
             if self.harbour is not None:
                 message, payload = self.harbour.land(message, payload)
-        elif type(message) is Picture:
-            self.questions.pictured(message)
         self._machine.receive(BROKER, message, payload, self.loop.now)
 
     def submit(
@@ -400,13 +414,16 @@ class Link:
     ) -> None:
         """Submit for a token; in the link's thread only."""
         terms = terms or PLAIN
+        handles = terms.handles
+        if self.shipped is not None:
+            handles = (*handles, *self.shipped.needed(setup))
         number = self._machine.submit(
             token, name, function, setup, body, items, terms.max_attempts, terms.timeout_us,
-            terms.priority, terms.memory_bytes, terms.demand, tuple(one._need for one in terms.handles),
+            terms.priority, terms.memory_bytes, terms.demand, tuple(one._need for one in handles),
         )  # fmt: skip
         token._task = number
-        if terms.handles:
-            self._handles[number] = terms.handles
+        if handles:
+            self._handles[number] = handles
         self._open[number] = token
         if self.harbour is not None:
             self.harbour.loaded(number, body)
@@ -439,7 +456,7 @@ class Link:
                     future, name, function, setup, body = take()
                     if future._task:  # withdrawn
                         continue
-                    if future._terms is not None:
+                    if future._terms is not None or self.shipped is not None:
                         self.submit(future, name, function, setup, body, 0, future._terms)
                         continue
                     future._task = number = submit(future, name, function, setup, body, 0, attempts)
@@ -591,6 +608,7 @@ class Link:
         StreamOver: _streamed,
         Advanced: _advanced,
         Explained: lambda link, action: link.questions.answered(action.reason),
+        Looked: lambda link, action: link.questions.looked(action.picture),
         Heard: _heard,
     }
 

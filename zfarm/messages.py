@@ -24,6 +24,9 @@ Peer: TypeAlias = Hashable
 BROKER: Final = "broker"
 """The only peer of a worker's or client's machine."""
 
+WORKER_LABEL: Final = "zfarm.worker"
+"""Name of the label that the broker gives each worker: its value is the worker's name in pictures."""
+
 CHUNK_BYTES: Final = 1024 * 1024
 """Bytes of a chunk; only the last one of a blob has less. It is no setting: digests of blobs rest on it."""
 DIGEST_BYTES: Final = 32
@@ -206,6 +209,24 @@ class Vitals(Message):
     shared_bytes: int = 0  # shared memory that the worker holds for results, what is kept warm included
 
 
+class Attention(Message):
+    """What a client wants to hear of its tasks. Levels by the names of loggers (the root has none); filters
+    of warnings as (action, message, category, module, line)."""
+
+    disable: int = 0
+    levels: dict[str, int] = {}
+    filters: list[tuple[str, str, str, str, int]] = []
+
+
+class Tree(Message):
+    """Code that a client has shipped: the directory ``need``, made of the client's ``top``; ``whole``: of all
+    that belongs to it, so that nothing else there counts."""
+
+    need: Need
+    top: str
+    whole: bool = True
+
+
 class Setup(Message):
     """The world that a client's calls expect around them. Opaque to the broker: it travels encoded, as a
     blob.
@@ -224,6 +245,8 @@ class Setup(Message):
     max_tasks_per_child: int = 0  # 0: no limit
     environment: dict[str, str | None] = {}  # what the client has changed since it began; None: removed
     segments: bool = False  # results may be in shared memory: the client is on this host
+    attention: Attention | None = None  # None: the output of its calls does not travel
+    trees: tuple[Tree, ...] = ()  # what its client has shipped
 
 
 class Streaming(Message):
@@ -633,8 +656,8 @@ class Progress(Message, tag="progress"):
 
 class Printed(Message, tag="printed"):
     """Worker -> broker -> client: a task has printed this; ``number`` is its lease, then its task. Payload:
-    one blob, whole lines. ``source`` is 1 for standard output, 2 for standard error; ``dropped`` bytes
-    before it are gone."""
+    one blob, whole lines. ``source`` is 1 for standard output, 2 for standard error, 3 for records of logging
+    and warnings (zfarm.edge.records); ``dropped`` bytes before it are gone."""
 
     number: int
     source: int
@@ -1097,6 +1120,12 @@ class Explained(Action):
     """Client: the broker says why a task is where it is; ``reason`` is what it said."""
 
     reason: Any
+
+
+class Looked(Action):
+    """Client: the broker shows the farm."""
+
+    picture: Any
 
 
 class StreamOver(Action):

@@ -16,8 +16,10 @@ from typing import Any, Final, NamedTuple
 from zfarm.errors import ConfigurationError
 from zfarm.messages import Demand
 
-__all__ = ["Stock", "demand_labels", "demand_of", "demand_resources", "own_label", "stock"]
+__all__ = ["RESERVED", "Stock", "demand_labels", "demand_of", "demand_resources", "stock"]
 
+RESERVED: Final = "zfarm."
+"""Labels that begin so are given by zfarm: calls may need them, and no worker says that it has them."""
 COUNT_MAX: Final = 64
 """Of resources and of labels, for each worker and call."""
 AMOUNT_MAX: Final = 10**9
@@ -112,12 +114,6 @@ def _label(label: Any) -> str:
     return label
 
 
-def own_label(worker: str) -> str:
-    """The label that one worker alone has; users can name none that begins like that. ``worker`` is its
-    session, or what pictures call it."""
-    return f"@{worker[:8]}"
-
-
 def demand_of(resources: tuple[tuple[str, int], ...], labels: tuple[str, ...]) -> Demand | None:
     """What a call asks of its worker; None: nothing."""
     return Demand(resources, labels) if resources or labels else None
@@ -144,7 +140,9 @@ def stock(resources: Iterable[str] = (), labels: Iterable[str] = ()) -> Stock:
     bears: dict[str, None] = {}
     for origin, word in _words("--label", labels, "ZFARM_LABELS"):
         try:
-            bears[_label(word)] = None
+            if _label(word).startswith(RESERVED):
+                raise ValueError(f"{word!r}: labels that begin with {RESERVED!r} are given by zfarm itself")
+            bears[word] = None
         except ValueError as error:
             raise ConfigurationError(f"{origin}: {error}") from None
     if max(len(has), len(bears)) > COUNT_MAX:

@@ -1,4 +1,4 @@
-"""Why a call waits, as its client can tell: what it knows itself, and else what the broker says when asked.
+"""What a client asks its broker: why a call waits, and who the workers are; what it knows itself it tells.
 
 Asking never takes longer than WHY_WAIT_S: a broker that does not answer is a reason, too.
 """
@@ -9,25 +9,25 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from zfarm.errors import BrokerUnreachable
-from zfarm.messages import Look
 from zfarm.settings import settings
 
 if TYPE_CHECKING:
     from zfarm.core.client import Client
-    from zfarm.link import Link
-    from zfarm.messages import Picture, WorkerPicture
+    from zfarm.messages import Picture
     from zfarm.messages import Reason as Said
     from zfarm.parties import Road
 
-__all__ = ["WHY_WAIT_S", "Questions", "Reason"]
+__all__ = ["LOOK_WAIT_S", "WHY_WAIT_S", "Questions", "Reason"]
 
 log = logging.getLogger("zfarm")
 
 WHY_WAIT_S: Final = 3.0
 """How long a question waits for the broker's answer."""
+LOOK_WAIT_S: Final = 10.0
+"""How long a look at the farm waits: a program that boots its farm may look at once."""
 SILENT_BEATS: Final = 2.5
 """A broker that has missed so many beats is said to be silent."""
 WATCHED_MAX: Final = 1000
@@ -66,7 +66,14 @@ class _Question:
     def __init__(self) -> None:
         self.over = threading.Event()
         self.reason: Reason | None = None
-        self.workers: list[WorkerPicture] = []
+
+
+class _Glance:
+    """One who wants to see the farm."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.picture: Picture | None = None
 
 
 class Questions:
@@ -77,9 +84,9 @@ class Questions:
         self._road = road
         self._open: dict[int, _Question] = {}
         self._watched: dict[int, Callable[[str], None]] = {}
-        self._looks: list[_Question] = []
         self._numbers = itertools.count(1)
         self._warned: set[str] = set()
+        self._looks: list[_Glance] = []
 
     def ask(self, task: int, call: Callable[[Callable[[], None]], None], now: Callable[[], float]) -> Reason:
         """Why ``task`` is where it is; ``call`` calls something in the link's thread, unless it has ended."""
@@ -103,29 +110,6 @@ class Questions:
             "silent", f"the broker at {self._road.address} has not said why within {WHY_WAIT_S:g} s"
         )
 
-    def workers(self, link: Link) -> list[WorkerPicture]:
-        """The workers that the farm has now.
-
-        Raises:
-            BrokerUnreachable: the broker has not said it in time.
-        """
-        question = _Question()
-        self._looks.append(question)
-        link.reached.wait(settings.reach_timeout_s)
-        link.call(lambda: self._road.send(Look(tasks_max=0), ()))
-        if not question.over.wait(settings.reach_timeout_s) or link.ended:
-            link.check_open()
-            where = self._road.address or "the embedded farm"
-            raise BrokerUnreachable(f"the broker at {where} has not said which workers it has")
-        return question.workers
-
-    def pictured(self, picture: Picture) -> None:
-        """The broker shows the farm; in the link's thread."""
-        looks, self._looks = self._looks, []
-        for question in looks:
-            question.workers = picture.workers
-            question.over.set()
-
     def watch(self, task: int, heard: Callable[[str], None]) -> None:
         """Have ``heard`` called with the code of why ``task`` is where it is, if the broker says so; in
         the link's thread."""
@@ -134,6 +118,23 @@ class Questions:
         number = next(self._numbers)
         self._watched[number] = heard
         self._machine.why(number, task)
+
+    def look(self, call: Callable[[Callable[[], None]], None]) -> Picture | None:
+        """The farm as its broker sees it; None: it has not answered within LOOK_WAIT_S."""
+        glance, end = _Glance(), monotonic() + LOOK_WAIT_S
+        self._looks.append(glance)
+        while not glance.over.is_set() and monotonic() < end:  # a question may be lost with its link
+            call(self._machine.look)
+            glance.over.wait(settings.beat_interval_s)
+        if glance in self._looks:
+            self._looks.remove(glance)
+        return glance.picture
+
+    def looked(self, picture: Picture) -> None:
+        """The broker shows the farm; in the link's thread."""
+        for glance in list(self._looks):
+            glance.picture = picture
+            glance.over.set()
 
     def _way(self, now: float) -> Reason | None:
         """What is wrong with the way to the broker; None: nothing that is known."""
@@ -162,5 +163,5 @@ class Questions:
 
     def end(self) -> None:
         """The link has ended: nobody will answer."""
-        for question in (*self._open.values(), *self._looks):
-            question.over.set()
+        for over in [*(one.over for one in self._open.values()), *(one.over for one in self._looks)]:
+            over.set()

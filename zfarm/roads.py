@@ -63,6 +63,11 @@ class SocketRoad:
         self._context: Context | None = None
         self._reader: ItemsReader | None = None
 
+    @property
+    def keys(self) -> bool:
+        """The link is encrypted and authenticated."""
+        return self._access.keys is not None
+
     def open(self, link: Link) -> None:
         """Dial. Raises ConfigurationError."""
         self._link = link
@@ -244,9 +249,10 @@ class EmbeddedRoad(SocketRoad):
         link.loop.call_later(link.leave_when_done, LOOK_S)
 
     def _deliver(self, link: Link, message: Message, payload: Payload) -> None:
+        link.receive(message, payload)
         if type(message) is not Picture or not self._looked_at:
-            link.receive(message, payload)
-        elif any(one.queued or one.leased for one in message.clients):
+            return
+        if any(one.queued or one.leased for one in message.clients):
             self._looked_at = link.loop.now
             link.loop.call_later(lambda: self._look(link), LOOK_AGAIN_S)
         else:

@@ -102,6 +102,13 @@ class Settings:
     """Bytes of one header frame; a Join with ``held_max`` leases fits."""
     payload_bytes_max: int = 4096 * MIB
     """Bytes of one pickled call or result."""
+    message_bytes_max: int = 64 * MIB
+    """Bytes of one message beside its three largest frames, which are a function, its setup and a payload of
+    whatever size they may have. Far more than a header and a full batch."""
+    outbox_messages_max: int = 4096
+    """Messages that wait in a broker for one peer; with one more it counts as lost."""
+    outbox_bytes_max: int = 256 * MIB
+    """The same in bytes; a single message may be larger."""
     tasks_max: int = 20_000_000
     """Tasks that one broker holds at most."""
     text_bytes_max: int = 64 * 1024
@@ -139,6 +146,10 @@ class Settings:
     """Files that one task may send."""
     file_bytes_max: int = 16 * 1024 * 1024 * MIB
     """Bytes of one file: 16 TiB, as much as an ext4 file may have."""
+    sync_files_max: int = 20_000
+    """Files that ``farm.sync`` ships at most."""
+    sync_bytes_max: int = 256 * MIB
+    """Bytes that ``farm.sync`` ships at most: it is for code, and data goes with ``farm.put``."""
     call_files_max: int = 1000
     """Files and directories that one call may be given; a directory may have ``files_max`` files."""
     wants_window_bytes: int = 4 * MIB
@@ -184,10 +195,16 @@ class Settings:
     """Bytes of each of ``future.stdout`` and ``future.stderr`` that are kept: the last."""
 
     # who gets in, and how much each may have
+    client_sessions_max: int = 4096
+    """Clients with one key that a broker knows, present or away: as many as its connections. Those inside
+    tasks have room beside: as many as the workers may have children."""
     client_tasks_max: int = 10_000_000
-    """Tasks of one client that a broker holds, kept outcomes included: half of ``tasks_max``."""
+    """Tasks of all clients with one key in a broker, kept outcomes included: half of ``tasks_max``."""
     client_bytes_max: int = 8192 * MIB
-    """Bytes of one client's calls and kept outcomes in a broker: two of the largest payloads."""
+    """Bytes of the calls, functions and kept outcomes of all clients with one key in a broker: two of the
+    largest payloads."""
+    broker_bytes_max: int = 16_384 * MIB
+    """The same of all clients of a broker: two that have all that they may."""
     client_demands_max: int = 256
     """Different demands (resources and labels) with which calls of one client may wait at once: each is
     looked at whenever a slot is free."""
@@ -199,9 +216,27 @@ class Settings:
     """Handshakes of one key that are answered at once: all programs of a farm come back together."""
     knock_wait_max_s: float = 3.0
     """How long a handshake of a key that comes too often may wait for its answer; one that would wait longer
-    is put off. Less than the five seconds that a handshake may take."""
+    is put off. Less than ``handshake_s``."""
+    strangers_per_s: float = 20.0
+    """Handshakes of all keys together that are refused that are answered per second in the long run."""
+    strangers_burst: int = 200
+    """The same at once: many programs may come with a key that was revoked."""
+    refusals_said_every_s: float = 10.0
+    """How often a log line tells at most of the refused keys from one address."""
     faults_max: int = 10
     """Messages of one connection that are malformed, or not allowed to its key, before it is ended."""
+    misunderstandings_max: int = 5
+    """Messages of its broker that a client or worker cannot understand, each within
+    ``misunderstood_within_s`` after the one before, before it gives up: a damaged one is an accident."""
+    misunderstood_within_s: float = 60.0
+    """How long a message that made no sense is remembered."""
+    handshake_s: float = 5.0
+    """How long a new connection may take to prove who it is."""
+    subscription_bytes_max: int = 2048
+    """Bytes of a subscription to items: a topic has a principal and a session. It holds for each frame of
+    the handshake, too, which needs about 300."""
+    notes_subscription_bytes_max: int = 1024
+    """The same for notes, whose topics are short."""
     subscriptions_max: int = 16
     """Subscriptions that one connection may ask for: there are two topics, and it may change its mind."""
     canary_interval_s: float = 60.0

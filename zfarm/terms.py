@@ -14,7 +14,7 @@ from zfarm.settings import settings
 if TYPE_CHECKING:
     from zfarm.handles import FileHandle
 
-__all__ = ["FORWARD", "PLAIN", "Terms"]
+__all__ = ["FORWARD", "LISTENED", "PLAIN", "Terms"]
 
 NAME_MAX: Final = 200
 ATTEMPTS_MAX: Final = 1000
@@ -201,7 +201,9 @@ def _labels(value: Any) -> dict[str, Any]:
 
 
 FORWARD: Final = "forward"
-_OUTPUTS: Final = (FORWARD, "keep", "off")
+LISTENED: Final = (FORWARD, "keep")
+"""With these, what a call prints and logs comes home."""
+_OUTPUTS: Final = (*LISTENED, "off")
 
 
 def _output(value: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from zfarm.arguments import name_of, picklers
 from zfarm.errors import ConfigurationError, FarmClosed, NotPortable
 from zfarm.futures import Future
 from zfarm.pending import submit_later
-from zfarm.terms import Terms
+from zfarm.terms import LISTENED, Terms
 
 if TYPE_CHECKING:
     from zfarm.edge.callables import Portable
@@ -97,6 +97,7 @@ class View(Guest):
                 output=output,
                 placing=terms.placing,
             )
+        self._setup = parent._setups.attentive if output in LISTENED else parent._setups.current
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """See Executor.submit; the call runs on the terms of this view."""

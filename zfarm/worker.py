@@ -72,14 +72,12 @@ class WorkerShell:
         from zfarm.edge.memory import MemoryWatch
         from zfarm.edge.storekeeper import Storekeeper
         from zfarm.edge.vitals import VitalsSampler
-        from zfarm.placement import own_label
         from zfarm.settings import settings
 
         now = time.monotonic()
-        session = secrets.token_hex(16)
         self.machine = Worker(
-            session, versions, slots, name or platform.node(), os.getpid(), now,
-            resources=stock.resources, labels=(*stock.labels, own_label(session)),
+            secrets.token_hex(16), versions, slots, name or platform.node(), os.getpid(), now,
+            resources=stock.resources, labels=stock.labels,
         )  # fmt: skip
         self.children = Children(nursery, self, loop)
         self._memory = MemoryWatch(self.children, self.machine.child_overshot)
@@ -172,6 +170,11 @@ class WorkerShell:
         """See Worker.child_printed; what belongs to no call goes where this process's own output goes."""
         seq, source, text, dropped = piece
         if not self.machine.child_printed(child, seq, source, text, dropped, now) and text:
+            from zfarm.edge.taps import RECORDS
+            from zfarm.edge.told import as_text
+
+            if source == RECORDS:
+                source, text = 2, as_text(text)
             with suppress(OSError):  # there is no such output
                 os.write(source, text)
 

@@ -99,7 +99,7 @@ def facts(broker: Broker) -> dict[Any, Any]:
             {
                 n: (
                     t.function.blob,
-                    t.setup,
+                    t.kit.setup,
                     t.items,
                     t.max_attempts,
                     t.deaths,

@@ -55,6 +55,11 @@ def join(name: str = "w", slots: int = 2, gpus: int = 0, labels: tuple[str, ...]
     return Join(name, VERSIONS, slots, f"host-{name}", 22, list(held), resources, list(labels))
 
 
+def named(session: str, *labels: str) -> Join:
+    """A worker whose session is as long as they are."""
+    return Join(session, VERSIONS, 2, "host", 22, [], {}, list(labels))
+
+
 def granted(actions: list[Any], peer: str = "W") -> list[int]:
     """The tasks that this turn grants to this worker."""
     grants = [message for message in sent(actions, peer) if isinstance(message, Grants)]
@@ -267,3 +272,14 @@ def test_a_call_that_waits_for_a_resource_can_be_revoked() -> None:
     (returned,) = sent(rig.say(Revoke([5])))
     assert isinstance(returned, Return)
     assert returned.leases == [5]
+
+
+def test_each_worker_has_a_label_of_its_own_that_none_can_claim() -> None:
+    rig = BrokerRig()
+    rig.say("C", HELLO)
+    rig.say("V", named("aaaaaaaa1111", "zfarm.worker=bbbbbbbb"))
+    rig.say("W", named("bbbbbbbb2222"))
+    actions = rig.say("C", *demanding(*((n, Demand((), ("zfarm.worker=bbbbbbbb",))) for n in (1, 2))))
+
+    assert granted(actions, "W") == [1, 2]
+    assert granted(actions, "V") == []

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tests.core.rigs import JOIN, SETUP, VERSIONS, BrokerRig, sent
-from zfarm.messages import VALUE, Action, Call, Grants, Hello, Report, Reports, Submit
+from zfarm.messages import VALUE, Action, Call, Demand, Grants, Hello, Join, Report, Reports, Submit
 
 
 class Shared(BrokerRig):
@@ -85,3 +85,77 @@ def test_who_comes_late_or_rested_has_no_turns_saved_up() -> None:
     rig.run(until_us=1_000_000)
 
     assert 0.45 <= rig.used["old"] / rig.used.total() <= 0.55
+
+
+class Keyed(Shared):
+    """The same, where the name of each client says whose key it has: ``key/session``."""
+
+    def come(self, name: str, calls: int) -> None:
+        key, _, session = name.partition("/")
+        self.machine.receive(name, Hello(session, VERSIONS, "host", 1, ""), (), self.now, f"client:{key}")
+        self.turn()
+        self.more(name, calls)
+
+    def note(self, actions: list[Action]) -> None:
+        for message in sent(actions, "W"):
+            if isinstance(message, Grants):
+                for lease in message.leases:
+                    owner = message.owners[lease.owner].removeprefix("client:")
+                    self._granted.append((lease.lease, owner))
+
+    def of(self, key: str) -> int:
+        return sum(used for name, used in self.used.items() if name.startswith(key + "/"))
+
+
+GREEDY = [f"alice/{n}" for n in range(9)]
+
+
+def test_who_comes_with_many_clients_has_no_more_turns() -> None:
+    rig = Keyed(**dict.fromkeys([*GREEDY, "bob/1"], 5_000))
+    for name in GREEDY:
+        rig.come(name, 60)
+    rig.come("bob/1", 300)
+    rig.run(until_us=1_800_000)
+
+    assert 0.45 <= rig.of("bob") / rig.used.total() <= 0.55
+    shares = [rig.used[name] / rig.of("alice") for name in GREEDY]
+    assert max(shares) - min(shares) <= 0.03, "her clients share her turns alike"
+
+
+def test_another_client_of_a_key_that_has_had_much_gets_no_turns_of_others() -> None:
+    rig = Keyed(**dict.fromkeys([*GREEDY, "bob/1"], 5_000))
+    rig.come("alice/0", 400)
+    rig.run(until_us=500_000)
+    rig.come("bob/1", 300)
+    rig.come("alice/1", 300)
+    rig.used.clear()
+    rig.run(until_us=1_000_000)
+
+    assert 0.45 <= rig.of("bob") / rig.used.total() <= 0.55
+    assert 0.4 <= rig.used["alice/1"] / rig.of("alice") <= 0.6, "it has no turns saved up, and owes none"
+
+
+def test_clients_of_one_key_take_turns_for_calls_with_demands_as_one() -> None:
+    rig = BrokerRig()
+    rig.say("W", Join("w", VERSIONS, 2, "host-w", 22, resources={"gpu": 2000}))
+    granted: Counter[str] = Counter()
+    leases: list[int] = []
+
+    def note(actions: list[Action]) -> None:
+        for message in sent(actions, "W"):
+            if isinstance(message, Grants):
+                for lease in message.leases:
+                    granted[message.owners[lease.owner].partition("/")[0]] += 1
+                    leases.append(lease.lease)
+
+    for name in [*GREEDY, "bob/1"]:
+        key, _, session = name.partition("/")
+        rig.machine.receive(name, Hello(session, VERSIONS, "host", 1, ""), (), rig.now, f"client:{key}")
+        calls = [Call(number, 0, 0, 0, 3, demand=1) for number in range(1, 101)]
+        demand = Demand((("gpu", 1000),), ())
+        submit = Submit(calls, ["f"], 1, [], 1, [demand])
+        note(rig.say(name, submit, [b"f", SETUP, *(b"body" for _ in calls)]))
+    while granted.total() < 100:
+        note(rig.say("W", Reports([Report(leases.pop(0), VALUE, 5_000)]), [b"value"]))
+
+    assert 0.4 <= granted["client:bob"] / 100 <= 0.6

@@ -7,6 +7,7 @@ import gc
 import math
 import os
 import pickle
+import platform
 import signal
 import sys
 import weakref
@@ -17,7 +18,7 @@ import pytest
 
 from tests.edge.rig import Rig
 from zfarm.edge.callables import Portable
-from zfarm.errors import NotPortable, RemoteTraceback
+from zfarm.errors import ModuleMissing, NotPortable, RemoteTraceback
 from zfarm.messages import BROKEN
 
 
@@ -194,10 +195,32 @@ def test_a_module_that_is_missing_is_told_with_host_and_remedy(rig):
     blob = b"\x80\x05\x8c\x0bnot_a_thing\x94\x8c\x01f\x94\x93\x94."
     (seq,) = rig.send_blobs([(blob, pickle.dumps(()))])
     _, error = rig.outcome(seq)
-    assert type(error) is ModuleNotFoundError
-    assert error.name == "not_a_thing"
-    for part in ("not_a_thing", "on host", "install", "register_pickle_by_value"):
+    assert type(error) is ModuleMissing
+    assert isinstance(error, ModuleNotFoundError)
+    assert (error.name, error.host) == ("not_a_thing", platform.node())
+    for part in ("not_a_thing", "on host", "install", "farm.sync('.')", "register_pickle_by_value"):
         assert part in str(error)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "error", "says"),
+    [
+        ("json.no_such_part", "f", ModuleMissing, "package 'json' is there, at "),
+        ("json", "no_such_function", AttributeError, "another one than the client's"),
+    ],
+)
+def test_another_version_of_a_module_is_told_as_that(rig, module, name, error, says):
+    blob = (
+        pickle.PROTO
+        + b"\x05"
+        + b"".join(b"\x8c%c%s\x94" % (len(t), t.encode()) for t in (module, name))
+        + b"\x93."
+    )
+    (seq,) = rig.send_blobs([(blob, pickle.dumps(()))])
+    _, raised = rig.outcome(seq)
+    assert type(raised) is error
+    assert says in str(raised)
+    assert "on host" in str(raised)
 
 
 ARRAYS: dict[str, Any] = {

@@ -254,6 +254,49 @@ def test_a_message_of_too_many_frames_costs_its_sender_the_connection(
     router.close()
 
 
+def test_a_message_of_too_many_bytes_costs_its_sender_the_connection_and_nothing_of_it_is_kept(
+    context: Context, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "MESSAGE_BYTES_MAX", 1_000_000)
+    address = f"ipc://{directory}/broker"
+    lost: list[bytes] = []
+    links: list[bool] = []
+    router = RouterPort(context, address, on_lost=lost.append)
+    dealer = DealerPort(context, Access(address), on_link=links.append)
+    dealer.send([b"header", *[bytes(400_000)] * 5])
+    assert len(until(router.receive)[0].frames) == 6, "the three largest are limited each for itself"
+    dealer.send([b"header", bytes(3_000_000), bytes(2_000_000), bytes(1_000_000), bytes(900_000)])
+    (got,) = until(router.receive)
+    dealer.send([b"header", *[bytes(400_000)] * 6, b"end"])
+    until(lambda: router.refused, lambda: router.receive())
+    until(lambda: False in links, dealer.watch_link)
+    assert lost == [got.peer], "who is cut off says Hello again, and what was lost is found out"
+    dealer.send([b"x", b"y"])
+    (got,) = until(router.receive)
+    assert got.frames == [b"x", b"y"]
+    dealer.close()
+    router.close()
+
+
+def test_what_is_no_message_of_the_broker_makes_its_peer_dial_anew(
+    context: Context, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "MESSAGE_BYTES_MAX", 1_000)
+    monkeypatch.setattr(ports, "REDIAL_S", (0.0, 0.01))
+    address = f"ipc://{directory}/broker"
+    links: list[bool] = []
+    router = RouterPort(context, address)
+    dealer = DealerPort(context, Access(address), on_link=links.append)
+    dealer.send([b"hello"])
+    (got,) = until(router.receive)
+    until(lambda: links == [True], dealer.watch_link)
+    router.send(got.peer, [bytes(1_000)] * 5)
+    until(lambda: links == [True, False], dealer.receive)
+    until(lambda: links == [True, False, True], dealer.flush, dealer.watch_link)
+    dealer.close()
+    router.close()
+
+
 def test_random_ids_do_not_start_where_they_started_before(directory: Path) -> None:
     seen = set()
     for number in range(3):

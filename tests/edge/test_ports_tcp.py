@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.server
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +67,20 @@ def test_an_unknown_key_is_refused_and_told(
     assert after_s < 5
     assert router.receive() == []
     router.close()
+
+
+def test_what_is_no_broker_is_told_apart(context: Context, keys: ServerKeys) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as web:
+        thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            address = f"tcp://127.0.0.1:{web.server_port}"
+            error, _ = trouble_of(context, Access(address, "", keys.server.public, keys.roles["worker"]))
+        finally:
+            web.shutdown()
+            thread.join()
+    assert isinstance(error, AccessDenied)
+    assert f"what listens at {address} does not speak as a broker of zfarm does" in str(error)
 
 
 def test_a_wrong_server_key_is_told(context: Context, keys: ServerKeys, doorkeeper: Doorkeeper) -> None:

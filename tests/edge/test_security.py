@@ -7,7 +7,10 @@ import logging
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +18,11 @@ from typing import Any
 
 import pytest
 import zmq
+from zmq.utils import z85
 
 from zfarm.edge import security, zap
+from zfarm.edge.places import hold
+from zfarm.edge.refusals import Refusals
 from zfarm.edge.security import (
     ROLES,
     Access,
@@ -132,6 +138,35 @@ def test_links_foreign_files_and_what_is_no_file_are_refused(
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(ConfigurationError, match="belongs to user"):
         load_connection(path)
+
+
+def test_a_file_that_others_could_replace_is_refused(home: Path, connection: Connection) -> None:
+    path = home / "c.json"
+    write_connection(path, connection)
+    for mode in (0o777, 0o720):
+        home.chmod(mode)
+        with pytest.raises(ConfigurationError, match=f"others may replace.*chmod go-w {home}"):
+            load_connection(path)
+    home.chmod(0o1777)  # as /tmp: the system keeps them from it
+    assert load_connection(path).addresses == connection.addresses
+    home.chmod(0o755)
+    assert load_connection(path).addresses == connection.addresses
+
+
+def test_a_connection_file_has_one_living_broker(home: Path) -> None:
+    path = home / "c.json"
+    code = "import sys; from pathlib import Path; from zfarm.edge.places import hold; hold(Path(sys.argv[1]))"
+    code += "; print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigurationError, match=f"process {other.pid}, which is alive.*--connection"):
+            hold(path)
+        other.kill()
+    os.close(hold(path))  # the kernel has let go of it
+    os.close(hold(path))
 
 
 def test_nothing_is_written_where_others_could_replace_it(home: Path, connection: Connection) -> None:
@@ -345,6 +380,60 @@ def test_whatever_is_asked_the_doorkeeper_refuses_and_lives(
     doorkeeper.self_test(keys)
     asker.close()
     doorkeeper.stop()
+
+
+def test_strangers_have_a_turn_together_and_those_who_are_known_need_not_wait_for_them(
+    context: Context, keys: ServerKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doorkeeper = Doorkeeper(context, table_of(keys.roles))
+    doorkeeper._strangers = zap._Bucket(time.monotonic(), burst=10, per_s=2.0)
+    answers = [
+        doorkeeper._answer([b"1.0", b"7", b"zfarm", b"1.2.3.4", b"", b"CURVE", bytes([n]) * 32])
+        for n in range(30)
+    ]
+    at_once = [answer[2] for wait_s, answer in answers if not wait_s]
+    later = [answer[2] for wait_s, answer in answers if wait_s]
+    assert at_once.count(b"400") >= 10
+    assert at_once.count(b"300") >= 10, "put off: they may come again"
+    assert later
+    assert set(later) == {b"400"}
+    key = z85.decode(keys.roles["client"].public)
+    wait_s, answer = doorkeeper._answer([b"1.0", b"7", b"zfarm", b"1.2.3.4", b"", b"CURVE", key])
+    assert (wait_s, answer[2]) == (0.0, b"200")
+    doorkeeper.stop()
+
+
+def test_refused_keys_are_a_line_for_each_address_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    refusals = Refusals()
+    for n in range(1000):
+        refusals.note(f"key{n}", "1.2.3.4", "zfarm", now=100.0 + n / 1000)
+    refusals.note("other", "5.6.7.8", "zfarm", now=101.0)
+    refusals.tell(now=101.0)
+    assert [record.getMessage() for record in caplog.records] == [
+        "refused key key0 from 1.2.3.4 at zfarm",
+        "refused key other from 5.6.7.8 at zfarm",
+    ]
+    caplog.clear()
+    refusals.tell(now=112.0)
+    assert [record.getMessage() for record in caplog.records] == [
+        "refused 999 more from 1.2.3.4, the last: key key999 from 1.2.3.4 at zfarm"
+    ]
+    caplog.clear()
+    refusals.tell(now=123.0)
+    assert not caplog.records
+    assert not refusals._since, "nothing is kept of who does not come again"
+
+
+def test_refusals_from_addresses_without_end_are_counted_together(caplog: pytest.LogCaptureFixture) -> None:
+    refusals = Refusals()
+    for n in range(10_000):
+        refusals.note("key", f"fd00::{n:x}", "zfarm", now=100.0)
+    assert len(caplog.records) <= 300
+    assert len(refusals._since) <= 300
+    caplog.clear()
+    refusals.tell(now=111.0)
+    (record,) = caplog.records
+    assert "more from other addresses" in record.getMessage()
 
 
 def test_a_table_that_raises_answers_500_and_lets_the_next_in(

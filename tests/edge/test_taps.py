@@ -49,6 +49,14 @@ def test_what_has_no_mark_is_of_the_call_that_runs(taps: Taps) -> None:
     assert taps.read(4, 0.0) == [Piece(4, 1, b"from C\n")]
 
 
+def test_what_follows_a_mark_is_of_no_call_before_it(taps: Taps) -> None:
+    os.write(taps.theirs[0], MARK % 4 + b"a\n")
+    assert taps.read(3, 0.0) == [Piece(4, 1, b"a\n")]
+    os.write(taps.theirs[0], b"from C\n")
+
+    assert taps.read(3, 0.0) == [Piece(4, 1, b"from C\n")]  # call 3 ran when the worker last looked
+
+
 @given(
     calls=st.lists(st.binary(min_size=1, max_size=20).filter(lambda text: b"\0" not in text), max_size=6),
     cuts=st.lists(st.integers(0, 200), max_size=6),
@@ -120,7 +128,7 @@ def test_a_pipe_that_a_grandchild_keeps_does_not_hold_up_its_end(taps: Taps) -> 
 
 
 def test_a_pipe_at_its_end_is_no_source_any_more(taps: Taps) -> None:
-    assert len(taps.sources) == 2
+    assert len(taps.sources) == 3
     taps.close_theirs()
     assert taps.read(1, 0.0) == []
     assert taps.sources == []

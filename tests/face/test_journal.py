@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,26 @@ def path(tmp_path: Path) -> Path:
 def test_check_says_that_all_is_well(path, capsys):
     assert cli.main(["journal", "check", str(path)]) == 0
     assert capsys.readouterr().out == f"{path} is whole: 106 records of 1 client, 101 open tasks, 2 ended\n"
+
+
+@pytest.mark.parametrize("what", ["text", "empty", "database", "open to others"])
+def test_what_is_no_journal_is_said_to_be_none_and_nothing_is_left_beside_it(what, tmp_path, capsys):
+    path = tmp_path / "file"
+    path.write_text("" if what == "empty" else '{"some": "file"}')
+    if what == "database":
+        path.unlink()
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("CREATE TABLE others (id)")
+            database.commit()
+    path.chmod(0o644 if what == "open to others" else 0o600)
+    before = path.read_bytes()
+
+    assert cli.main(["journal", "check", str(path)]) != 0
+
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("is a database of something else" if what == "database" else "is no journal") in said
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+    assert path.read_bytes() == before
 
 
 def test_stats_are_for_people_and_for_programs(path, capsys):

@@ -71,6 +71,35 @@ def test_calls_run_where_their_labels_are_and_wait_until_such_a_worker_comes(far
         assert {future.result(60) for future in there} == {"second"}
 
 
+def test_a_call_can_name_its_worker(farm: TcpFarm) -> None:
+    farm.start_broker()
+    for name in ("first", "second"):
+        farm.variables = {"ZFARM_TEST_WHERE": name}
+        farm.start_worker(1, "--name", name)
+    farm.wait_slots(2)
+    with zfarm.Executor(farm.connection) as client:
+        workers = client.workers()
+        assert {worker.host for worker in workers} == {"first", "second"}
+        assert all(worker.open and worker.slots == 1 for worker in workers)
+        for worker in workers:
+            there = client.options(labels=worker.label)
+            assert [future.result(60) for future in [there.submit(where) for _ in range(4)]] == [
+                worker.host
+            ] * 4
+
+
+def test_an_embedded_farm_has_a_worker_of_its_own() -> None:
+    with zfarm.Executor(max_workers=2) as client:
+        (worker,) = client.workers()
+        assert worker.slots == 2
+        assert client.options(labels=worker.label).submit(pow, 2, 3).result(60) == 8
+        gone = client.options(labels="zfarm.worker=none").submit(pow, 2, 3)
+        wait_until(lambda: gone.why().code == "unmet", "no worker has it")
+        assert gone.cancel()
+    with pytest.raises(zfarm.FarmClosed):
+        client.workers()
+
+
 def test_resources_come_back_after_a_killed_worker_and_a_stopped_call(farm: TcpFarm, tmp_path: Path) -> None:
     go = tmp_path / "go"
     farm.start_broker()

@@ -349,8 +349,13 @@ def test_a_client_beyond_its_limit_is_refused_and_another_is_not(farm: TcpFarm) 
     farm.variables["ZFARM_CLIENT_TASKS_MAX"] = "50"
     farm.variables["ZFARM_CLIENT_BYTES_MAX"] = "5000"
     farm.start_broker()
-    with Raw(farm.connection, "client") as mallory, Raw(farm.connection, "client") as alice:
-        for peer, name in ((mallory, "mallory"), (alice, "alice")):
+    own = admit(farm, "alice", "client")
+    with (
+        Raw(farm.connection, "client") as mallory,
+        Raw(farm.connection, "client") as accomplice,
+        Raw(own, "client") as alice,
+    ):
+        for peer, name in ((mallory, "mallory"), (accomplice, "accomplice"), (alice, "alice")):
             peer.say(hello(name))
             peer.hear_a(Welcome)
         mallory.say(*submit(*range(80)))
@@ -358,11 +363,14 @@ def test_a_client_beyond_its_limit_is_refused_and_another_is_not(farm: TcpFarm) 
         assert [one.task for one in refused] == list(range(50, 80))
         assert {one.kind for one in refused} == {REFUSED}
         assert "ZFARM_CLIENT_TASKS_MAX" in refused[0].deaths[0].text
+        accomplice.say(*submit(1))
+        (refused,) = accomplice.hear_a(Ended).outcomes
+        assert "2 clients with this key have 50 tasks" in refused.deaths[0].text
         alice.say(*submit(*range(10), body=b"x" * 1000))
         refused = alice.hear_a(Ended).outcomes
         assert [one.task for one in refused] == list(range(5, 10))
         assert "ZFARM_CLIENT_BYTES_MAX" in refused[0].deaths[0].text
-        assert _refusals(farm)["tasks"] == 35
+        assert _refusals(farm)["tasks"] == 36
 
 
 def test_strangers_and_half_greetings_by_the_hundred_keep_nobody_out(farm: TcpFarm) -> None:

@@ -156,7 +156,9 @@ def test_what_the_farm_holds_is_shown(executor: zfarm.Executor) -> None:
     executor.submit(make, 1).result(DEADLINE_S)
 
     def shown() -> int:
-        return executor._link.questions.workers(executor._link)[0].vitals.shared_bytes
+        picture = executor._link.questions.look(executor._link.call)
+        assert picture is not None
+        return picture.workers[0].vitals.shared_bytes
 
     assert wait_until(shown, "the worker's shared memory") == SIZE * 8
 

@@ -87,9 +87,7 @@ class Books(Needs, Fullness, Inheritance, Aside, Readers, Promptness):
         kind = outcome.kind
         attempts = len(outcome.deaths) + outcome.tries
         assert attempts <= task.max_attempts
-        assert outcome.tries <= sum(run.raised for run in task.runs), (
-            f"{what} did not raise so often: {outcome}"
-        )
+        assert outcome.tries <= sum(run.raised for run in task.runs), f"{what} did not raise so often"
         doubted = self._doubted(client, what, task, outcome)
         own = (
             doubted

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tests.simulation.lane import Lane
+from tests.simulation.listeners import chatter
 from tests.simulation.meter import Meter
 from tests.simulation.people import Item, Run, Task, new_task
 from zfarm.core.brood import NOTHING
@@ -172,6 +173,7 @@ class Child:
 
     def _work(self, call: ChildCall, task: Task) -> None:
         rng = self.farm.rng
+        chatter(self, call.seq, task)
         passed = 0.0
         emits = min(sum(item.emits for item in task.parts), 200)
         if emits:
@@ -216,13 +218,20 @@ class Child:
         number = task.runs.index(run)
         share = self.farm.mix.files_share
         files = share > 0 and self.farm.rng.random() < share
-        token, before = (-task.token, run.filed) if files else (task.token, run.emitted)
-        blobs = [b"%d/%d/%d" % (token, number, before + n + 1) for n in range(count)]
+        gauge = self.farm.mix.gauge_share > 0 and self.farm.rng.random() < self.farm.mix.gauge_share
+        latest = gauge and not files
+        if latest:
+            count, run.gauged = 1, run.gauged + 1
+            blobs = [b"%d/%d/%d" % (task.token, number, -run.gauged)]
+        else:
+            token, before = (-task.token, run.filed) if files else (task.token, run.plain)
+            blobs = [b"%d/%d/%d" % (token, number, before + n + 1) for n in range(count)]
         if files:
             run.filed += count
         else:
             run.emitted += count
-        self.say("child_emitted", call.seq, blobs, False, files)
+            run.plain += 0 if latest else count
+        self.say("child_emitted", call.seq, blobs, latest, files)
         pause = self.farm.rng.random() * 2 * task.run_s * count / (left + run.emitted + run.filed)
         self.farm.after(pause, partial(self._emit, call, task, run, left - count))
 
@@ -235,6 +244,7 @@ class Child:
 
     def _finish(self, call: ChildCall, task: Task) -> None:
         if self.alive:
+            chatter(self, call.seq, task)
             self.owner.worker.shelf.check(task)
             kind, blob = task.outcome_of_run()
             run, self.running = self.running, None

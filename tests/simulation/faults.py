@@ -13,6 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.fullness import empty_disk, fill_disk
+from tests.simulation.listeners import let_print
 from tests.simulation.needs import let_need
 from tests.simulation.rogues import rogue_speaks
 from zfarm.settings import Settings
@@ -103,6 +104,10 @@ class Mix:
     items_max: int = 40
     files_share: float = 0.0
     """Of what calls emit, the part that is pieces of files."""
+    gauge_share: float = 0.0
+    """Of the rest, the part of which only the latest counts."""
+    print_share: float = 0.0
+    """Calls that print something, at their start and at their end."""
     published: bool = True
     """Items are published, and may be lost; else they go by way of the broker."""
     item_loss: float = 0.0
@@ -178,6 +183,7 @@ def mix_of(seed: int) -> Mix:
         mix.settings, worker_deaths_max=more.choice((2, 3, 5)), worker_aside_s=more.choice((2.0, 10.0))
     )
     _let_choose(mix)
+    let_print(mix)
     let_need(mix)
     _let_outlive(mix)
     rng = Random(f"disk {seed}")

@@ -245,6 +245,21 @@ MUTANTS = [
     Mutant("workers that came are not seen", "_on_join", "self.crew += 1", "pass"),
     Mutant("lines are not ready", "make_ready", "if client.lines:", "if False:"),
     Mutant("short of resources for ever", "_end_shortage", "self._queue.extendleft(", "list("),
+    # what tasks print, and items of which only the latest counts
+    Mutant(
+        "printed after the end",
+        "advance",
+        """self._printouts.flush(self._actions)
+            self._flush(now)""",
+        """self._flush(now)
+            self._printouts.flush(self._actions)""",
+    ),
+    Mutant("printed for ever", "flush", "self._waiting, self._bytes", "_, self._bytes"),
+    Mutant("dropped, and not counted", "add", "dropped + self._dropped.pop(key, 0)", "dropped"),
+    Mutant("output of another", "on_printed", "Printed(task.number,", "Printed(task.number ^ 1,"),
+    Mutant("an item gives way to a gauge", "add", "self.unsent[-1].latest", "True"),
+    Mutant("a number for each gauge", "add", "self.count -= 1", "pass"),
+    Mutant("the newest gauge stays", "send_next", "self.gauge >= self.next and ", ""),
     # files that calls need
     Mutant("what was lost on the way is not asked for again", "_look", "self._ask_again(errand)", "pass"),
     Mutant("asked for again from the begin", "_say", "errand.at, errand.upto", "0, errand.upto"),

@@ -55,6 +55,12 @@ class Run:
     """When it had more memory in use than it may."""
     filed: int = 0
     """Pieces of files, which are a stream of their own."""
+    plain: int = 0
+    """Items of which each one counts."""
+    gauged: int = 0
+    """Items of which only the latest counts."""
+    printed: dict[int, int] = field(default_factory=dict)
+    """Lines by their source, dropped ones included."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +75,8 @@ class Reader:
     next: int = 1
     used: int = 0
     missed: int = 0
+    plain: int = 0
+    gauge: int = 0
     over: bool = False
 
 
@@ -119,6 +127,10 @@ class Task:
     runs_allowed: int = 1
     raised_at: float | None = None
     """When the broker heard that it has raised and is to be run again."""
+    heard: dict[tuple[int, int], int] = field(default_factory=dict)
+    """The last line that its client has heard, by run and source."""
+    silent: dict[int, int] = field(default_factory=dict)
+    """Lines that were told to be dropped, and nothing has come after them."""
     reader: Reader | None = None
     taker: Reader | None = None
     """The reader of its files, which every client is."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tests.simulation.farm import Farm
     from tests.simulation.people import Task
     from tests.simulation.processes import ClientProcess
-    from zfarm.messages import Reason
+    from zfarm.messages import Picture, Reason
 
 
 class Placement:
@@ -55,6 +55,11 @@ class Placement:
         if self.farm.mix.calm and self.farm.now > 1.0:
             assert reason.code not in ("unmet", "no-workers", "restart", "in-doubt"), what
         self.farm.story.probe(f"why: {reason.code}")
+
+    def looked(self, picture: Picture) -> None:
+        """The broker shows its workers: each has a name of its own."""
+        names = [worker.worker for worker in picture.workers]
+        assert len(set(names)) == len(names), f"two workers of one name: {names}"
 
     def judge_choosy(self) -> None:
         """What does not run anywhere does not wait for long beside a worker that could run it now either."""

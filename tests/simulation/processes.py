@@ -382,6 +382,7 @@ class ClientProcess(Process):
                 self.farm.books.stream_forgotten(task)
         elif kind == "why":
             self.machine.why(entry[1].token, entry[1].number)
+            self.machine.look()
         elif kind == "unlisten":
             self.machine.unlisten(entry[1].number)
         elif kind == "took":
@@ -434,6 +435,10 @@ class ClientProcess(Process):
             self.hand("took", task, action.attempt, action.last, action.files)
         elif isinstance(action, m.Explained):
             farm.books.explained(self, action.reason)
+        elif isinstance(action, m.Heard):
+            farm.books.heard_of(farm.tasks[action.token], action)
+        elif isinstance(action, m.Looked):
+            farm.books.looked(action.picture)
         elif isinstance(action, m.StreamOver):
             farm.books.stream_over(farm.tasks[action.token], action.files)
         elif isinstance(action, m.Running):
@@ -485,6 +490,7 @@ class ClientProcess(Process):
             return
         self.farm.books.resolved(self, task, action.outcome, action.blob)
         self.farm.books.ends_filed(task, action.outcome)
+        self.farm.books.all_heard(task, action.outcome)
         if action.outcome.kind == m.LOST and task.items > 1:
             for part in task.split(self.farm):
                 self.farm.clients.get(self.name, self).hand("submit", part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.simulation.listeners import Listeners
 from tests.simulation.people import Reader, Task
 from zfarm import messages as m
 
@@ -14,7 +15,7 @@ CHUNK_MAX = 8
 """Items that a child emits at once."""
 
 
-class Readers:
+class Readers(Listeners):
     """What the readers of all streams were handed, as an onlooker sees it."""
 
     farm: Farm
@@ -55,14 +56,21 @@ class Readers:
             assert action.attempt > reader.attempt, f"{what} goes back to attempt {action.attempt}"
             self.farm.story.probe("a stream begins anew" if reader.attempt else "a stream begins")
             reader.attempt, reader.run, reader.next = action.attempt, -1, 1
-            reader.used = 0
+            reader.used = reader.plain = reader.gauge = 0
         assert action.first == reader.next, f"{what}: {action.first} instead of {reader.next}"
         for number, blob in enumerate(action.blobs, action.first):
             token, run, told = map(int, bytes(blob).split(b"/"))
             if reader.run < 0:
                 reader.run = run
-            right = (-task.token if action.files else task.token, reader.run, number)
-            assert (token, run, told) == right, f"{what} has {blob!r} at {number}"
+            right = (-task.token if action.files else task.token, reader.run)
+            assert (token, run) == right, f"{what} has {blob!r} at {number}"
+            if told < 0:
+                assert -told > reader.gauge, f"{what} goes back to {blob!r} from {reader.gauge}"
+                reader.gauge = -told
+                continue
+            in_order = told > reader.plain if reader.missed else told == reader.plain + 1
+            assert in_order, f"{what} has {blob!r} after {reader.plain} at {number}"
+            reader.plain = told
         reader.next += len(action.blobs)
         held = reader.next - 1 - reader.used
         most = self.farm.mix.settings.stream_window_items + CHUNK_MAX + reader.missed
@@ -83,7 +91,7 @@ class Readers:
         if action.attempt != reader.attempt:
             assert action.attempt > reader.attempt
             reader.attempt, reader.run, reader.next = action.attempt, -1, 1
-            reader.used = 0
+            reader.used = reader.plain = reader.gauge = 0
         assert action.first == reader.next <= action.last, f"{what}: a gap {action} at {reader.next}"
         reader.missed += action.last - action.first + 1
         reader.next = action.last + 1
@@ -102,12 +110,17 @@ class Readers:
         self.farm.story.probe("files end" if files else "a stream ends")
         if outcome.kind in (m.VALUE, m.ERROR, m.MIXED):
             what = f"the {'files' if files else 'stream'} of task {task.token}"
-            whole = {run.filed if files else run.emitted for run in task.runs if run.finished}
+            done = [run for run in task.runs if run.finished]
             told = outcome.filed if files else outcome.emitted
-            assert told in whole, f"{what} is said to have {told} of {sorted(whole)} items"
+            counts = {run.filed if files else run.emitted for run in done}
+            gauged = not files and any(run.gauged for run in done)  # some of which never have a number
+            assert told in counts or gauged, f"{what} is said to have {told} of {sorted(counts)} items"
             if not told:
                 return  # what came was of an attempt that died, and the one that ended has sent none
             assert reader.next - 1 == told, f"{what} ended after {reader.next - 1} of {told} items"
+            whole = {(run.filed, 0) if files else (run.plain, run.gauged) for run in done}
+            had = reader.plain, reader.gauge
+            assert had in whole or reader.missed, f"{what} ended with {had} of {whole}"
             assert reader.run < 0 or task.runs[reader.run].finished
 
     def stream_forgotten(self, task: Task) -> None:

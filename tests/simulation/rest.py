@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 KEPT = {
     "Broker.clients",
+    "Broker.clients[].account.sessions",
+    "Broker.accounts._accounts",
+    "Broker.accounts._accounts[].sessions",
+    "Broker.accounts._jobs",
     "Broker.workers",
     "Broker.peers",
     "Broker.functions._known",

@@ -73,6 +73,8 @@ RARE = [
     "files begin",
     "files end",
     "items lost",
+    "output counted",
+    "output heard",
     "waits in emit",
     "worker lost",
     "worker lost while it lives",

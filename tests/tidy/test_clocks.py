@@ -10,9 +10,11 @@ WALL = {"time", "time_ns", "now", "utcnow", "today"}
 """Of the modules ``time`` and ``datetime``."""
 ASKED = {
     "zfarm/brokershell.py": "a number for this start of a broker",
+    "zfarm/checkup.py": "whether the clocks of two hosts go alike",
     "zfarm/edge/journal.py": "a number for the first start; the age of the oldest outcome, as told to people",
     "zfarm/edge/places.py": "when a farm was started, as told to people",
     "zfarm/edge/principals.py": "when a key was made, as told to people",
+    "zfarm/edge/probe.py": "whether the clocks of two hosts go alike",
     "zfarm/edge/security.py": "when a broker was started, as told to people",
     "zfarm/edge/store.py": "which files were not used for longest, over all workers of a host: they go first",
     "zfarm/face/dashboard.py": "the time of day on the screen",

@@ -13,8 +13,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from zfarm.core.accounts import Account, Kit
 from zfarm.core.lines import Lines
-from zfarm.messages import Blob, Demand, Fate, Need, Outcome, Peer, Vitals
+from zfarm.messages import WORKER_LABEL, Blob, Demand, Fate, Need, Outcome, Peer, Vitals
 
 __all__ = ["ANY_LEASE", "Amounts", "ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
 
@@ -48,7 +49,7 @@ class Function:
     def __init__(self, blob: bytes, name: str) -> None:
         self.blob = blob
         self.name = name
-        self.refs = 0
+        self.refs = 0  # clients with tasks of it
         self.mean_us = 0.0  # per item; 0: never measured
 
     def expected_us(self, items: int) -> int:
@@ -96,7 +97,7 @@ class Functions:
                     return
 
     def referenced(self) -> int:
-        """References that tasks hold; for check()."""
+        """How many clients have tasks of how many functions; for check()."""
         return sum(function.refs for function in self._known.values())
 
 
@@ -111,7 +112,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     client: ClientRecord
     number: int
     function: Function
-    setup: bytes
+    kit: Kit
     body: Blob
     items: int
     max_attempts: int
@@ -151,18 +152,20 @@ class ClientRecord:
     """One client: its tasks, its queue, and what this turn has for it."""
 
     __slots__ = (
+        "account",
         "away",
         "began",
         "booked",
         "books",
-        "bytes",
         "ended",
         "ended_count",
         "former",
+        "functions",
         "heard_at",
         "held",
         "host",
         "job",
+        "kits",
         "leased",
         "life",
         "lines",
@@ -206,10 +209,12 @@ class ClientRecord:
         self.others: dict[int, deque[Task]] = {}
         self.lines = Lines()  # what waits and does not run anywhere
         self.served_us = 0.0  # run time of its calls, and where it has begun; see zfarm.core.turns
-        self.setups: dict[bytes, bytes] = {}
+        self.account = Account("")  # until it is entered
+        self.kits: dict[tuple[Function, bytes], Kit] = {}
+        self.functions: dict[Function, int] = {}  # and in how many kits each is
+        self.setups: dict[bytes, tuple[bytes, int]] = {}  # the one copy of each, and in how many kits it is
         self.leased = 0
         self.ended_count = 0
-        self.bytes = 0  # of bodies that wait or run, and of outcomes that are kept
         self.unforgotten = 0  # outcomes kept until the client says that they arrived
         self.ended: list[tuple[Outcome, Blob]] = []
         self.refused: list[tuple[Outcome, Blob]] = []  # of what was not accepted
@@ -218,6 +223,11 @@ class ClientRecord:
         self.unknown: list[int] = []
         self.submit_seen = 0  # the number of its last Submit
         self.booked: list[int] = []
+
+    def held_bytes(self) -> int:
+        """What it has: bodies that wait or run, outcomes that are kept, functions and setups."""
+        size = sum(len(task.body) + len(task.blob) for task in self.tasks.values())
+        return size + sum(len(function.blob) for function in self.functions) + sum(map(len, self.setups))
 
     def enqueue(self, task: Task, front: bool = False) -> None:
         """Put a task of whatever priority into its place: behind its like, or before them."""
@@ -268,6 +278,7 @@ class WorkerRecord:
         "joined_at",
         "labels",
         "leases",
+        "name",
         "peer",
         "pid",
         "repeated",
@@ -296,12 +307,15 @@ class WorkerRecord:
         now: float,
         resources: dict[str, int] | None = None,
         labels: Iterable[str] = (),
+        name: str = "",
     ) -> None:
         self.session = session
         self.peer = peer
         self.slots = slots
         self.resources = resources or {}  # in thousandths, as all amounts
-        self.labels = frozenset(labels)
+        self.name = name  # in pictures
+        own = (label for label in labels if not label.startswith(WORKER_LABEL))
+        self.labels = frozenset((*own, f"{WORKER_LABEL}={name}"))
         self.taken = dict.fromkeys(self.resources, 0)
         self.takes: dict[int, Amounts] = {}  # leases, and what each of them takes
         self.room = slots

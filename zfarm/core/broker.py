@@ -245,8 +245,9 @@ class Broker(Reception):
             return  # said again while the Welcome is on its way: the link is in order, so it will arrive
         if worker is None:
             worker = WorkerRecord(
-                key, peer, message.slots, message.host, message.pid, now, message.resources, message.labels
-            )
+                key, peer, message.slots, message.host, message.pid, now, message.resources, message.labels,
+                message.session[:8],
+            )  # fmt: skip
             self.workers[key] = worker
             self.crew += 1
             self.tell("info", f"worker {worker.short_name} joined with {worker.slots} slots")
@@ -323,7 +324,7 @@ class Broker(Reception):
             self.aside.died(worker, task, now)
             return
         worker.done += task.items or 1
-        task.client.served_us += report.run_us or 1
+        self.charge(task.client, report.run_us)
         if report.kind != VALUE:
             worker.failed += 1
         if report.kind == BROKEN and report.fate is not None:

@@ -48,11 +48,14 @@ from zfarm.messages import (
     Hello,
     Items,
     JobTask,
+    Look,
+    Looked,
     Message,
     Need,
     Outcome,
     Payload,
     Peer,
+    Picture,
     Printed,
     Progress,
     Pulse,
@@ -131,7 +134,7 @@ class Client:
         self._forgot: list[int] = []
         self._unconfirmed: dict[int, list[int]] = {}
         self._actions: list[Action] = []
-        self._whys: list[Why] = []
+        self._whys: list[Why | Look] = []
         self.inflow = self._inflow = Inflow(limits)
         self.giving = self._giving = Giving(limits)
         self._handlers: dict[type, Callable[[Any, Payload, float], None]] = {
@@ -150,6 +153,7 @@ class Client:
             Want: lambda message, _, now: self._giving.want(message, self._tasks, now),
             Progress: self._on_progress,
             Reason: lambda message, *_: self._actions.append(Explained(message)),
+            Picture: lambda message, *_: self._actions.append(Looked(message)),
             Printed: self._on_printed,
         }
 
@@ -218,6 +222,12 @@ class Client:
         """Ask why ``task`` is where it is; Explained answers, if there is a link to ask over."""
         if self._welcome is not None and not self._over:
             self._whys.append(Why(number, task))
+            self.deadline = NOW
+
+    def look(self) -> None:
+        """Ask for a picture of the farm; Looked brings it, if there is a link to ask over."""
+        if self._welcome is not None and not self._over:
+            self._whys.append(Look(0))
             self.deadline = NOW
 
     def heard(self, now: float) -> tuple[bool, float]:
@@ -498,6 +508,8 @@ class Client:
             size = len(body)
             if asked.function is not last_function and (asked.function, asked.name) not in functions.index:
                 size += len(asked.function)
+            if asked.setup is not last_setup and asked.setup not in setups.index:
+                size += len(asked.setup)
             if calls and size > room:
                 break
             unsent.popleft()

@@ -60,7 +60,9 @@ def feed(kid: Kid, queue: deque[Duty], limits: Settings, now: float, share: int,
     setup = [duties[0].setup] if new_setup else []
     payload: list[Blob] = [*functions, *setup, *[duty.body for duty in duties]]
     return RunCalls(
-        kid.number, Run(calls, len(functions), new_setup, store if duties[0].needy else ""), payload
+        kid.number,
+        Run(calls, len(functions), new_setup, store if any(duty.needy for duty in duties) else ""),
+        payload,
     )
 
 

@@ -3,10 +3,11 @@ changes."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zfarm.core.books import WorkerRecord
+    from zfarm.core.books import ClientRecord, WorkerRecord
     from zfarm.core.broker import Broker
 
 __all__ = ["check_books"]
@@ -22,6 +23,15 @@ def check_resources(broker: Broker, worker: WorkerRecord) -> None:
     assert not unheld, f"leases {unheld} have ended, and what they took is not free"
 
 
+def check_kits(client: ClientRecord) -> None:
+    """What tasks have in common is there while one of them needs it, and no longer."""
+    uses = Counter(id(task.kit) for task in client.tasks.values())
+    assert uses == {id(kit): kit.refs for kit in client.kits.values()}
+    assert client.functions == Counter(kit.function for kit in client.kits.values())
+    copies = Counter(kit.setup for kit in client.kits.values())
+    assert client.setups == {setup: (setup, count) for setup, count in copies.items()}
+
+
 def check_books(broker: Broker) -> None:
     """Raise AssertionError when the books contradict themselves."""
     for worker in broker.workers.values():
@@ -30,7 +40,7 @@ def check_books(broker: Broker) -> None:
         for lease, task in worker.leases.items():
             assert task.lease == lease and task.worker is worker and task.outcome is None
             assert broker.clients.get(task.client.session) is task.client, "a lease outlived its client"
-    tasks = refs = 0
+    tasks = 0
     parked = {(until, id(task)) for until, _, task in broker.parked}
     for session, client in broker.clients.items():
         queued = {id(task) for queue in (client.queue, *client.others.values()) for task in queue}
@@ -40,7 +50,6 @@ def check_books(broker: Broker) -> None:
         leased = 0
         for number, task in client.tasks.items():
             assert task.number == number and task.client is client and task.attempts <= task.max_attempts
-            refs += task.outcome is None
             if task.worker is not None:
                 leased += 1
                 assert task.outcome is None and task.worker.leases.get(task.lease) is task
@@ -55,10 +64,11 @@ def check_books(broker: Broker) -> None:
                 assert client.held or session in ready, "a client with queued tasks must be ready"
         assert leased == client.leased
         assert client.unforgotten == sum(task.outcome is not None for task in client.tasks.values())
-        assert client.bytes == sum(len(task.body) + len(task.blob) for task in client.tasks.values())
+        check_kits(client)
         tasks += len(client.tasks)
     assert tasks == broker.tasks
-    assert refs == broker.functions.referenced()
+    assert sum(len(client.functions) for client in broker.clients.values()) == broker.functions.referenced()
+    broker.accounts.check(broker.clients)
     broker.routes.check()
     for peer, record in broker.peers.items():
         assert record.peer == peer

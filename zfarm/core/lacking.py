@@ -46,6 +46,10 @@ SEEKING, BUSY, QUEUED, FETCHING, PARTS, BUILDING = range(6)
 fetched; a directory waits for its files; it is made."""
 PATIENCE_MAX: Final = 16
 """Beats between two times that the same is asked for again, at most."""
+KEPT_BEATS: Final = 4
+"""For how long a directory is kept that no lease has."""
+IDLE_MAX: Final = 8
+"""How many of those."""
 LOOK_AGAIN_S: Final = 0.1
 """How long until the store is asked again for what another worker is fetching."""
 
@@ -108,6 +112,7 @@ class Lacking:
         self._errands: dict[Need, Errand] = {}
         self._by_number: dict[int, Errand] = {}
         self._have: dict[Need, tuple[int, set[int]]] = {}  # errand and leases
+        self._idle: dict[Need, float] = {}  # directories that no lease has now, and until when they are kept
         self._queue: deque[Need] = deque()
         self._fetching: dict[Need, Errand] = {}
         self._said: dict[Need, None] = {}  # to be asked for in this turn
@@ -120,7 +125,7 @@ class Lacking:
     # ------------------------------------------------------------ leases
 
     def __bool__(self) -> bool:
-        return bool(self._calls or self.failed or self._actions)
+        return bool(self._calls or self.failed or self._actions or self._idle)
 
     def add(self, lease: int, owner: str, needs: tuple[Need, ...]) -> bool:
         """A lease with needs was granted; True: some of them are missing."""
@@ -129,6 +134,7 @@ class Lacking:
             have = self._have.get(need)
             if have is not None:
                 have[1].add(lease)
+                self._idle.pop(need, None)
                 continue
             call.missing.add(need)
             if need not in self._errands:
@@ -150,6 +156,9 @@ class Lacking:
             if have is not None:
                 have[1].discard(lease)
                 if not have[1]:
+                    if need.tree:
+                        self._idle[need] = inf
+                        continue
                     del self._have[need]
                     self._actions.append(DropBlob(have[0], need))
             else:
@@ -416,6 +425,8 @@ class Lacking:
         """Look at the clock, and add what this turn has for the store and for the broker."""
         if now >= self._look_at:
             self._look(now)
+        if self._idle:
+            self._drop_idle(now)
         self._fill(now)
         if joined:
             self._say(actions)
@@ -423,7 +434,17 @@ class Lacking:
         self._actions = []
         if not self._calls:
             self._look_at = inf
-        self.deadline = self._look_at
+        self.deadline = min(self._look_at, min(self._idle.values(), default=inf))
+
+    def _drop_idle(self, now: float) -> None:
+        """Keep a directory for a while after its last call: the next one often has the same."""
+        kept_s = KEPT_BEATS * self._limits.beat_interval_s
+        for n, (need, until) in enumerate(list(self._idle.items())):
+            if until == inf:
+                self._idle[need] = now + kept_s
+            elif until <= now or n + IDLE_MAX < len(self._idle):
+                del self._idle[need]
+                self._actions.append(DropBlob(self._have.pop(need)[0], need))
 
     def _say(self, actions: list[Action]) -> None:
         wants: dict[int, list[Wanted]] = {}

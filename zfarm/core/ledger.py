@@ -9,7 +9,8 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import Final
 
-from zfarm.core.books import ANY_LEASE, Amounts, ClientRecord, Function, Functions, Task, WorkerRecord
+from zfarm.core.accounts import Accounts, Kit
+from zfarm.core.books import ANY_LEASE, Amounts, ClientRecord, Functions, Task, WorkerRecord
 from zfarm.core.deaths import with_death
 from zfarm.messages import (
     BROKEN,
@@ -77,12 +78,13 @@ class Ledger:
         self.epoch = epoch
         self.limits = limits
         self.clients: dict[str, ClientRecord] = {}
+        self.accounts = Accounts()
         self.workers: dict[str, WorkerRecord] = {}
         self.functions = Functions()
         self.ready: dict[str, ClientRecord] = {}  # clients with something in their queue, next one first
         self.choosy: dict[str, ClientRecord] = {}  # clients with something in their lines
         self.crew = 0  # counts the comings and goings of workers
-        self.served_us = 0.0  # what the client had been served with that had the last turn
+        self.served_us = 0.0  # what the account had been served with that had the last turn
         # items, not batches
         kinds = VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT, MEMORY, MISSING
         self.counts = dict.fromkeys(kinds, 0)
@@ -134,8 +136,8 @@ class Ledger:
             return
         if isinstance(record, Accepted):
             function = self.functions.intern(bytes(payload[0]), record.name)
-            setup = client.setups.setdefault(bytes(payload[1]), bytes(payload[1]))
-            self.accept(client, record, function, setup, payload[2], demand=record.demand, needs=record.needs)
+            kit = self.accounts.kit(client, function, bytes(payload[1]))
+            self.accept(client, record, kit, payload[2], demand=record.demand, needs=record.needs)
         elif isinstance(record, Forgotten):
             self.forget(client, record.tasks)
         elif isinstance(record, Dropped):
@@ -167,6 +169,7 @@ class Ledger:
         client = self.clients[session] = ClientRecord(session, peer, host, pid, name, job, now)
         self._enrolled += 1
         client.books = self.epoch << 32 | self._enrolled
+        client.account = self.accounts.open(client)
         self.hand_over(client, life)
         return client
 
@@ -191,17 +194,16 @@ class Ledger:
         self,
         client: ClientRecord,
         call: Call | Accepted,
-        function: Function,
-        setup: bytes,
+        kit: Kit,
         body: Blob,
         queued: bool = True,
         demand: Demand | None = None,
         needs: tuple[Need, ...] = (),
     ) -> Task:
         """Enter a task, and queue it."""
-        function.refs += 1
+        kit.refs += 1
         number = call.task
-        task = Task(client, number, function, setup, body, call.items, call.max_attempts)
+        task = Task(client, number, kit.function, kit, body, call.items, call.max_attempts)
         if call.timeout_us:
             task.timeout_us = call.timeout_us
         if call.memory_bytes:
@@ -219,14 +221,17 @@ class Ledger:
             client.queue.append(task)
         else:
             client.enqueue(task)
-        client.bytes += len(body)
+        account = client.account
+        account.bytes += len(body)
+        account.tasks += 1
+        self.accounts.bytes += len(body)
         self.tasks += 1
         if self.journal:
             accepted = Accepted(
-                client.session, number, function.name, call.items, call.max_attempts, call.timeout_us,
+                client.session, number, kit.function.name, call.items, call.max_attempts, call.timeout_us,
                 call.priority, call.memory_bytes, demand, needs,
             )  # fmt: skip
-            self.records.append((accepted, (function.blob, setup, body)))
+            self.records.append((accepted, (kit.function.blob, kit.setup, body)))
             client.booked.append(number)
         return task
 
@@ -234,30 +239,44 @@ class Ledger:
         """Strike tasks whose outcome has arrived."""
         tasks = client.tasks
         gone: list[int] = []
+        size = 0
         for number in numbers:
             task = tasks.get(number)
             if task is not None and task.outcome is not None:
                 del tasks[number]
-                client.bytes -= len(task.blob)
+                size += len(task.blob)
                 gone.append(number)
+                kit = task.kit
+                kit.refs -= 1
+                if not kit.refs:
+                    self._discard(client, kit)
+        client.account.bytes -= size
+        client.account.tasks -= len(gone)
+        self.accounts.bytes -= size
         client.unforgotten -= len(gone)
         self.tasks -= len(gone)
-        if not tasks:
-            client.setups.clear()
         if self.journal and gone:
             self.records.append((Forgotten(client.session, gone), ()))
 
+    def _discard(self, client: ClientRecord, kit: Kit) -> None:
+        if self.accounts.discard(client, kit):
+            self.functions.rest(kit.function)
+
     def drop(self, client: ClientRecord) -> None:
         """Close the books of a client: what it has in the queue is dropped, what runs is stopped."""
+        size = 0
         for task in client.tasks.values():
             if task.worker is not None:
                 task.worker.stops.append(task.lease)
                 self.touch(task.worker)
                 self.unlease(task)
-            if task.outcome is None:
-                task.function.refs -= 1
-                if not task.function.refs:
-                    self.functions.rest(task.function)
+            size += len(task.body) + len(task.blob)
+        client.account.bytes -= size
+        client.account.tasks -= len(client.tasks)
+        self.accounts.bytes -= size
+        for kit in list(client.kits.values()):
+            self._discard(client, kit)
+        self.accounts.close(client)
         self.tasks -= len(client.tasks)
         client.tasks.clear()
         client.queue.clear()
@@ -295,7 +314,9 @@ class Ledger:
         worker.expected_us += task.expected_us
         client = task.client
         client.leased += 1
-        client.served_us += task.expected_us or 1
+        charge_us = task.expected_us or 1
+        client.served_us += charge_us
+        client.account.served_us += charge_us
 
     def unlease(self, task: Task) -> None:
         """Strike a lease from the books."""
@@ -310,7 +331,9 @@ class Ledger:
         task.began = False
         client = task.client
         client.leased -= 1
-        client.served_us -= task.expected_us or 1  # whoever knows what it took charges that
+        charged_us = task.expected_us or 1  # whoever knows what it took charges that
+        client.served_us -= charged_us
+        client.account.served_us -= charged_us
 
     def lose_lease(self, task: Task, fate: Fate) -> None:
         """The worker of this task is lost; should it come back with the lease, it may go on. A task that was
@@ -345,16 +368,18 @@ class Ledger:
         if client.held:
             return
         if client.session not in self.ready and client.session not in self.choosy:
-            client.served_us = max(client.served_us, self.served_us)
+            account = client.account
+            account.served_us = max(account.served_us, self.served_us)
+            client.served_us = max(client.served_us, account.turn_us)
         if client.queue:
             self.ready.setdefault(client.session, client)
         if client.lines:
             self.choosy.setdefault(client.session, client)
 
-    def serve(self, served_us: float) -> None:
-        """A client that had been served with so much has its turn: whoever comes anew begins there."""
-        if served_us > self.served_us:
-            self.served_us = served_us
+    def charge(self, client: ClientRecord, run_us: int) -> None:
+        """A call of this client took so long."""
+        client.served_us += run_us or 1
+        client.account.served_us += run_us or 1
 
     def give_back(self, task: Task) -> None:
         """A lease ended without having started: nobody is blamed, the task waits again or is cancelled."""
@@ -460,14 +485,12 @@ class Ledger:
             self.unlease(task)
         task.outcome = outcome
         task.deaths = outcome.deaths
-        task.client.bytes += len(blob) - len(task.body)
+        client = task.client
+        growth = len(blob) - len(task.body)
+        client.account.bytes += growth
+        self.accounts.bytes += growth
         task.blob = blob
         task.body = b""
-        function = task.function
-        function.refs -= 1
-        if not function.refs:
-            self.functions.rest(function)
-        client = task.client
         client.ended_count += 1
         client.unforgotten += 1
         client.ended.append((outcome, blob))

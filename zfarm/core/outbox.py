@@ -12,7 +12,6 @@ from zfarm.core.deaths import words_of_outcome
 from zfarm.core.machine import Indexed, batches
 from zfarm.messages import (
     Began,
-    Blob,
     Booked,
     Demand,
     Ended,
@@ -82,9 +81,8 @@ def worker_messages(worker: WorkerRecord, limits: Settings, stalled: bool = Fals
         yield Send(peer, Thanks(leases=part))
     for part in _parts(stops, limits):
         yield Send(peer, Revoke(leases=part, force=True))
-    pairs: list[tuple[Task, Blob]] = [(task, task.body) for task in granted if task.worker is worker]
-    for batch in batches(pairs, limits.batch_calls_max, limits.batch_bytes_max):
-        yield _grants(worker, [task for task, _ in batch])
+    for batch in _batches([task for task in granted if task.worker is worker], limits):
+        yield _grants(worker, batch)
     graces: dict[int, list[int]] = {}
     for lease in revokes:
         task = worker.leases.get(lease)
@@ -99,6 +97,33 @@ def _parts(numbers: list[int], limits: Settings) -> Iterator[list[int]]:
         yield numbers[start : start + limits.batch_calls_max]
 
 
+def _batches(tasks: list[Task], limits: Settings) -> Iterator[list[Task]]:
+    """Cut what is granted into messages of limited calls and bytes, with the functions and setups that each
+    of them takes along."""
+    calls_max, bytes_max = limits.batch_calls_max, limits.batch_bytes_max
+    batch: list[Task] = []
+    size = 0
+    last_kit = None
+    taken: set[int] = set()  # the identities of the blobs in this batch
+    for task in tasks:
+        length = len(task.body)
+        kit = task.kit
+        if kit is not last_kit:
+            length += sum(len(blob) for blob in (kit.function.blob, kit.setup) if id(blob) not in taken)
+        if batch and (len(batch) >= calls_max or size + length > bytes_max):
+            yield batch
+            batch, size, last_kit = [], 0, None
+            taken.clear()
+            length = len(task.body) + len(kit.function.blob) + len(kit.setup)
+        if kit is not last_kit:
+            last_kit = kit
+            taken.update((id(kit.function.blob), id(kit.setup)))
+        batch.append(task)
+        size += length
+    if batch:
+        yield batch
+
+
 def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
     functions: Indexed[bytes] = Indexed()
     setups: Indexed[bytes] = Indexed()
@@ -106,15 +131,13 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
     leases: list[Lease] = []
     demands: Indexed[Demand] = Indexed()
     needs: Indexed[tuple[Need, ...]] = Indexed()
-    last_function = last_setup = last_client = None
+    last_kit = last_client = None
     function = setup = owner = 0
     for task in tasks:  # most are like the one before: looked up only when they are not
-        if task.function is not last_function:
-            last_function = task.function
-            function = functions[last_function.blob]
-        if task.setup is not last_setup:
-            last_setup = task.setup
-            setup = setups[last_setup]
+        if task.kit is not last_kit:
+            last_kit = task.kit
+            function = functions[last_kit.function.blob]
+            setup = setups[last_kit.setup]
         if task.client is not last_client:
             last_client = task.client
             owner = owners[last_client.session]

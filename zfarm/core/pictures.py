@@ -97,7 +97,7 @@ def _farm(broker: Broker, now: float) -> FarmPicture:
 def _workers(broker: Broker, now: float) -> list[WorkerPicture]:
     return [
         WorkerPicture(
-            worker=bare(session)[:8],
+            worker=worker.name,
             host=worker.host,
             pid=worker.pid,
             slots=worker.slots,
@@ -112,7 +112,7 @@ def _workers(broker: Broker, now: float) -> list[WorkerPicture]:
             vitals=worker.vitals,
             aside_s=max(0.0, worker.aside_until - now),
         )
-        for session, worker in broker.workers.items()
+        for worker in broker.workers.values()
     ]
 
 

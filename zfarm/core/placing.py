@@ -9,13 +9,12 @@ nothing else is granted ahead of it.
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.dispatch import dispatch, grant
 from zfarm.core.lines import Line
-from zfarm.core.turns import head
+from zfarm.core.turns import Round, head
 
 if TYPE_CHECKING:
     from zfarm.core.broker import Broker
@@ -83,15 +82,12 @@ def _place(task: Task) -> tuple[int, int]:
 def _take_turns(broker: Broker, able: dict[str, Heads], now: float) -> None:
     """Let clients take turns as long as one of them has a call with demands that fits."""
     clients = {**broker.ready, **{session: broker.clients[session] for session in able}}
-    turns = [(client.served_us, n, client) for n, client in enumerate(clients.values())]
-    heapify(turns)
+    turns = Round(broker, clients.values())
     while able and turns:
-        served_us, n, client = turns[0]
-        if _serve(broker, client, able, now):
-            broker.serve(served_us)
-            heapreplace(turns, (client.served_us, n, client))
+        if _serve(broker, turns.client, able, now):
+            turns.served()
         else:
-            heappop(turns)
+            turns.leave()
 
 
 def _serve(broker: Broker, client: ClientRecord, able: dict[str, Heads], now: float) -> bool:

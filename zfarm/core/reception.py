@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from msgspec import structs
 
+from zfarm.core.accounts import Kit
 from zfarm.core.books import ClientRecord, WorkerRecord
 from zfarm.core.greeting import LOCAL, bare, book_key, mismatch, principal_of
 from zfarm.core.ledger import Ledger
@@ -94,7 +95,10 @@ class Reception(Ledger):
             return
         key = book_key(principal, message.session)
         client = self.clients.get(key)
-        if client is None and message.job and self._own_job(principal, message.job) is not None:
+        if client is None and (full := self._crowded(principal)):
+            self._refuse(peer, "FarmBusy", full)
+            return
+        if client is None and message.job and self.accounts.job(principal, message.job) is not None:
             self._refuse(
                 peer,
                 "JobExists",
@@ -120,17 +124,26 @@ class Reception(Ledger):
             client.away = False
             self.tell("info", f"client {client.host}/{client.pid} is back")
 
+    def _crowded(self, principal: str) -> str:
+        """Why there can be no further client with this key; empty: there can be one. Each child of a worker
+        may have one in its task."""
+        account = self.accounts.of(principal)
+        most = self.limits.client_sessions_max
+        if account is None or len(account.sessions) < most:
+            return ""
+        most += self.slots() + len(self.workers) * self.limits.blocked_children_max
+        if len(account.sessions) < most:
+            return ""
+        self.refusals["clients"] = self.refusals.get("clients", 0) + 1
+        return (
+            f"there are {len(account.sessions)} clients with this key, present or away, its limit "
+            "(ZFARM_CLIENT_SESSIONS_MAX): shut executors down that are not needed, or use keys of their own"
+        )
+
     def knows(self, key: str) -> bool:
         """Whether the owner of a session may have one."""
         owner = principal_of(key)
         return self.known is None or owner == LOCAL or owner in self.known
-
-    def _own_job(self, principal: str, job: str) -> ClientRecord | None:
-        """The client behind a job of this principal; what others call their jobs is nobody's business."""
-        for key, client in self.clients.items():
-            if client.job == job and principal_of(key) == principal:
-                return client
-        return None
 
     def _taken_over(self, peer: Peer, client: ClientRecord) -> None:
         self._refuse(peer, "JobTakenOver", f"job {client.job!r} was taken over by another program")
@@ -141,29 +154,28 @@ class Reception(Ledger):
         if self.stalled:  # who has a job must be written first
             self._refuse(peer, "FarmBusy", f"no job can be taken over: {self.stalled}")
             return
-        own = {key: client for key, client in self.clients.items() if principal_of(key) == principal}
-        for key, client in own.items():
-            if client.job == message.job:
-                if message.life in client.former:  # it asked twice, and another one came in between
-                    self._taken_over(peer, client)
-                    return
-                if client.life != message.life:
-                    highest = max(client.tasks, default=0)
-                    client.lives = max(client.lives, highest // LIFE_TASKS) + 1
-                    self.hand_over(client, message.life)
-                    client.submit_seen = 0
-                    if client.peer is not None:  # what it still sends is not of this job any more
-                        self.gone(client.peer, now)
-                tasks = [JobTask(t.number, t.function.name, t.items) for t in client.tasks.values()]
-                most = self.limits.batch_calls_max
-                first = client.lives * LIFE_TASKS + 1
-                for start in range(0, max(1, len(tasks)), most):
-                    part = tasks[start : start + most]
-                    self._send(peer, Attached(message.job, bare(key), part, len(tasks), first))
-                return
-        jobs = sorted(client.job for client in own.values() if client.job)
-        known = f"there are {', '.join(jobs[:20])}" if jobs else "there is none"
-        self._refuse(peer, "JobUnknown", f"this farm has no job {message.job!r}; {known}")
+        client = self.accounts.job(principal, message.job)
+        if client is None:
+            jobs = self.accounts.jobs(principal)
+            known = f"there are {', '.join(jobs[:20])}" if jobs else "there is none"
+            self._refuse(peer, "JobUnknown", f"this farm has no job {message.job!r}; {known}")
+            return
+        if message.life in client.former:  # it asked twice, and another one came in between
+            self._taken_over(peer, client)
+            return
+        if client.life != message.life:
+            highest = max(client.tasks, default=0)
+            client.lives = max(client.lives, highest // LIFE_TASKS) + 1
+            self.hand_over(client, message.life)
+            client.submit_seen = 0
+            if client.peer is not None:  # what it still sends is not of this job any more
+                self.gone(client.peer, now)
+        tasks = [JobTask(t.number, t.function.name, t.items) for t in client.tasks.values()]
+        most = self.limits.batch_calls_max
+        first = client.lives * LIFE_TASKS + 1
+        for start in range(0, max(1, len(tasks)), most):
+            part = tasks[start : start + most]
+            self._send(peer, Attached(message.job, bare(client.session), part, len(tasks), first))
 
     def _on_submit(self, client: ClientRecord, message: Submit, payload: Payload, now: float) -> None:
         client.submit_seen = message.number
@@ -173,13 +185,13 @@ class Reception(Ledger):
         first_setup = len(names)
         first_body = first_setup + message.setups
         functions = [self.functions.intern(bytes(payload[i]), name) for i, name in enumerate(names)]
-        setups = []
-        for i in range(first_setup, first_body):
-            setup = bytes(payload[i])
-            setups.append(client.setups.setdefault(setup, setup))
+        setups = [bytes(payload[i]) for i in range(first_setup, first_body)]
         tasks = client.tasks
         refused: list[int] = []
         text = ""
+        roomy = self._has_room(client, len(message.calls), sum(map(len, payload)))
+        last_function = last_setup = -1
+        kit: Kit | None = None
         for i, call in enumerate(message.calls, first_body):
             known = tasks.get(call.task)
             if known is not None:
@@ -188,17 +200,20 @@ class Reception(Ledger):
                 elif self.journal:
                     client.booked.append(call.task)
             elif not call.begun and (
-                full := self._full(client) or (self._too_choosy(client, message, call) if call.demand else "")
+                full := ("" if roomy else self._full(client))
+                or (self._too_choosy(client, message, call) if call.demand else "")
             ):
                 refused.append(call.task)
                 text = full
             else:
                 if client.unrecorded:  # its calls that may have begun are taken all the same
                     self.record(client)
-                function, setup = functions[call.function], setups[call.setup]
+                if kit is None or call.function != last_function or call.setup != last_setup:
+                    last_function, last_setup = call.function, call.setup
+                    kit = self.accounts.kit(client, functions[last_function], setups[last_setup])
                 demand = message.demands[call.demand - 1] if call.demand else None
                 needs = message.needs[call.needs - 1] if call.needs else ()
-                task = self.accept(client, call, function, setup, payload[i], not call.begun, demand, needs)
+                task = self.accept(client, call, kit, payload[i], not call.begun, demand, needs)
                 if call.begun:
                     self.doubt(task, now)
         if client.booked:
@@ -226,6 +241,17 @@ class Reception(Ledger):
             f"calls of this client wait with {most} different demands, its limit (ZFARM_CLIENT_DEMANDS_MAX)"
         )
 
+    def _has_room(self, client: ClientRecord, calls: int, size: int) -> bool:
+        """So many further tasks of so many bytes are within every limit: none needs a look of its own."""
+        limits, account = self.limits, client.account
+        return (
+            not (self.stalled or self.refusing)
+            and self.tasks + calls <= limits.tasks_max
+            and account.tasks + calls <= limits.client_tasks_max
+            and account.bytes + size <= limits.client_bytes_max
+            and self.accounts.bytes + size <= limits.broker_bytes_max
+        )
+
     def _full(self, client: ClientRecord) -> str:
         """Why this client can have no further task now; empty: it can."""
         limits = self.limits
@@ -233,10 +259,18 @@ class Reception(Ledger):
             return self.stalled or self.refusing
         if self.tasks >= limits.tasks_max:
             return f"the farm holds {self.tasks} tasks, its limit (ZFARM_TASKS_MAX)"
-        if len(client.tasks) >= limits.client_tasks_max:
-            return f"this client has {len(client.tasks)} tasks there, its limit (ZFARM_CLIENT_TASKS_MAX)"
-        if client.bytes >= limits.client_bytes_max:
-            return f"this client has {client.bytes >> 20} MiB there, its limit (ZFARM_CLIENT_BYTES_MAX)"
+        total = self.accounts.bytes
+        if total >= limits.broker_bytes_max:
+            return (
+                f"the farm holds {total >> 20} MiB of calls and results, its limit (ZFARM_BROKER_BYTES_MAX)"
+            )
+        account = client.account
+        several = len(account.sessions)
+        who = "this client has" if several == 1 else f"the {several} clients with this key have"
+        if account.tasks >= limits.client_tasks_max:
+            return f"{who} {account.tasks} tasks there, its limit (ZFARM_CLIENT_TASKS_MAX)"
+        if account.bytes >= limits.client_bytes_max:
+            return f"{who} {account.bytes >> 20} MiB there, its limit (ZFARM_CLIENT_BYTES_MAX)"
         return ""
 
     def _on_cancel(self, client: ClientRecord, message: Cancel, payload: Payload, now: float) -> None:
@@ -320,6 +354,8 @@ class Reception(Ledger):
         other = self.peers.get(peer)
         if other is not None and other is not record:  # one link, one peer: the last word counts
             other.peer = None
+            if isinstance(other, ClientRecord) and not other.tasks:  # it has gone without a word
+                self.drop_client(other)
         if record.peer is not None and record.peer != peer:
             self.peers.pop(record.peer, None)
             self.actions.append(Drop(record.peer))

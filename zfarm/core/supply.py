@@ -48,10 +48,11 @@ class Supply(Brood):
 
     def _has_all(self, duty: Duty, needs: tuple[Need, ...]) -> bool:
         """A lease with needs was granted; False: it waits for them."""
-        duty.needy, duty.expected_us = True, 0
+        duty.needy = True
         missing = self._lacking.add(duty.lease, duty.owner, needs)
         if missing:
             self._unsupplied[duty.lease] = duty
+            duty.expected_us = 0
         return not missing
 
     def _on_chunks(self, message: Chunks, payload: Payload, now: float) -> None:

@@ -27,7 +27,7 @@ from zfarm.messages import Blob
 if TYPE_CHECKING:
     from zfarm.edge.stowage import Stowage
 
-__all__ = ["Function", "Portable", "Special", "open_blob", "open_table", "opened"]
+__all__ = ["Function", "Portable", "Special", "open_blob", "open_table"]
 
 _PROTOCOL: Final = homes.PROTOCOL
 _MEMO_MAX: Final = 1024
@@ -369,16 +369,3 @@ def _rebinds(code: types.CodeType) -> bool:
         step.opname in ("STORE_DEREF", "DELETE_DEREF") and step.argval in code.co_freevars
         for step in dis.get_instructions(code)
     ) or any(map(_rebinds, inner))
-
-
-def opened(error: BaseException, host: str) -> BaseException:
-    """An error from opening a blob: a missing module is told with the host and the remedy."""
-    if isinstance(error, ImportError) and type(error) in (ImportError, ModuleNotFoundError):
-        name = (error.name or "").partition(".")[0] or "the module"
-        text = (
-            f"{error.msg or error}, on host {host} (Python at {sys.prefix}): install {name!r} there, or "
-            f"send it along with cloudpickle.register_pickle_by_value({name})"
-        )
-        error.msg = text
-        error.args = (text,)
-    return error

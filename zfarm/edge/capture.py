@@ -9,10 +9,12 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from threading import get_ident
 from typing import Any, Final
 
 from zfarm.edge import upbringing
@@ -31,6 +33,8 @@ class Capture:
 
     def __init__(self, out: int, err: int, running: Callable[[], int]) -> None:
         """``out`` and ``err`` are pipes to the worker; ``running`` tells the number of the call that runs."""
+        self.muted = _Muted()
+        """Calls what shall not be heard."""
         self.mode = ""
         """What the last call wanted; empty: its output goes where the child's went from its birth."""
         self.used = False
@@ -49,8 +53,10 @@ class Capture:
             self._null = upbringing.move_high([os.open(os.devnull, os.O_RDWR)])[0]
             self._births = (self._keep(1), self._keep(2))
             _buffer_lines()
+            before = sys.stdout, sys.stderr
             sys.stdout = _Text(1, self)
             sys.stderr = _Text(2, self)
+            _lead_handlers(before, (sys.stdout, sys.stderr))
         targets = self._births
         if mode in (FORWARD, KEEP):
             targets = self._pipes
@@ -87,6 +93,25 @@ class Capture:
         return self.mode in (FORWARD, KEEP)
 
 
+class _Muted:
+    """The threads of which nothing is heard: what they write to Python's standard streams is dropped."""
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+
+    def call(self, function: Callable[..., None], *args: object) -> None:
+        """Call it in this thread, unheard."""
+        thread = get_ident()
+        if thread in self.threads:
+            function(*args)
+            return
+        self.threads.add(thread)
+        try:
+            function(*args)
+        finally:
+            self.threads.discard(thread)
+
+
 class _Marking(io.FileIO):
     """A descriptor whose text is marked with the number of its call."""
 
@@ -112,8 +137,19 @@ class _Text(io.TextIOWrapper):
 
     def write(self, text: str, /) -> int:
         """See io.TextIOBase.write."""
+        if self._capture.muted.threads and get_ident() in self._capture.muted.threads:
+            return len(text)
         self._capture.printed = True
         return super().write(text)
+
+
+def _lead_handlers(before: tuple[Any, Any], after: tuple[Any, Any]) -> None:
+    """Let handlers of logging that write to the standard streams of before write to those of now."""
+    for handler in [reference() for reference in logging._handlerList]:  # type: ignore[attr-defined]
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            for old, new in zip(before, after, strict=True):
+                if getattr(handler, "stream", None) is old and "stream" in vars(handler):
+                    handler.setStream(new)
 
 
 def _buffer_lines() -> None:

@@ -477,8 +477,8 @@ def _printed(message: m.Printed, blobs: int) -> None:
     _blobs(message, blobs, 1)
     _number("number", message.number)
     _number("dropped", message.dropped)
-    if message.source not in (1, 2):
-        raise Malformed(f"source {message.source}: there is standard output (1) and standard error (2)")
+    if message.source not in (1, 2, 3):
+        raise Malformed(f"source {message.source}: there are outputs (1), errors (2) and records (3)")
     _name("a host", message.host)
 
 

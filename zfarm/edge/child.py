@@ -17,16 +17,18 @@ from types import GeneratorType
 from typing import Any, Final
 
 from zfarm.edge import inside, shared, upbringing, wire
-from zfarm.edge.callables import Function, opened
+from zfarm.edge.callables import Function
 from zfarm.edge.capture import Capture
 from zfarm.edge.fence import Fence
 from zfarm.edge.hatch import Hatch
 from zfarm.edge.homes import PROTOCOL
 from zfarm.edge.inside import Inside, Pipe, TunnelPort, current
+from zfarm.edge.missing import opened
 from zfarm.edge.outcomes import encode_error, encode_value, encode_values, forget_frames
 from zfarm.edge.page import ChildPage
 from zfarm.edge.pipe import PIPE_LOST, Frames
 from zfarm.edge.realm import Realm, unfit
+from zfarm.edge.records import Records
 from zfarm.edge.wire import Malformed
 from zfarm.errors import NotPortable
 from zfarm.messages import (
@@ -61,7 +63,7 @@ _dumps: Final = pickle.dumps
 class Child:
     """One child."""
 
-    def __init__(self, pipe: Pipe, page: ChildPage, here: Inside, capture: Capture) -> None:
+    def __init__(self, pipe: Pipe, page: ChildPage, here: Inside, capture: Capture, records: Records) -> None:
         self.forked = False
         self._pipe = pipe
         self._page = page
@@ -69,6 +71,7 @@ class Child:
         self._realm = Realm()
         self._capture = capture
         self._hatch = Hatch(pipe)
+        self._records = records
         self._fence = Fence()
         self._flush = here.finish
         self._dones: list[Done] = []
@@ -109,10 +112,12 @@ class Child:
         if message.store:
             self._here.store = message.store
         if message.setup:
-            self._realm.adopt(blobs[message.functions])
+            self._realm.adopt(blobs[message.functions], self._here.store)
             self._fence.settle()
             self._here.setup = self._realm.setup
             self._hatch.open = self._realm.setup is not None and self._realm.setup.segments
+            if self._realm.setup is not None:
+                self._records.obey(self._realm.setup.attention)
             first_body += 1
         else:
             self._realm.return_home()
@@ -178,6 +183,7 @@ class Child:
             target: Any = function.ready()
             if function.output != self._capture.mode:
                 self._capture.become(function.output)
+                self._records.install()
             if function.placing is not None:
                 from zfarm.edge.workplace import enter
 
@@ -291,16 +297,20 @@ def _say(text: str) -> None:
         return  # a task closed it: the exit code says the same
 
 
-def main(parent: int, pipe_fd: int, tunnel_fd: int, page_fd: int, out_fd: int, err_fd: int) -> int:
+def main(
+    parent: int, pipe_fd: int, tunnel_fd: int, page_fd: int, out_fd: int, err_fd: int, records_fd: int
+) -> int:
     """Be a child until the worker closes the pipe; the exit code. ``parent`` has forked us."""
     upbringing.bring_up(parent)
     page = ChildPage(page_fd)
     os.close(page_fd)  # the mapping stays
-    pipe_fd, tunnel_fd, out_fd, err_fd = upbringing.move_high([pipe_fd, tunnel_fd, out_fd, err_fd])
+    moved = upbringing.move_high([pipe_fd, tunnel_fd, out_fd, err_fd, records_fd])
+    pipe_fd, tunnel_fd, out_fd, err_fd, records_fd = moved
     pipe = Pipe(socket.socket(fileno=pipe_fd))
     tunnel = TunnelPort(socket.socket(fileno=tunnel_fd))
     here = Inside(pipe, tunnel, page)
-    child = Child(pipe, page, here, Capture(out_fd, err_fd, lambda: page.entered))
+    capture = Capture(out_fd, err_fd, lambda: page.entered)
+    child = Child(pipe, page, here, capture, Records(records_fd, capture))
     inside.become(here)
 
     def leave() -> None:

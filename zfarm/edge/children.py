@@ -28,7 +28,8 @@ from zfarm.edge.nursery import Forked, Gone, Nursery, Report
 from zfarm.edge.ooms import Ooms
 from zfarm.edge.pipe import READ_BYTES, Frames
 from zfarm.edge.tails import Speaker, Tail
-from zfarm.edge.taps import Taps
+from zfarm.edge.taps import RECORDS, Taps
+from zfarm.edge.told import as_text
 from zfarm.edge.wire import Malformed
 from zfarm.messages import (
     Action,
@@ -55,7 +56,7 @@ _NOTHING: Final = Left()
 _PIPE_READS: Final = 16
 """Readings that certainly take all that a pipe can hold: it is smaller than what one reading may take."""
 _MUTED_LOOK_S: Final = 0.05
-_STDERR: Final = 2
+_STDOUT: Final = 1
 _SETTLE_S: Final = 0.0015
 """Between the two steps of taking calls back; zfarm.edge.page says why."""
 
@@ -329,8 +330,8 @@ class Children:
         before = kid.taps.sources
         now = self._clock()
         for piece in kid.taps.read(kid.page.started(), now, whole):
-            if piece.source == _STDERR:
-                kid.tail.note(piece.text)
+            if piece.source != _STDOUT:
+                kid.tail.note(as_text(piece.text) if piece.source == RECORDS else piece.text)
             self._listener.child_printed(kid.number, piece, now)
         for source in before:
             if source not in kid.taps.sources:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from heapq import heappushpop
 from typing import Any, Final
 
 import zmq
@@ -20,8 +21,11 @@ __all__ = ["FRAMES_MAX", "KEEP_FROM", "OVERHEAD", "Outbox", "receive_rest", "sen
 
 KEEP_FROM: Final = 64 * 1024
 FRAMES_MAX: Final = settings.blobs_max + 2
-OUTBOX_MESSAGES_MAX: Final = 4096
-OUTBOX_BYTES_MAX: Final = 256 * 1024 * 1024
+MESSAGE_BYTES_MAX: Final = settings.message_bytes_max
+LARGE_FRAMES: Final = 3
+"""Frames of one message that are limited each for itself: a function, its setup, and a call or result."""
+OUTBOX_MESSAGES_MAX: Final = settings.outbox_messages_max
+OUTBOX_BYTES_MAX: Final = settings.outbox_bytes_max
 OVERHEAD: Final = 64 * 1024
 """Bytes that encryption and headers may add to a blob."""
 
@@ -34,15 +38,30 @@ def _frame_of(part: zmq.Frame) -> Frame:
 
 
 def receive_rest(socket: Socket, part: zmq.Frame, most: int) -> list[Frame] | None:
-    """``part`` and all after it of the same message; None if there are more than ``most``."""
+    """``part`` and all after it of the same message; None, and nothing is kept, if there are more than
+    ``most``, or more bytes than ``MESSAGE_BYTES_MAX`` beside the largest ones."""
     frames = [_frame_of(part)]
-    while part.more:
+    if not part.more:
+        return frames
+    largest = [0] * (LARGE_FRAMES - 1) + [len(part)]  # a heap: its smallest is on top
+    beside = 0
+    while True:
         part = socket.recv(_DONTWAIT, copy=False)
-        if len(frames) < most:
-            frames.append(_frame_of(part))
-        else:
-            frames[most:] = [b""]
-    return frames if len(frames) <= most else None
+        beside += heappushpop(largest, len(part))
+        if len(frames) >= most or beside > MESSAGE_BYTES_MAX:
+            del part  # before the next one comes, not after
+            frames.clear()
+            _drop_rest(socket)
+            return None
+        frames.append(_frame_of(part))
+        if not part.more:
+            return frames
+
+
+def _drop_rest(socket: Socket) -> None:
+    """Read the rest of a message that nobody may see, and keep none of it."""
+    while socket.getsockopt(zmq.RCVMORE):
+        socket.recv(_DONTWAIT, copy=False)
 
 
 def send_frames(socket: Socket, frames: Sequence[Frame]) -> None:

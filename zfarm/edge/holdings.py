@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from zfarm.edge.parcels import digest_of, digest_of_file, head_of, open_regular, whole_digest
-from zfarm.edge.trees import FILE, Manifest, pack_manifest, walk_tree
+from zfarm.edge.trees import FILE, Manifest, pack_manifest, read_manifest, walk_tree
 from zfarm.errors import TransferError
 from zfarm.messages import CHUNK_BYTES, Blob, Need
 
-__all__ = ["FileHolding", "Holding", "TreeHolding", "hold", "hold_stored"]
+__all__ = ["FileHolding", "Holding", "Mark", "TreeHolding", "hold", "hold_stored", "mark_of"]
 
 HASHED_MAX: Final = 100_000
 """Files whose digests are remembered."""
@@ -33,7 +33,8 @@ class Mark(NamedTuple):
     changed_ns: int
 
 
-def _mark(fd: int) -> Mark:
+def mark_of(fd: int) -> Mark:
+    """That of an open file."""
     status = os.fstat(fd)
     return Mark(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
@@ -50,7 +51,7 @@ def _digest(fd: int, mark: Mark, name: str) -> bytes:
             _hashed.move_to_end(mark)
             return known
     digest = digest_of_file(fd, mark.size, name)
-    if _mark(fd) != mark:
+    if mark_of(fd) != mark:
         raise TransferError(f"{name!r} was changed while it was read: put it when nobody writes it")
     with _lock:
         _hashed[mark] = digest
@@ -80,7 +81,7 @@ class FileHolding:
             fd = open_regular(self.path)
         except TransferError as error:
             raise TransferError(f"{error}: it was put, and has to stay until its calls have ended") from None
-        if self._mark is not None and _mark(fd) != self._mark:
+        if self._mark is not None and mark_of(fd) != self._mark:
             os.close(fd)
             raise TransferError(
                 f"{str(self.path)!r} has changed since it was put: put it again, and do not change what "
@@ -90,7 +91,7 @@ class FileHolding:
 
     def unchanged(self, fd: int) -> bool:
         """Whether what was opened is still what was put."""
-        return self._mark is None or _mark(fd) == self._mark
+        return self._mark is None or mark_of(fd) == self._mark
 
     def read(self, fd: int, at: int) -> bytes:
         """The chunk that begins there."""
@@ -144,7 +145,7 @@ def hold(path: str | os.PathLike[str]) -> Holding:
 
 def _hold_file(path: Path, fd: int) -> FileHolding:
     head = head_of(fd, str(path))
-    mark = _mark(fd)
+    mark = mark_of(fd)
     return FileHolding(path, Need(_digest(fd, mark, str(path)), mark.size), mark, head.mode)
 
 
@@ -163,6 +164,18 @@ def _hold_tree(top: Path) -> TreeHolding:
     return TreeHolding(top, Manifest(os.stat(top).st_mode & 0o777, entries), files)
 
 
-def hold_stored(path: Path, need: Need) -> FileHolding | None:
-    """A file in the store of a worker, which a task may give on; None: it is a directory or not there."""
-    return FileHolding(path, need, None) if not need.tree and path.is_file() else None
+def hold_stored(path: Path, need: Need) -> Holding | None:
+    """What is in the store of a worker, which a task may give on; None: it is not there."""
+    if not need.tree:
+        return FileHolding(path, need, None) if path.is_file() else None
+    try:
+        packed = (path.parent.parent / "blobs" / path.name).read_bytes()
+    except OSError:
+        return None
+    manifest = read_manifest(packed)
+    files = {
+        entry.digest: FileHolding(path / entry.name, entry.need, None)
+        for entry in manifest.entries
+        if entry.digest
+    }
+    return TreeHolding(path, manifest, files)

@@ -23,9 +23,6 @@ __all__ = ["NOTES_DOMAIN", "NotesPort", "NotesReader"]
 
 NOTES_DOMAIN: Final = "zfarm.notes"
 """The ZAP domain of the notes' socket: it says which roles may connect."""
-SUBSCRIPTION_MAX: Final = 1024
-"""Bytes of a frame to the notes' port: the limit holds for the handshake, too, which needs about 300."""
-
 
 _DONTWAIT: Final = int(zmq.DONTWAIT)
 
@@ -57,7 +54,7 @@ class NotesPort:
         self._subscribed: dict[bytes, int] = dict.fromkeys((b"", *topics), 0)
         path = ipc_path(address)
         self._claim: Claim | None = claim_socket(Path(path)) if path else None
-        self.socket = new_socket(context, zmq.XPUB, address, SUBSCRIPTION_MAX, held=100)
+        self.socket = new_socket(context, zmq.XPUB, address, settings.notes_subscription_bytes_max, held=100)
         try:
             # every subscription is looked at before it counts: a socket grows with them without limit
             self.socket.setsockopt(zmq.XPUB_MANUAL, 1)

@@ -32,7 +32,7 @@ _INTERRUPT: Final = b"int "
 _FORKED: Final = b"born"
 _FAILED: Final = b"fail"
 _GONE: Final = b"gone"
-_FDS: Final = 6
+_FDS: Final = 7
 _CAN_PEEK: Final = hasattr(os, "waitid")
 _MAXRSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
 
@@ -100,7 +100,7 @@ class Nursery:
 
     def fork(self, child: int, fds: Sequence[int]) -> None:
         """Ask for a child that gets these descriptors: pipe, tunnel, page, stderr, and
-        two for what is captured.
+        three for what is captured.
 
         Answered by Forked or Failed.
 
@@ -287,10 +287,10 @@ class _Keeper:
             os.close(self._awake)
             os.close(self._wakeup)
             gc.unfreeze()
-            pipe, tunnel, page, stderr, out, err = fds
+            pipe, tunnel, page, stderr, out, err, records = fds
             os.dup2(stderr, 2)
             os.close(stderr)
-            code = child.main(parent, pipe, tunnel, page, out, err)
+            code = child.main(parent, pipe, tunnel, page, out, err, records)
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
         finally:

@@ -30,6 +30,7 @@ __all__ = [
     "FarmPlace",
     "LocalFarm",
     "claim_socket",
+    "hold",
     "list_local_farms",
     "lock_of",
     "new_place",
@@ -128,6 +129,9 @@ def write_private(path: Path, data: bytes) -> None:
 def read_private(path: Path) -> bytes:
     """What is in a file that must be ours and closed to others.
 
+    Nor may others be able to put another file in its place, except where the system forbids them that (as in
+    /tmp).
+
     Raises:
         ConfigurationError: there is none, or it is a link, not ours, or open to others; and the remedy.
     """
@@ -138,6 +142,7 @@ def read_private(path: Path) -> bytes:
             raise ConfigurationError(f"{path} is a symbolic link: name the file that it leads to") from None
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
     with open(fd, "rb") as file:
+        _check_surroundings(path)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigurationError(f"{path} is no regular file")
@@ -150,6 +155,46 @@ def read_private(path: Path) -> bytes:
         if status.st_size > FILE_MAX:
             raise ConfigurationError(f"{path} has {status.st_size} bytes, at most {FILE_MAX} are allowed")
         return file.read(FILE_MAX)
+
+
+def _check_surroundings(path: Path) -> None:
+    mode = os.stat(path.parent).st_mode
+    if mode & 0o022 and not mode & stat.S_ISVTX:
+        raise ConfigurationError(
+            f"others may replace {path}, since they may write in its directory "
+            f"(mode {stat.S_IMODE(mode):04o}): chmod go-w {path.parent}"
+        )
+
+
+def hold(path: Path) -> int:
+    """Take the connection file ``path`` for as long as this process lives; the descriptor that holds it. It
+    is free as soon as that is closed, by the death of the process at the latest.
+
+    Raises:
+        ConfigurationError: another process has it (the text names it), or there can be no lock beside it.
+    """
+    if not os.path.lexists(path.parent):
+        private_directory(path.parent, create=True)
+    private_directory(path.parent, shared=True)
+    lock = path.with_name(f"{path.name}.lock")  # it stays: a lock that is removed can be held twice
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(f"cannot lock {lock}: {error.strerror}") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "that does not say its number"
+        os.close(fd)
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise ConfigurationError(f"cannot lock {lock}: {error.strerror}") from None
+        raise ConfigurationError(
+            f"{path} is the connection file of the broker in process {holder}, which is alive: stop that, or "
+            "name another file with --connection"
+        ) from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """The sockets of broker, client and worker, and what may be sent and received there; it knows no machine.
 
-No call here ever blocks. What a peer cannot take now waits in an outbox. The broker's outboxes have a bound:
-a peer beyond it is lost as if its link had broken, which the machines repair. What a client or worker sends
-is kept by its machine anyway until it is confirmed, so their outboxes hold references and need no bound.
+No call here ever blocks, but for one look at who listens where we were never let in. What a peer cannot take
+now waits in an outbox. The broker's outboxes have a bound: a peer beyond it is lost as if its link had
+broken, which the machines repair. What a client or worker sends is kept by its machine anyway until it is
+confirmed, so their outboxes hold references and need no bound.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Final, NamedTuple
 import zmq
 
 from zfarm.edge.frames import FRAMES_MAX, OVERHEAD, Outbox, receive_rest, send_frames
+from zfarm.edge.knock import is_something_else
 from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
 from zfarm.edge.security import LOCAL, Access, KeyPair
@@ -44,8 +46,8 @@ REDIAL_S: Final = (0.1, 1.0)
 """How long to wait, at least and at most, before dialling anew where the library has given up."""
 STUCK_S: Final = (3.0, 8.0)
 """How long, at least and at most, the library may take to connect again before we dial anew."""
-MISUNDERSTOOD_MAX: Final = 5
-MISUNDERSTOOD_S: Final = 60.0
+MISUNDERSTOOD_MAX: Final = settings.misunderstandings_max
+MISUNDERSTOOD_S: Final = settings.misunderstood_within_s
 """So many messages that make no sense, each within so many seconds after the one before, are no accident."""
 
 _UNKNOWN_KEY: Final = (
@@ -56,7 +58,7 @@ _WRONG_SERVER: Final = (
     "what listens at {} has another server key than our connection file says, or our key came too often: "
     "get a new one from the broker's host"
 )
-_NO_CURVE: Final = "what listens at {} does not speak as a broker does: is that the right port?"
+_NO_CURVE: Final = "what listens at {} does not speak as a broker of zfarm does: is that the right port?"
 _NO_JUDGE: Final = "the broker at {} cannot check keys at the moment (status {})"
 
 _DONTWAIT: Final = int(zmq.DONTWAIT)
@@ -138,6 +140,11 @@ class RouterPort:
             if frames is None or not role or (self._secure and not self._known(peer, principal, part)):
                 self.refused += 1
                 kick(part)
+                link = self._links.get(peer)
+                if frames is None and (
+                    not self._secure or (link is not None and link.principal == principal)
+                ):
+                    self.kick(peer)  # what it has said is lost: it may come back, and say who it is again
                 continue
             got.append(Received(peer, role, principal, frames))
         return got
@@ -314,7 +321,7 @@ class DealerPort:
             raise
 
     def receive(self, limit: int = 200) -> list[list[Frame]]:
-        """Up to ``limit`` messages that have arrived."""
+        """Up to ``limit`` messages that have arrived; after what is no message the link is made anew."""
         socket = self.socket
         got: list[list[Frame]] = []
         for number in range(limit):
@@ -325,8 +332,10 @@ class DealerPort:
             except zmq.Again:
                 break
             frames = receive_rest(socket, part, FRAMES_MAX)
-            if frames is not None:
-                got.append(frames)
+            if frames is None:
+                self.misunderstood()
+                break
+            got.append(frames)
         return got
 
     def send(self, frames: Sequence[Frame]) -> None:
@@ -418,7 +427,8 @@ class DealerPort:
         if self._known or self._failures != 2:
             return
         if what == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            self.on_trouble(AccessDenied(_WRONG_SERVER.format(self.address)))
+            text = _NO_CURVE if is_something_else(self.address) else _WRONG_SERVER
+            self.on_trouble(AccessDenied(text.format(self.address)))
         elif what == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             self.on_trouble(AccessDenied(_NO_CURVE.format(self.address)))
         else:

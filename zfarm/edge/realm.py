@@ -8,12 +8,16 @@ import platform
 import sys
 from collections import OrderedDict
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from zfarm.edge import homes, wire
-from zfarm.edge.callables import Function, open_blob, opened
+from zfarm.edge.callables import Function, open_blob
+from zfarm.edge.missing import opened
 from zfarm.edge.outcomes import encode_error, forget_frames
 from zfarm.messages import Blob, Setup
+
+if TYPE_CHECKING:
+    from zfarm.edge.shipped import Shipment
 
 __all__ = ["Realm", "unfit"]
 
@@ -31,11 +35,13 @@ class Realm:
         self.host = platform.node()
         self._blob = b""
         self._directory = ""
+        self._shipment: Shipment | None = None
         self._functions: OrderedDict[bytes, Function] = OrderedDict()
         self._function_bytes = 0
 
-    def adopt(self, blob: Blob) -> None:
-        """Take on a setup: the first makes the realm and runs its initializer, others change its world."""
+    def adopt(self, blob: Blob, store: str = "") -> None:
+        """Take on a setup: the first makes the realm and runs its initializer, others change its world.
+        ``store`` is where the code is that was shipped."""
         if blob == self._blob:
             return
         first = self.setup is None
@@ -52,7 +58,11 @@ class Realm:
         self._blob = bytes(blob)
         if first:
             homes.ours.settle()
-        _take_place(setup, self.host)
+        if setup.trees and self._shipment is None:
+            from zfarm.edge.shipped import Shipment
+
+            self._shipment = Shipment(setup, store)
+        _take_place(setup, self.host, self._shipment)
         if first and setup.initializer:
             self._initialize(setup.initializer)
         self._directory = _directory()  # where an initializer went, calls begin
@@ -103,23 +113,24 @@ def _directory() -> str:
         return ""
 
 
-def _take_place(setup: Setup, host: str) -> None:
+def _take_place(setup: Setup, host: str, shipment: Shipment | None = None) -> None:
     """Go where the client is, and import from where it imports, as far as this host has that."""
     at_home = setup.prefix == sys.prefix and setup.host in ("", host)
+    wanted = list(setup.path) if shipment is None else shipment.path(setup.path)
     if at_home:
-        path = list(setup.path)
+        path = wanted
     else:
-        path = [
-            *sys.path,
-            *(entry for entry in setup.path if entry not in sys.path and os.path.exists(entry)),
-        ]
+        first = len(setup.trees)
+        mine = [entry for entry in sys.path if entry not in wanted[:first]]
+        more = [entry for entry in wanted[first:] if entry not in mine and os.path.exists(entry)]
+        path = [*wanted[:first], *mine, *more]
     for name, value in setup.environment.items():
         if value is None:
             os.environ.pop(name, None)
         elif os.environ.get(name) != value:
             os.environ[name] = value
     try:
-        os.chdir(setup.cwd)
+        os.chdir(setup.cwd if shipment is None else shipment.directory(setup.cwd))
     except OSError:
         pass  # another host need not have it, and a directory may have been removed
     if path != sys.path:

@@ -30,8 +30,6 @@ EMITS_DOMAIN: Final = "zfarm.emits"
 """The ZAP domain of the socket on which workers publish."""
 ITEMS_DOMAIN: Final = "zfarm.items"
 """The ZAP domain of the socket to which clients subscribe."""
-SUBSCRIPTION_MAX: Final = 2048
-"""Bytes of a frame to the clients' port: a topic has a principal and a session."""
 TURN_MESSAGES: Final = 100
 STOP_S: Final = 5.0
 
@@ -67,7 +65,9 @@ class Relay:
             self._control.bind(control)
             self._other_end.connect(control)
             self._emits = new_socket(context, zmq.XSUB, emits, ITEM_FRAME_MAX, held=ITEMS_HELD)
-            self._items = new_socket(context, zmq.XPUB, items, SUBSCRIPTION_MAX, held=ITEMS_HELD)
+            self._items = new_socket(
+                context, zmq.XPUB, items, settings.subscription_bytes_max, held=ITEMS_HELD
+            )
             # every subscription is looked at before it counts: a socket grows with them without limit
             self._items.setsockopt(zmq.XPUB_MANUAL, 1)
             self.emits_address = bind(self._emits, emits, keys, EMITS_DOMAIN)

@@ -12,11 +12,14 @@ from typing import Any, Final
 
 import msgspec
 
-from zfarm.edge.wire import encode_setup
-from zfarm.messages import Setup
+from zfarm.edge.attention import Watcher
+from zfarm.edge.wire import decode_setup, encode_setup
+from zfarm.messages import Attention, Setup, Tree
 
 __all__ = ["Setups"]
 
+TREES_MAX: Final = 16
+"""Directories that one client ships."""
 PATH_MAX: Final = 4096
 """Bytes of a directory's name, as far as the kernel tells it."""
 
@@ -26,7 +29,11 @@ class Setups:
 
     def __init__(self, template: Setup) -> None:
         """Make setups like ``template`` in all but directory and path: realm and initializer are its own."""
-        self._template = msgspec.structs.replace(template, prefix=sys.prefix, host=platform.node())
+        self._template = msgspec.structs.replace(
+            template, prefix=sys.prefix, host=platform.node(), attention=None
+        )
+        self._watcher = Watcher()
+        self._attentive: tuple[bytes, Attention, bytes] = (b"", Attention(), b"")
         self._changed: set[Any] = set()
         self._began = dict(_environment)
         self._known: tuple[bytes, list[str], dict[Any, Any], bytes] = (b"", [], {}, b"")
@@ -41,6 +48,15 @@ class Setups:
         realm = f"{session}/{digest}"
         template = Setup(realm, "", (), "", "", initializer, max_tasks_per_child, segments=segments)
         return cls(template)
+
+    def ship(self, tree: Tree) -> None:
+        """Calls from now on find this code, in children that have seen no other version of it."""
+        template = self._template
+        trees = (tree, *(one for one in template.trees if (one.top, one.whole) != (tree.top, tree.whole)))
+        digest = hashlib.blake2b(b"".join(one.need.digest for one in trees), digest_size=8).hexdigest()
+        realm = f"{template.realm.partition('+')[0]}+{digest}"
+        self._template = msgspec.structs.replace(template, realm=realm, trees=trees[:TREES_MAX])
+        self._known = (b"", [], {}, b"")
 
     @property
     def max_tasks_per_child(self) -> int:
@@ -58,9 +74,27 @@ class Setups:
         self._known = (here, path, environment, blob)
         return blob
 
+    def _plain(self, entry: str) -> str:
+        """An entry of the path; one within what was shipped without detours, so that children can tell."""
+        if entry and self._template.trees:
+            real = os.path.realpath(entry)
+            if any(_within(real, tree) for tree in self._template.trees):
+                return real
+        return entry
+
+    def attentive(self) -> bytes:
+        """The same for a call whose output travels: it says which records and warnings are wanted here."""
+        plain, attention = self.current(), self._watcher.current()
+        before, wanted, blob = self._attentive
+        if before is plain and wanted is attention:
+            return blob
+        blob = encode_setup(msgspec.structs.replace(decode_setup(plain), attention=attention))
+        self._attentive = (plain, attention, blob)
+        return blob
+
     def _encode(self, cwd: str, path: list[str], environment: dict[Any, Any]) -> bytes:
         cwd = cwd if _portable(cwd) else ""
-        entries = tuple(entry for entry in path if _portable(entry))
+        entries = tuple(self._plain(entry) for entry in path if _portable(entry))
         began, changed = self._began, self._changed
         names = began.keys() | environment.keys()
         changed.update(name for name in names if began.get(name) != environment.get(name))
@@ -72,6 +106,10 @@ class Setups:
                 world[text] = value
         setup = msgspec.structs.replace(self._template, cwd=cwd, path=entries, environment=world)
         return encode_setup(setup)
+
+
+def _within(path: str, tree: Tree) -> bool:
+    return path == tree.top or path.startswith(tree.top.rstrip("/") + "/")
 
 
 _environment: Any = getattr(os.environ, "_data", os.environ)

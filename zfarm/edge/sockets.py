@@ -18,6 +18,7 @@ import zmq
 
 from zfarm.edge.security import KeyPair
 from zfarm.errors import ConfigurationError
+from zfarm.settings import settings
 
 __all__ = [
     "IPC_PATH_MAX",
@@ -42,7 +43,6 @@ IPC_PATH_MAX: Final = 107
 """Bytes in the path of a local socket on Linux (103 on macOS, where the library itself says no)."""
 VERSION_MIN: Final = (4, 3, 5)
 """Of libzmq: older ones have known holes."""
-HANDSHAKE_MS: Final = 5_000
 HEARTBEAT_MS: Final = 5_000
 HEARTBEAT_TIMEOUT_MS: Final = 15_000
 BACKLOG: Final = 1024
@@ -82,7 +82,7 @@ def new_socket(context: Context, kind: int, address: str, size_max: int, held: i
     socket.setsockopt(zmq.SNDHWM, held)
     socket.setsockopt(zmq.RCVHWM, held)
     socket.setsockopt(zmq.MAXMSGSIZE, size_max)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, max(1, int(settings.handshake_s * 1000)))
     socket.setsockopt(zmq.BACKLOG, BACKLOG)
     if address.startswith("tcp://"):  # a local peer that is gone is seen at once
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)

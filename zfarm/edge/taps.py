@@ -1,4 +1,4 @@
-"""The worker's ends of what one child prints: cut into lines, by call, at a bounded rate; it decides nothing.
+"""The worker's ends of what one child prints and logs: cut into lines, by call, at a bounded rate.
 
 Reading never stops, so a child that floods never waits for long; what is too much is counted and dropped, and
 the count is told. A process that the child has left behind may keep a pipe open: nobody waits for its end.
@@ -13,7 +13,10 @@ from typing import Final, NamedTuple
 
 from zfarm.settings import Settings
 
-__all__ = ["Piece", "Taps"]
+__all__ = ["RECORDS", "Piece", "Taps"]
+
+RECORDS: Final = 3
+"""The source of what logging and warnings say."""
 
 _MARK: Final = re.compile(rb"\0\x1bzf(\d{1,18})\x1b")
 _MARK_BEGINS: Final = re.compile(rb"\0(?:\x1b(?:z(?:f\d{0,18})?)?)?\Z")
@@ -75,7 +78,7 @@ class _Tap:
         if not (self._more or self._held) and not data.startswith(b"\0"):
             following = _MARK.search(data)
             if following is None or int(following[1]) != self._seq:  # else it is amid what that call says
-                self._turn_to(running, found)
+                self._turn_to(max(running, self._seq), found)  # marks may be ahead of what was known to run
         self._more = len(data) == _READ_BYTES
         data = self._held + data
         begun = _MARK_BEGINS.search(data, max(0, len(data) - 24))
@@ -113,7 +116,7 @@ class _Tap:
 
 
 class Taps:
-    """Standard output and standard error of one child."""
+    """Standard output, standard error and records of one child."""
 
     def __init__(self, limits: Settings, now: float) -> None:
         """Raises OSError."""
@@ -122,17 +125,18 @@ class Taps:
         self._at = now
         self._seq = 0
         self._dropped: dict[tuple[int, int], tuple[int, bytes]] = {}
-        out = _Tap(1)
+        self._taps: list[_Tap] = []
         try:
-            self._taps = (out, _Tap(2))
+            for source in (1, 2, RECORDS):
+                self._taps.append(_Tap(source))
         except OSError:
-            out.close()
+            self.close()
             raise
 
     @property
-    def theirs(self) -> tuple[int, int]:
+    def theirs(self) -> list[int]:
         """The child's ends."""
-        return self._taps[0].theirs, self._taps[1].theirs
+        return [tap.theirs for tap in self._taps]
 
     @property
     def sources(self) -> list[int]:

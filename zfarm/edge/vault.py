@@ -42,6 +42,7 @@ from zfarm.errors import ConfigurationError, FarmError, JournalCorrupt, JournalE
 
 __all__ = ["Mark", "Vault", "no_room", "state_is_known"]
 
+HEADER: Final = b"SQLite format 3\0"
 READ_ABOUT: Final = msgspec.msgpack.Decoder(About)
 
 BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -127,11 +128,13 @@ class Vault:
         self.mark = Mark(self._beside(".mark"))
         self.about = About(MAGIC, SCHEMA_VERSION, b"", 0)
         self._lock_fd = -1
+        self._lock_is_new = False
         try:
             with self.watching("cannot be opened"):
                 if not create and not self.path.exists():
                     raise ConfigurationError(f"there is no journal {self.path}")
                 private_directory(self.path.parent, create=create, shared=True)
+                self._check_kind(create)
                 self._lock()
                 self._check_file()
                 self.db = self._connect()
@@ -146,6 +149,11 @@ class Vault:
         except JournalCorrupt:
             self.leave()
             raise
+        except ConfigurationError:
+            if self._lock_is_new:  # it is no journal that anybody has had open: leave nothing beside it
+                os.unlink(self._beside(".lock"))
+            self.close()
+            raise
         except BaseException:
             self.close()
             raise
@@ -155,8 +163,22 @@ class Vault:
 
     # ------------------------------------------------------------ who may open it
 
+    def _check_kind(self, create: bool) -> None:
+        """Refuse what was never a journal, before anything is left beside it; one that is damaged has a mark,
+        and a broker makes one of an empty file."""
+        if os.path.lexists(self.mark.path) or not self.path.is_file():
+            return
+        try:
+            with open(self.path, "rb") as file:
+                start = file.read(len(HEADER))
+        except PermissionError:
+            return  # whose it is will be said
+        if start != HEADER and (start or not create):
+            raise ConfigurationError(f"{self.path} is no journal: name another one")
+
     def _lock(self) -> None:
         path = self._beside(".lock")  # it stays for ever: a lock that is removed can be held twice
+        self._lock_is_new = not path.exists()
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,6 +23,7 @@ from zmq.utils import z85
 
 from zfarm.edge.notes import NOTES_DOMAIN
 from zfarm.edge.ports import CONTROL_DOMAIN
+from zfarm.edge.refusals import Refusals
 from zfarm.edge.relay import EMITS_DOMAIN, ITEMS_DOMAIN
 from zfarm.edge.security import ADMIN, CLIENT, MONITOR, ROLES, WORKER, KeyPair, Principal, ServerKeys
 from zfarm.edge.sockets import Context, Socket, bind, connect, new_socket
@@ -78,9 +79,11 @@ class Doorkeeper:
         self._expected: frozenset[bytes] = frozenset()  # keys whose refusal is a test
         self._tested: frozenset[bytes] = frozenset()  # keys that take part in a test now
         self._buckets: dict[bytes, _Bucket] = {}  # of keys that are known
+        self._strangers = _Bucket(time.monotonic(), settings.strangers_burst, settings.strangers_per_s)
+        self._refusals = Refusals()
         self._late: list[tuple[float, int, list[bytes]]] = []  # a heap: when, a number, an answer
         self.throttled = 0
-        """Handshakes answered late, or put off altogether, since their key came too often."""
+        """Handshakes answered late, or put off altogether, since their key came too often, or strangers."""
         self.accepted = 0
         self.denied = 0
 
@@ -160,6 +163,7 @@ class Doorkeeper:
                         heapq.heappush(self._late, (now + wait_s, self.throttled, [peer, empty, *answer]))
                     else:
                         door.send_multipart([peer, empty, *answer])
+                self._refusals.tell(now)
                 while self._late and self._late[0][0] <= now:
                     door.send_multipart(heapq.heappop(self._late)[-1])
         except zmq.ZMQError:
@@ -181,8 +185,7 @@ class Doorkeeper:
         wait_s = 0.0
         try:
             status, text, user = self._judge(request)
-            if status == b"200":
-                wait_s = self._wait_s(request[-1])
+            wait_s = self._wait_s(request[-1], status == b"200")
         except Exception:  # whatever it is: nobody gets in by it
             _log.exception("a connection could not be judged, so it was refused")
             status, text, user = b"500", b"internal error", b""
@@ -195,14 +198,17 @@ class Doorkeeper:
             self.denied += 1
         return wait_s, [b"1.0", number, status, text, user, b""]
 
-    def _wait_s(self, key: bytes) -> float:
-        """How long this key's turn is away, inf if too long; that of a key of a running test is now."""
+    def _wait_s(self, key: bytes, known: bool) -> float:
+        """How long this key's turn is away, inf if too long; that of a key of a running test is now. All that
+        are refused have one turn together."""
         if key in self._tested:
             return 0.0
         now = time.monotonic()
+        if not known:
+            return self._strangers.take(now)
         bucket = self._buckets.get(key)
         if bucket is None:
-            bucket = self._buckets[key] = _Bucket(now)
+            bucket = self._buckets[key] = _Bucket(now, settings.knocks_burst, settings.knocks_per_s)
         return bucket.take(now)
 
     def _judge(self, request: list[bytes]) -> tuple[bytes, bytes, bytes]:
@@ -216,25 +222,27 @@ class Doorkeeper:
         if not role or role not in DOMAINS.get(domain, ()):
             if key not in self._expected:
                 where = address.decode("ascii", "replace")
-                _log.warning("refused key %s from %s at %s", _print(key), where, domain.decode())
+                self._refusals.note(_print(key), where, domain.decode(), time.monotonic())
             return b"400", b"unknown key", b""
         return b"200", b"OK", f"{role}:{name}:{_print(key)}".encode("ascii")
 
 
 class _Bucket:
-    """What one key may still take: it fills up with time."""
+    """What one key, or all strangers, may still take: it fills up with time."""
 
-    __slots__ = ("at", "left")
+    __slots__ = ("at", "burst", "left", "per_s")
 
-    def __init__(self, now: float) -> None:
-        self.left = float(settings.knocks_burst)
+    def __init__(self, now: float, burst: int, per_s: float) -> None:
+        self.burst = burst
+        self.per_s = per_s
+        self.left = float(burst)
         self.at = now
 
     def take(self, now: float) -> float:
         """Take one; in how many seconds it will be there, inf if that is too long and none was taken."""
-        self.left = min(settings.knocks_burst, self.left + (now - self.at) * settings.knocks_per_s)
+        self.left = min(self.burst, self.left + (now - self.at) * self.per_s)
         self.at = now
-        wait_s = (1 - self.left) / settings.knocks_per_s
+        wait_s = (1 - self.left) / self.per_s
         if wait_s > settings.knock_wait_max_s:
             return inf
         self.left -= 1

@@ -53,7 +53,7 @@ click.rich_click.MAX_WIDTH = 100
 click.rich_click.COMMAND_GROUPS = {
     "zfarm": [
         {"name": "Run a farm", "commands": ["broker", "worker"]},
-        {"name": "Look at it", "commands": ["status", "top", "version"]},
+        {"name": "Look at it", "commands": ["status", "top", "doctor", "version"]},
         {"name": "Let others in", "commands": ["key", "token"]},
         {"name": "Look after it", "commands": ["journal"]},
     ]
@@ -298,6 +298,34 @@ def top(address: str | None, connection: Path | None, once: bool) -> int:
     import zfarm.face.dashboard
 
     return zfarm.face.dashboard.main(address, connection, once)
+
+
+@command.command()
+@_address_argument
+@_connection_option
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object, for programs; its names stay (see `pydoc zfarm.face.doctor`).",
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(0.1, 3600),
+    default=15.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long workers have to answer.",
+)
+def doctor(address: str | None, connection: Path | None, as_json: bool, wait_s: float) -> int:
+    """Compare Python, zfarm, packages and hosts of this client and all workers, and tell what will bite.
+
+    Without any address it starts an embedded farm and examines this host. Ends with 1 if something will bite.
+    """
+    import zfarm.face.doctor
+
+    return zfarm.face.doctor.main(address, connection, as_json, wait_s)
 
 
 add_commands(command)

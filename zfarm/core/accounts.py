@@ -1,0 +1,141 @@
+"""What principals have in the broker's books all together, whatever number of sessions they come with: tasks,
+bytes, and turns. It knows no message.
+
+On a local socket all peers are the one user of it, who needs no limit against himself: there each session has
+an account of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfarm.core.greeting import LOCAL, principal_of
+
+if TYPE_CHECKING:
+    from zfarm.core.books import ClientRecord, Function
+
+__all__ = ["Account", "Accounts", "Kit"]
+
+
+class Account:
+    """One principal: its sessions, and what they have together."""
+
+    __slots__ = ("bytes", "name", "served_us", "sessions", "tasks", "turn_us")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.sessions: dict[str, ClientRecord] = {}
+        self.tasks = 0  # outcomes that are kept included
+        self.bytes = 0  # of bodies that wait or run, of outcomes that are kept, and of kits
+        self.served_us = 0.0  # run time of its calls, and where it has begun; see zfarm.core.turns
+        self.turn_us = 0.0  # what that session had been served with that had its last turn
+
+
+class Accounts:
+    """All of them, what they have together, and the jobs of each, by name."""
+
+    def __init__(self) -> None:
+        self.bytes = 0  # of all accounts
+        self._accounts: dict[str, Account] = {}
+        self._jobs: dict[tuple[str, str], ClientRecord] = {}
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def of(self, principal: str) -> Account | None:
+        """The account of a principal with a key that has sessions."""
+        return self._accounts.get(principal)
+
+    def job(self, principal: str, job: str) -> ClientRecord | None:
+        """The client behind a job of this principal; what others call their jobs is nobody's business."""
+        return self._jobs.get((principal, job))
+
+    def jobs(self, principal: str) -> list[str]:
+        """The jobs of this principal, in alphabetical order."""
+        return sorted(job for owner, job in self._jobs if owner == principal)
+
+    def open(self, client: ClientRecord) -> Account:
+        """Enter a session; the account that it has a part in."""
+        principal = principal_of(client.session)
+        name = f"{LOCAL}/{client.session}" if principal == LOCAL else principal
+        account = self._accounts.get(name)
+        if account is None:
+            account = self._accounts[name] = Account(name)
+        account.sessions[client.session] = client
+        if client.job:
+            self._jobs.setdefault((principal, client.job), client)
+        return account
+
+    def kit(self, client: ClientRecord, function: Function, setup: bytes) -> Kit:
+        """What a new task of this client with these has in common with others."""
+        kit = client.kits.get((function, setup))
+        if kit is not None:
+            return kit
+        size = 0
+        used = client.functions.get(function, 0)
+        if not used:
+            function.refs += 1
+            size += len(function.blob)
+        client.functions[function] = used + 1
+        setup, used = client.setups.get(setup, (setup, 0))
+        if not used:
+            size += len(setup)
+        client.setups[setup] = setup, used + 1
+        client.account.bytes += size
+        self.bytes += size
+        kit = client.kits[function, setup] = Kit(function, setup)
+        return kit
+
+    def discard(self, client: ClientRecord, kit: Kit) -> bool:
+        """The last task with this kit is gone; whether nobody needs its function any more."""
+        function, setup = kit.function, kit.setup
+        del client.kits[function, setup]
+        size = 0
+        setup, used = client.setups.pop(setup)
+        if used > 1:
+            client.setups[setup] = setup, used - 1
+        else:
+            size += len(setup)
+        used = client.functions.pop(function)
+        if used > 1:
+            client.functions[function] = used - 1
+        else:
+            function.refs -= 1
+            size += len(function.blob)
+        client.account.bytes -= size
+        self.bytes -= size
+        return not function.refs
+
+    def close(self, client: ClientRecord) -> None:
+        """Strike a session without tasks, and the account with its last one."""
+        account = client.account
+        del account.sessions[client.session]
+        if not account.sessions:
+            del self._accounts[account.name]
+        key = principal_of(client.session), client.job
+        if self._jobs.get(key) is client:
+            del self._jobs[key]
+
+    def check(self, clients: dict[str, ClientRecord]) -> None:
+        """Every session is in one account, which has what its sessions have."""
+        found: dict[str, ClientRecord] = {}
+        for account in self._accounts.values():
+            assert account.sessions, "an account without a session"
+            found.update(account.sessions)
+            sessions = account.sessions.values()
+            assert account.tasks == sum(len(client.tasks) for client in sessions)
+            assert account.bytes == sum(client.held_bytes() for client in sessions)
+        assert self.bytes == sum(account.bytes for account in self._accounts.values())
+        assert found == clients
+        assert all(client.job == job for (_, job), client in self._jobs.items())
+
+
+class Kit:
+    """A function with a setup, as tasks of one client share them; both are counted while one does."""
+
+    __slots__ = ("function", "refs", "setup")
+
+    def __init__(self, function: Function, setup: bytes) -> None:
+        self.function = function
+        self.setup = setup
+        self.refs = 0  # tasks

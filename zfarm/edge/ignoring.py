@@ -1,0 +1,104 @@
+"""Which files of a project belong to it: what its .gitignore files say, and what nobody wants to ship.
+
+As in git: the nearest .gitignore that says something decides, a later line over an earlier one, and nothing
+below a directory that is ignored can be had back. Those above the project count, up to its repository's top.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from pathspec import GitIgnoreSpec
+
+from zfarm.errors import TransferError
+
+__all__ = ["NEVER", "Rules"]
+
+GITIGNORE: Final = ".gitignore"
+GITIGNORE_MAX: Final = 1024 * 1024
+NEVER: Final = (
+    "__pycache__/", "*.pyc", "*.pyo", ".hg/", ".svn/", ".venv/", "venv/", ".tox/", ".nox/", ".eggs/",
+    "*.egg-info/", ".mypy_cache/", ".pytest_cache/", ".ruff_cache/", ".hypothesis/", ".ipynb_checkpoints/",
+    "node_modules/", ".DS_Store", ".zfarm-*",
+)  # fmt: skip
+"""Unless a .gitignore says otherwise."""
+_MARK: Final = "ps_d"
+"""The group with which pathspec's expressions tell that a directory was matched."""
+_REPOSITORY: Final = ".git"
+_ENVIRONMENT: Final = "pyvenv.cfg"
+
+
+class Rules:
+    """The rules that hold in one directory of a project, and those above it."""
+
+    def __init__(self, base: str, spec: GitIgnoreSpec, above: Rules | None) -> None:
+        """``base`` is the directory, relative to the outermost one, and empty or with a slash at its end."""
+        self._base = base
+        self._spec = spec
+        self._above = above
+
+    @classmethod
+    def of_project(cls, top: Path, more: Sequence[str] = ()) -> tuple[Rules, str]:
+        """The rules for the files at ``top``, and what to call it in them. ``more`` are patterns that hold
+        for all, as the first lines of the outermost .gitignore would.
+
+        Raises TransferError: a .gitignore cannot be read.
+        """
+        outer = top
+        for folder in (top, *top.parents):
+            if os.path.lexists(folder / ".git"):
+                outer = folder
+                break
+        rules = cls("", GitIgnoreSpec.from_lines([*NEVER, *more]), None)
+        here = ""
+        rules = rules.entered(here, outer)
+        for part in top.relative_to(outer).parts:
+            here += part + "/"
+            rules = rules.entered(here, outer / here)
+        return rules, here
+
+    def entered(self, base: str, folder: Path | str) -> Rules:
+        """The rules within ``folder``, which is called ``base``. Raises TransferError."""
+        path = os.path.join(folder, GITIGNORE)
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                lines = file.read(GITIGNORE_MAX).splitlines()
+        except FileNotFoundError:
+            return self
+        except OSError as error:
+            raise TransferError(f"cannot read {path!r}: {error.strerror}", error.errno or 0) from None
+        return Rules(base, GitIgnoreSpec.from_lines(lines), self)
+
+    def ignore(self, name: str, folder: str = "") -> bool:
+        """Whether ``name``, relative to the outermost directory, stays behind; ``folder`` is where it lies,
+        if it is a directory."""
+        if name.rpartition("/")[2] == _REPOSITORY:
+            return True  # whatever a .gitignore says, as in git
+        if folder and os.path.lexists(os.path.join(folder, _ENVIRONMENT)):
+            return True  # a virtual environment, whatever it is called
+        rules: Rules | None = self
+        while rules is not None:
+            said = rules._says(name[len(rules._base) :], bool(folder))
+            if said is not None:
+                return said
+            rules = rules._above
+        return False
+
+    def _says(self, name: str, is_folder: bool) -> bool | None:
+        """What the last line says that is about this very name; None: there is none.
+
+        Patterns of pathspec also match all that is in a directory which they match. We ask for each directory
+        before we look into it, and a line about it says nothing of what is in it.
+        """
+        path = name + "/" if is_folder else name
+        for pattern in reversed(self._spec.patterns):
+            if pattern.include is None or pattern.regex is None:
+                continue
+            marked = _MARK in pattern.regex.groupindex
+            found = pattern.regex.finditer(path if marked else name)
+            if any(not marked or not one[_MARK] or one.end(_MARK) == len(path) for one in found):
+                return bool(pattern.include)
+        return None

@@ -1,0 +1,48 @@
+"""What a child says when a function or its arguments cannot be opened for want of code: what, where, why."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+from zfarm.errors import ModuleMissing
+
+__all__ = ["opened"]
+
+
+def opened(error: BaseException, host: str) -> BaseException:
+    """The error to report when opening a blob has raised this one on ``host``."""
+    if type(error) is ModuleNotFoundError:
+        name = error.name or ""
+        missing = ModuleMissing(f"{_what(error, name)} {_where(host)}: {_remedy(name)}", name, host)
+        return missing.with_traceback(error.__traceback__)
+    if type(error) is ImportError:
+        error.msg = f"{error.msg or error}, {_where(host)}: {_remedy(error.name or '')}"
+        error.args = (error.msg,)
+    elif type(error) is AttributeError and str(error).startswith("Can't get attribute"):
+        older = (
+            "its copy of that module is another one than the client's: install the same, or farm.sync('.')"
+        )
+        error.args = (f"{error}, {_where(host)}: {older}",)
+    return error
+
+
+def _what(error: ModuleNotFoundError, name: str) -> str:
+    top = name.partition(".")[0]
+    package = sys.modules.get(top) if top != name else None
+    if package is None:
+        return error.msg or f"No module named {name!r}"
+    origin = getattr(package, "__file__", None) or "somewhere"
+    return f"{error.msg} (package {top!r} is there, at {origin}, and has no such part: another version?)"
+
+
+def _where(host: str) -> str:
+    return f"on host {host} (Python {platform.python_version()} at {sys.prefix})"
+
+
+def _remedy(name: str) -> str:
+    top = name.partition(".")[0] or "the module"
+    return (
+        f"install {top!r} there, or send it along if it is your own: farm.sync('.'), "
+        f"or cloudpickle.register_pickle_by_value({top})"
+    )
