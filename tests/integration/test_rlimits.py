@@ -103,7 +103,7 @@ def test_a_broker_that_may_not_write_more_says_so_stops_accepting_and_recovers(
     with zfarm.Executor(farm.connection) as client:
         process.rlimit(psutil.RLIMIT_FSIZE, (2 * MB, resource.RLIM_INFINITY))
         futures = [client.submit(len, bytes(size)) for _ in range(12)]
-        wait_until(lambda: "nothing is said until the journal takes it" in broker.said, "it says so")
+        wait_until(lambda: "outcomes wait and new tasks are refused until" in broker.said, "it says so")
         assert process.is_running()
         assert not all(future.accepted or future.done() for future in futures)
 
@@ -116,5 +116,5 @@ def test_a_broker_that_may_not_write_more_says_so_stops_accepting_and_recovers(
         assert taken
         wait_until(lambda: client.submit(abs, -4).exception(60) is None, "new tasks are taken again")
 
-    assert broker.said.count("nothing is said until") < 5, "it is said once, and not at every trial"
+    assert broker.said.count("outcomes wait and new tasks") < 5, "it is said once, and not at every trial"
     assert ("ulimit -f" if size < MB else "File too large") in broker.said

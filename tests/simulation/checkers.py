@@ -122,10 +122,8 @@ class Books(Needs, Fullness, Inheritance, Aside, Readers, Promptness):
             assert any(run.overshot_at is not None for run in task.runs), f"{what} had not too much memory"
             assert outcome.deaths, f"{what} was stopped, and nobody knows where"
             self.farm.story.probe("had too much memory")
-        elif kind == m.REFUSED:
-            self.judge_refused(what, task)
-        elif kind == m.MISSING:
-            self.missing(what, task)
+        elif kind in (m.REFUSED, m.MISSING):
+            (self.missing if kind == m.MISSING else self.judge_refused)(what, task)
         elif kind == m.LOST:
             most = 1 if task.items > 1 else task.max_attempts
             assert attempts == most, f"{what} was given up after {outcome.deaths}"
