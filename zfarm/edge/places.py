@@ -158,7 +158,10 @@ def read_private(path: Path) -> bytes:
 
 
 def _check_surroundings(path: Path) -> None:
-    mode = os.stat(path.parent).st_mode
+    try:
+        mode = os.stat(path.parent).st_mode
+    except OSError as error:  # it was removed with its directory, just now
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
     if mode & 0o022 and not mode & stat.S_ISVTX:
         raise ConfigurationError(
             f"others may replace {path}, since they may write in its directory "
