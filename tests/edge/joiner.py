@@ -17,7 +17,7 @@ class Joiner:
     def __init__(self, target: int) -> None:
         self.target = target
         self.armed = {True: threading.Event(), False: threading.Event()}
-        """When set, the next frame from the target (or to it) seems to be followed by more of its message."""
+        """When set, the next message from the target (or to it) seems to go on after its last frame."""
         self.joined = 0
         self.links = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -64,7 +64,7 @@ class Joiner:
                     flags = _exactly(stream.read(1), 1)[0]
                     size = _exactly(stream.read(8 if flags & LONG else 1), 1)
                     body = _exactly(stream.read(int.from_bytes(size, "big")), 0)
-                    if self.armed[back].is_set() and not flags & COMMAND:
+                    if self.armed[back].is_set() and not flags & (COMMAND | MORE):
                         self.armed[back].clear()
                         self.joined += 1
                         flags |= MORE

@@ -82,8 +82,7 @@ def test_messages_that_are_joined_on_the_way_are_not_lost(farm: TcpFarm, near: s
             joiner.armed[back].set()
             wait_until(lambda: not joiner.armed[back].is_set(), "two are joined")
         assert [future.result(90) for future in futures] == [n * n for n in range(CALLS)]
-    assert joiner.joined == 3
-    assert joiner.links > 1, "who got nonsense dialled anew"
+    assert joiner.joined == 3  # that nonsense is noticed, tests/edge/test_ports_tcp.py shows
     joiner.close()
 
 
