@@ -41,6 +41,7 @@ from zfarm.messages import (
     Hello,
     Join,
     Leave,
+    Look,
     Outcome,
     Pulse,
     Refused,
@@ -55,6 +56,7 @@ from zfarm.messages import (
     Thanks,
     Unknown,
     Versions,
+    Why,
 )
 
 DIED = Fate("host-w", "host-w/22", 9, 0, "killed by SIGKILL")
@@ -372,6 +374,19 @@ def test_a_client_that_stays_away_is_told_of_and_dropped_after_the_grace(rig: Br
         "client host-c/11 did not come back: its 1 tasks are cancelled",
     ]
     assert rig.machine.clients == {}
+
+
+@pytest.mark.parametrize(
+    "question", [Look(), Why(1, 1), Pulse(1, 0)], ids=lambda question: type(question).__name__
+)
+def test_a_client_that_asks_anything_is_there(rig: BrokerRig, question: Any) -> None:
+    rig.say("C", *submit(1))
+    for _ in range(int(LIMITS.client_lost_after_s + LIMITS.client_grace_s) + 2):
+        rig.turn(after=1.0)
+        rig.say("W", Beat(2, [FIRST], 2))
+        rig.say("C", question)
+
+    assert list(rig.machine.clients) == ["c"]
 
 
 def test_a_pulse_is_answered_with_the_slots_of_the_farm(rig: BrokerRig) -> None:

@@ -123,12 +123,14 @@ class Broker(Reception):
             self._on_join(peer, message, now, principal)  # type: ignore[arg-type]
         elif kind is Attach:
             self._on_attach(peer, message, now, principal)  # type: ignore[arg-type]
-        elif kind is Look:
-            self._send(peer, pictures.picture(self, now, message.tasks_max, principal))  # type: ignore[attr-defined]
-        elif kind is Why:
+        elif kind is Look or kind is Why:  # also those may ask who are nobody's peer
             if peer in self.peers:
                 self.peers[peer].heard_at = now
-            self._send(peer, why.answer(self, peer, message, now, principal))  # type: ignore[arg-type]
+            if kind is Look:
+                answer: Message = pictures.picture(self, now, message.tasks_max, principal)  # type: ignore[attr-defined]
+            else:
+                answer = why.answer(self, peer, message, now, principal)  # type: ignore[arg-type]
+            self._send(peer, answer)
         else:
             record = self.peers.get(peer)
             if record is None:
