@@ -106,10 +106,9 @@ class Farmhouse:
             "ready": theirs_ready,
         }
         code = _BOOT.format(lifeline=theirs_life)
-        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, *flags, "-c", code, "zfarm: embedded farm"],
+                [sys.executable, *_flags(), "-c", code, "zfarm: embedded farm"],
                 stdin=subprocess.DEVNULL,
                 stdout=None if _is_open(1) else subprocess.DEVNULL,
                 stderr=None if _is_open(2) else subprocess.DEVNULL,
@@ -231,6 +230,16 @@ def _pipe() -> tuple[int, int]:
             ends[index] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
             os.close(fd)
     return ends[0], ends[1]
+
+
+def _flags() -> list[str]:
+    """The interpreter's own, for another one that can import things."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    try:
+        os.getcwd()
+    except OSError:  # Python 3.13.0 would look there first, and then import nothing at all
+        flags.append("-P")
+    return flags
 
 
 def _is_open(fd: int) -> bool:

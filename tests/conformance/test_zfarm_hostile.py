@@ -157,10 +157,14 @@ def test_a_result_of_a_gibibyte(make: Make) -> None:
 
 # ---------------------------------------------------------------- fork
 
+BARE_FORK = {"PYTHONWARNINGS": "ignore:This process:DeprecationWarning"}
+"""Python 3.12 warns of every fork in a program with threads, and these are the programs' own."""
+
 
 @only_zfarm
 def test_a_forked_process_is_told_that_the_farm_is_not_its_own(scripts: Scripts) -> None:
-    out = scripts.prints("""
+    out = scripts.prints(
+        """
         import os, sys
         from zfarm.errors import ForkError
 
@@ -177,7 +181,9 @@ def test_a_forked_process_is_told_that_the_farm_is_not_its_own(scripts: Scripts)
         print(os.waitpid(pid, 0)[1], flush=True)
         print(executor.submit(pow, 2, 4).result(), flush=True)
         executor.shutdown()
-    """)
+    """,
+        env=BARE_FORK,
+    )
 
     assert out == "8\nTrue\nTrue\n0\n16\n"
 
@@ -204,7 +210,8 @@ def test_a_forked_process_may_have_a_farm_of_its_own(scripts: Scripts) -> None:
 
 @only_zfarm
 def test_a_forked_process_that_ends_or_waits_disturbs_nothing(scripts: Scripts) -> None:
-    out = scripts.prints("""
+    out = scripts.prints(
+        """
         import os
         executor = Executor(max_workers=1)
         future = executor.submit(pow, 2, 3)
@@ -213,7 +220,9 @@ def test_a_forked_process_that_ends_or_waits_disturbs_nothing(scripts: Scripts) 
             os._exit(0)
         os.wait()
         print(future.result(), executor.submit(pow, 2, 4).result())
-    """)
+    """,
+        env=BARE_FORK,
+    )
 
     assert out == "8 16\n"
 
