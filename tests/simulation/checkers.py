@@ -327,6 +327,7 @@ class Books(Needs, Fullness, Inheritance, Aside, Readers, Promptness):
             if owner == session:
                 self.living.pop(task.token, None)
                 task.unsure = True
+                task.safe = False  # it was cancelled: who submits it anew may be refused
                 task.raised_at = None
                 self._doubt(task)
                 self._excuse(task)
