@@ -213,7 +213,8 @@ def test_a_limit_travels_and_survives_the_broker(tmp_path: Path) -> None:
             error = future.exception(60)
 
     assert type(error) is MemoryLimit
-    assert error.deaths[0].worker.endswith(f"/{worker.pid}")
+    for death in error.deaths:  # none if it was refused memory, and not killed
+        assert death.worker.endswith(f"/{worker.pid}")
 
 
 @pytest.mark.parametrize(
