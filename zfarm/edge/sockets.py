@@ -45,6 +45,9 @@ VERSION_MIN: Final = (4, 3, 5)
 """Of libzmq: older ones have known holes."""
 HEARTBEAT_MS: Final = 5_000
 HEARTBEAT_TIMEOUT_MS: Final = 15_000
+KEEPALIVE_S: Final = 5
+KEEPALIVES_MAX: Final = 3
+"""In how many pauses of that length nothing may come: as long as a heartbeat may take."""
 BACKLOG: Final = 1024
 MESSAGES_HELD: Final = 256
 """High-water mark in each direction: a turn sends one message per peer, so this many turns are in flight."""
@@ -84,13 +87,33 @@ def new_socket(context: Context, kind: int, address: str, size_max: int, held: i
     socket.setsockopt(zmq.MAXMSGSIZE, size_max)
     socket.setsockopt(zmq.HANDSHAKE_IVL, max(1, int(settings.handshake_s * 1000)))
     socket.setsockopt(zmq.BACKLOG, BACKLOG)
-    if address.startswith("tcp://"):  # a local peer that is gone is seen at once
-        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
-        if "[" in address:
-            socket.setsockopt(zmq.IPV6, 1)
+    if address.startswith("tcp://") and "[" in address:
+        socket.setsockopt(zmq.IPV6, 1)
     return socket
+
+
+def _watch_peers(socket: Socket) -> None:
+    """Have the kernel find out which of those who dialed are gone; a local peer that is gone is seen at once.
+
+    They ping, and a ping that nothing follows ends their link, too. Who is dialed does not ping:
+    the library (4.3.5) aborts the process if it wants to ping on a link that has died while reading from it
+    was paused since RCVHWM messages waited.
+    """
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_S)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVES_MAX)
+
+
+def _ping(socket: Socket) -> None:
+    """Find out whether the broker is there, also behind a network that swallows everything.
+
+    Reading must never pause then (see above): what the broker sends is bounded by what it was asked for.
+    """
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
 
 
 def bind(socket: Socket, address: str, keys: KeyPair | None, domain: str) -> str:
@@ -108,6 +131,8 @@ def bind(socket: Socket, address: str, keys: KeyPair | None, domain: str) -> str
     elif not address.startswith(("ipc://", "inproc://")):
         raise ConfigurationError(f"{address} needs keys: only local sockets work without")
     ipc_path(address)
+    if address.startswith("tcp://"):
+        _watch_peers(socket)
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
@@ -142,6 +167,8 @@ def connect(socket: Socket, address: str, server: str, keys: KeyPair | None) -> 
     elif not address.startswith(("ipc://", "inproc://")):
         raise ConfigurationError(f"{address} needs keys: only local sockets work without")
     ipc_path(address)
+    if address.startswith("tcp://"):
+        _ping(socket)
     first_ms, most_ms = _retry_ms(os.getpid(), address.startswith("ipc://"))
     socket.setsockopt(zmq.RECONNECT_IVL, first_ms)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, most_ms)
