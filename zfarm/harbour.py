@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import structs
 
 from zfarm import kept
+from zfarm.edge.bales import Bale, Bales
 from zfarm.edge.cargo import CARGO, Cargo
 from zfarm.edge.outcomes import encode_error
 from zfarm.edge.stowage import UNSHARE, Hold, Stowage
@@ -49,6 +50,11 @@ class Harbour:
         """This body was submitted as that task."""
         if isinstance(body, Cargo) and body.hold is not None:
             self.holds[task] = body.hold
+
+    def needs(self, cargo: Cargo) -> tuple[Bale, ...]:
+        """The blobs that this cargo refers to."""
+        stowage = self.stowage
+        return stowage.bales(cargo) if isinstance(stowage, Bales) else ()
 
     def land(self, message: Ended, payload: Payload) -> tuple[Ended, Payload]:
         """What has ended, with the results that are in shared memory opened.

@@ -12,6 +12,7 @@ from zfarm.placement import demand_labels, demand_of, demand_resources
 from zfarm.settings import settings
 
 if TYPE_CHECKING:
+    from zfarm.edge.bales import Bale
     from zfarm.handles import FileHandle
 
 __all__ = ["FORWARD", "LISTENED", "PLAIN", "Terms"]
@@ -44,7 +45,7 @@ class Terms:
     keep: bool = False
     files: tuple[tuple[str, FileHandle], ...] = ()  # for the scratch directory of the call
     scratch: bool | str = False
-    handles: tuple[FileHandle, ...] = ()  # of all files that the call needs
+    handles: tuple[FileHandle | Bale, ...] = ()  # of all files that the call needs
 
     @property
     def placing(self) -> Any:

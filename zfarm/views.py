@@ -80,7 +80,8 @@ class View(Guest):
 
     def __init__(self, parent: Executor, terms: Terms) -> None:
         super().__init__(parent._link, parent._portable, parent._setups)
-        if terms.keep and parent._link.harbour is None:
+        harbour = parent._link.harbour
+        if terms.keep and (harbour is None or not harbour.stowage.lends):
             raise ConfigurationError(
                 "keep=True needs an embedded farm: on others a result has no place to stay but its client; "
                 "without it the result comes home, and may be an argument as it is"

@@ -1,0 +1,163 @@
+"""Large arguments over TCP: once to each host, mapped by children, through deaths; memory is given back."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import zfarm
+from tests.face.processes import TcpFarm, wait_until
+from zfarm.edge import segments, shared
+from zfarm.settings import settings
+
+pytestmark = pytest.mark.skipif(not segments.POSSIBLE, reason="no memfd and /proc here")
+
+MIB = 1024 * 1024
+FAR = ("--name", "far")
+"""The host of workers that is not that of the client: blobs have to be sent to it."""
+DEADLINE_S = 60.0
+
+
+def ones(mib: int, value: float = 1.0) -> Any:
+    return np.full(mib * MIB // 8, value)
+
+
+def total(array: Any) -> float:
+    return float(array.sum())
+
+
+def spoil(array: Any) -> tuple[float, str]:
+    """Write to it; and the file that it is mapped from."""
+    at = array.ctypes.data
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        lines = [line.split() for line in maps]
+    (path,) = (
+        words[-1]
+        for words in lines
+        if int(words[0].split("-")[0], 16) <= at < int(words[0].split("-")[1], 16)
+    )
+    array += 1
+    return float(array.sum()), path
+
+
+def look(thing: Any) -> tuple[int, bool, float]:
+    return id(thing), thing["array"].flags.writeable, float(thing["array"].sum())
+
+
+def kept() -> int:
+    return len(shared._kept)
+
+
+def sent(client: zfarm.Executor) -> int:
+    giver = client._link._giver
+    return giver.given_bytes if giver is not None else 0
+
+
+def memory_of(client: zfarm.Executor) -> int:
+    """Bytes of shared memory that the calls of a client use."""
+    assert client._link.harbour is not None
+    pool = client._link.harbour.stowage._pool
+    return pool.bytes - pool.warm
+
+
+def store(farm: TcpFarm) -> Path:
+    return farm.directory / "cache" / "zfarm" / "store" / "blobs"
+
+
+def two_workers(farm: TcpFarm) -> None:
+    """Of one host that is far."""
+    farm.start_broker("--journal", "none")
+    for _ in range(2):
+        farm.start_worker(1, *FAR)
+    farm.wait_slots(2)
+
+
+def test_the_same_array_in_many_calls_goes_once_to_a_host_and_is_mapped_by_its_children(
+    farm: TcpFarm,
+) -> None:
+    two_workers(farm)
+    with zfarm.Executor(farm.connection) as client:
+        array = ones(8)
+        futures = [client.submit(spoil, array) for _ in range(20)]
+        array[:] = 7  # as in a process pool, what a call gets is what was there when it was submitted
+        results = {future.result(DEADLINE_S) for future in futures}
+        moved = sent(client)
+
+        assert results == {(2.0 * MIB, results.copy().pop()[1])}, "each has a copy of its own to write to"
+        assert str(store(farm)) in results.pop()[1]
+        assert moved == array.nbytes
+        assert client.submit(total, array).result(DEADLINE_S) == 7 * MIB
+        assert list(client.map(total, [array, ones(2), array])) == [7 * MIB, MIB / 4, 7 * MIB]
+        assert sent(client) == 2 * array.nbytes + 2 * MIB
+        wait_until(lambda: memory_of(client) == 0, "the memory")
+
+
+def test_what_is_shared_goes_once_to_a_host_and_is_released_with_its_handle(farm: TcpFarm) -> None:
+    two_workers(farm)
+    with zfarm.Executor(farm.connection) as client:
+        handle = client.share({"array": ones(8, 3.0), "other": b"x" * 100})
+        assert memory_of(client) == 8 * MIB
+        seen = [future.result(DEADLINE_S) for future in [client.submit(look, handle) for _ in range(20)]]
+        last = client.submit(look, handle)
+        del handle
+        gc.collect()
+
+        assert {found[1:] for found in [*seen, last.result(DEADLINE_S)]} == {(False, 3.0 * MIB)}
+        assert sent(client) == 8 * MIB
+        wait_until(lambda: memory_of(client) == 0, "the memory")
+
+
+def test_a_shared_object_that_its_store_had_to_remove_is_forgotten_by_children(farm: TcpFarm) -> None:
+    farm.variables = {"ZFARM_STORE_BYTES_MAX": str(20 * MIB)}
+    farm.start_broker("--journal", "none")
+    farm.start_worker(1, *FAR)
+    with zfarm.Executor(farm.connection) as client:
+        for value in range(6):
+            assert client.submit(total, client.share(ones(8, value))).result(DEADLINE_S) == value * MIB
+            assert sum(file.stat().st_size for file in store(farm).iterdir()) <= 20 * MIB
+        assert client.submit(kept).result(DEADLINE_S) <= 3
+        for value in range(6):
+            assert client.submit(total, ones(8, -value)).result(DEADLINE_S) == -value * MIB
+        with pytest.raises(zfarm.TransferError, match="ZFARM_STORE_BYTES_MAX"):
+            client.submit(total, ones(24)).result(DEADLINE_S)
+        assert sum(file.stat().st_size for file in store(farm).iterdir()) <= 20 * MIB
+
+
+def test_on_the_clients_own_host_no_byte_passes_the_broker(farm: TcpFarm) -> None:
+    farm.start_broker("--journal", "none")
+    farm.start_worker(1)
+    with zfarm.Executor(farm.connection) as client:
+        handle = client.share(ones(4, 2.0))
+        assert client.submit(total, handle).result(DEADLINE_S) == MIB
+        assert client.submit(total, ones(4)).result(DEADLINE_S) == MIB / 2
+        assert client.submit(len, b"x" * 3 * MIB).result(DEADLINE_S) == 3 * MIB
+        assert sent(client) == 0
+        assert len(list(store(farm).iterdir())) == 3
+
+
+def test_a_worker_killed_in_the_middle_costs_what_was_on_its_way(farm: TcpFarm) -> None:
+    array = ones(64, 2.0)
+    farm.start_broker("--journal", "none")
+    worker = farm.start_worker(1, *FAR)
+    farm.wait_slots(1)
+    with zfarm.Executor(farm.connection) as client:
+        future = client.submit(total, array)
+        handle = client.share(array)
+        wait_until(lambda: sent(client) > 12 * MIB, "a part was sent")
+        worker.process.kill()
+        worker.wait()
+        assert sent(client) < array.nbytes, "all was sent before anybody could die"
+        farm.start_worker(1, *FAR)
+
+        assert future.result(DEADLINE_S) == 16 * MIB
+        assert client.submit(total, handle).result(DEADLINE_S) == 16 * MIB
+        assert sent(client) <= array.nbytes + 2 * settings.wants_window_bytes
+        del handle
+        gc.collect()
+        wait_until(lambda: memory_of(client) == 0, "the memory")
+    assert not [name for name in os.listdir("/dev/shm") if "zfarm" in name]
