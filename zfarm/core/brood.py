@@ -183,7 +183,7 @@ class Brood:
             self._actions.append(feed(kid, queue, limits, now, share=free, store=self.store))
             free -= 1
         if queue and free >= 0:  # below: calls that waited go on, and the slots they had given up are taken
-            self._actions.extend(feed_ahead(self._kids.values(), queue, limits, now))
+            self._actions.extend(feed_ahead(self._kids.values(), queue, limits, now, self.store))
 
     def _watch_kids(self, now: float) -> None:
         """Say which calls have started for good; free what waits behind a long one."""

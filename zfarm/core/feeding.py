@@ -25,13 +25,15 @@ RUNS_AHEAD = 2
 the last."""
 
 
-def feed_ahead(kids: Iterable[Kid], queue: deque[Duty], limits: Settings, now: float) -> Iterator[RunCalls]:
+def feed_ahead(
+    kids: Iterable[Kid], queue: deque[Duty], limits: Settings, now: float, store: str = ""
+) -> Iterator[RunCalls]:
     """Let short calls wait in the pipes of busy children, the least busy first."""
     for kid in sorted(kids, key=lambda kid: kid.expected_us):
         while queue and kid.accepts_ahead(queue[0], limits.short_call_us, RUNS_AHEAD):
             if not 0 < queue[0].expected_us <= limits.short_call_us:
                 return
-            yield feed(kid, queue, limits, now, share=1)
+            yield feed(kid, queue, limits, now, share=1, store=store)
 
 
 def feed(kid: Kid, queue: deque[Duty], limits: Settings, now: float, share: int, store: str = "") -> RunCalls:
