@@ -222,6 +222,11 @@ class Link:
         """Close when ``executor`` is collected."""
         self._executor = weakref.ref(executor, lambda _: self.close())
 
+    @property
+    def executor(self) -> Callable[[], Any]:
+        """Gives the executor that it serves, while that is there."""
+        return self._executor or (lambda: None)
+
     def call(self, fn: Callable[[], None]) -> None:
         """Call ``fn`` in the link's thread, soon; never after the end."""
         self.loop.call_soon(fn)

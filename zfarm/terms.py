@@ -47,14 +47,14 @@ class Terms:
     scratch: bool | str = False
     handles: tuple[FileHandle | Bale, ...] = ()  # of all files that the call needs
 
-    @property
-    def placing(self) -> Any:
-        """What its child has to prepare; None: nothing."""
-        if not (self.files or self.scratch):
+    def placing(self, keep: bool) -> Any:
+        """What its child has to prepare; None: nothing. ``keep``: the result goes into a store there."""
+        room = bool(self.files or self.scratch)
+        if not (room or keep):
             return None
         from zfarm.edge.workplace import CWD, Placing
 
-        return Placing(self.files, self.scratch == CWD)
+        return Placing(self.files, self.scratch == CWD, room, keep)
 
     @property
     def alone(self) -> bool:

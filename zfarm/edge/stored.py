@@ -17,10 +17,12 @@ __all__ = ["Stored", "area_of_stored", "file_name", "here", "path_of"]
 
 
 class Stored(NamedTuple):
-    """A blob by its name: what the call that refers to it needs."""
+    """A blob by its name. With ``at`` it is in the store of that worker (HOST/PID), or was; else whatever
+    call refers to it needs it."""
 
     digest: bytes
     size: int
+    at: str = ""
 
 
 def file_name(digest: bytes, size: int) -> str:
@@ -40,7 +42,7 @@ def path_of(stored: Stored) -> str:
     store = here()
     if not store:
         raise FileNotFoundError("this process has no store of blobs: only children of workers have")
-    return os.path.join(store, "blobs", file_name(*stored))
+    return os.path.join(store, "blobs", file_name(stored.digest, stored.size))
 
 
 def area_of_stored(stored: Stored) -> Any:
