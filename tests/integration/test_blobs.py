@@ -5,14 +5,13 @@ from __future__ import annotations
 import gc
 import os
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 import zfarm
 from tests.face.processes import TcpFarm, wait_until
-from zfarm.edge import segments, shared
+from tests.integration import large
+from zfarm.edge import segments
 from zfarm.settings import settings
 
 pytestmark = pytest.mark.skipif(not segments.POSSIBLE, reason="no memfd and /proc here")
@@ -21,36 +20,6 @@ MIB = 1024 * 1024
 FAR = ("--name", "far")
 """The host of workers that is not that of the client: blobs have to be sent to it."""
 DEADLINE_S = 60.0
-
-
-def ones(mib: int, value: float = 1.0) -> Any:
-    return np.full(mib * MIB // 8, value)
-
-
-def total(array: Any) -> float:
-    return float(array.sum())
-
-
-def spoil(array: Any) -> tuple[float, str]:
-    """Write to it; and the file that it is mapped from."""
-    at = array.ctypes.data
-    with open("/proc/self/maps", encoding="utf-8") as maps:
-        lines = [line.split() for line in maps]
-    (path,) = (
-        words[-1]
-        for words in lines
-        if int(words[0].split("-")[0], 16) <= at < int(words[0].split("-")[1], 16)
-    )
-    array += 1
-    return float(array.sum()), path
-
-
-def look(thing: Any) -> tuple[int, bool, float]:
-    return id(thing), thing["array"].flags.writeable, float(thing["array"].sum())
-
-
-def kept() -> int:
-    return len(shared._kept)
 
 
 def sent(client: zfarm.Executor) -> int:
@@ -82,8 +51,8 @@ def test_the_same_array_in_many_calls_goes_once_to_a_host_and_is_mapped_by_its_c
 ) -> None:
     two_workers(farm)
     with zfarm.Executor(farm.connection) as client:
-        array = ones(8)
-        futures = [client.submit(spoil, array) for _ in range(20)]
+        array = large.ones(8)
+        futures = [client.submit(large.spoil, array) for _ in range(20)]
         array[:] = 7  # as in a process pool, what a call gets is what was there when it was submitted
         results = {future.result(DEADLINE_S) for future in futures}
         moved = sent(client)
@@ -91,8 +60,8 @@ def test_the_same_array_in_many_calls_goes_once_to_a_host_and_is_mapped_by_its_c
         assert results == {(2.0 * MIB, results.copy().pop()[1])}, "each has a copy of its own to write to"
         assert str(store(farm)) in results.pop()[1]
         assert moved == array.nbytes
-        assert client.submit(total, array).result(DEADLINE_S) == 7 * MIB
-        assert list(client.map(total, [array, ones(2), array])) == [7 * MIB, MIB / 4, 7 * MIB]
+        assert client.submit(large.total, array).result(DEADLINE_S) == 7 * MIB
+        assert list(client.map(large.total, [array, large.ones(2), array])) == [7 * MIB, MIB / 4, 7 * MIB]
         assert sent(client) == 2 * array.nbytes + 2 * MIB
         wait_until(lambda: memory_of(client) == 0, "the memory")
 
@@ -100,10 +69,12 @@ def test_the_same_array_in_many_calls_goes_once_to_a_host_and_is_mapped_by_its_c
 def test_what_is_shared_goes_once_to_a_host_and_is_released_with_its_handle(farm: TcpFarm) -> None:
     two_workers(farm)
     with zfarm.Executor(farm.connection) as client:
-        handle = client.share({"array": ones(8, 3.0), "other": b"x" * 100})
+        handle = client.share({"array": large.ones(8, 3.0), "other": b"x" * 100})
         assert memory_of(client) == 8 * MIB
-        seen = [future.result(DEADLINE_S) for future in [client.submit(look, handle) for _ in range(20)]]
-        last = client.submit(look, handle)
+        seen = [
+            future.result(DEADLINE_S) for future in [client.submit(large.look, handle) for _ in range(20)]
+        ]
+        last = client.submit(large.look, handle)
         del handle
         gc.collect()
 
@@ -118,13 +89,16 @@ def test_a_shared_object_that_its_store_had_to_remove_is_forgotten_by_children(f
     farm.start_worker(1, *FAR)
     with zfarm.Executor(farm.connection) as client:
         for value in range(6):
-            assert client.submit(total, client.share(ones(8, value))).result(DEADLINE_S) == value * MIB
+            assert (
+                client.submit(large.total, client.share(large.ones(8, value))).result(DEADLINE_S)
+                == value * MIB
+            )
             assert sum(file.stat().st_size for file in store(farm).iterdir()) <= 20 * MIB
-        assert client.submit(kept).result(DEADLINE_S) <= 3
+        assert client.submit(large.kept).result(DEADLINE_S) <= 3
         for value in range(6):
-            assert client.submit(total, ones(8, -value)).result(DEADLINE_S) == -value * MIB
+            assert client.submit(large.total, large.ones(8, -value)).result(DEADLINE_S) == -value * MIB
         with pytest.raises(zfarm.TransferError, match="ZFARM_STORE_BYTES_MAX"):
-            client.submit(total, ones(24)).result(DEADLINE_S)
+            client.submit(large.total, large.ones(24)).result(DEADLINE_S)
         assert sum(file.stat().st_size for file in store(farm).iterdir()) <= 20 * MIB
 
 
@@ -132,21 +106,21 @@ def test_on_the_clients_own_host_no_byte_passes_the_broker(farm: TcpFarm) -> Non
     farm.start_broker("--journal", "none")
     farm.start_worker(1)
     with zfarm.Executor(farm.connection) as client:
-        handle = client.share(ones(4, 2.0))
-        assert client.submit(total, handle).result(DEADLINE_S) == MIB
-        assert client.submit(total, ones(4)).result(DEADLINE_S) == MIB / 2
+        handle = client.share(large.ones(4, 2.0))
+        assert client.submit(large.total, handle).result(DEADLINE_S) == MIB
+        assert client.submit(large.total, large.ones(4)).result(DEADLINE_S) == MIB / 2
         assert client.submit(len, b"x" * 3 * MIB).result(DEADLINE_S) == 3 * MIB
         assert sent(client) == 0
         assert len(list(store(farm).iterdir())) == 3
 
 
 def test_a_worker_killed_in_the_middle_costs_what_was_on_its_way(farm: TcpFarm) -> None:
-    array = ones(64, 2.0)
+    array = large.ones(64, 2.0)
     farm.start_broker("--journal", "none")
     worker = farm.start_worker(1, *FAR)
     farm.wait_slots(1)
     with zfarm.Executor(farm.connection) as client:
-        future = client.submit(total, array)
+        future = client.submit(large.total, array)
         handle = client.share(array)
         wait_until(lambda: sent(client) > 12 * MIB, "a part was sent")
         worker.process.kill()
@@ -155,7 +129,7 @@ def test_a_worker_killed_in_the_middle_costs_what_was_on_its_way(farm: TcpFarm) 
         farm.start_worker(1, *FAR)
 
         assert future.result(DEADLINE_S) == 16 * MIB
-        assert client.submit(total, handle).result(DEADLINE_S) == 16 * MIB
+        assert client.submit(large.total, handle).result(DEADLINE_S) == 16 * MIB
         assert sent(client) <= array.nbytes + 2 * settings.wants_window_bytes
         del handle
         gc.collect()

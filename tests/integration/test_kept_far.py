@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
 
-import numpy as np
 import pytest
 
 import zfarm
 from tests.face.processes import Command, TcpFarm, wait_until
+from tests.integration import large
 
 MIB = 1024 * 1024
 DEADLINE_S = 60.0
@@ -30,19 +29,6 @@ def blobs(farm: TcpFarm, name: str) -> list[str]:
     return [file.name for file in folder.iterdir() if file.stat().st_size] if folder.exists() else []
 
 
-def make(value: float, mib: int = 17) -> Any:
-    return {"array": np.full(mib * MIB // 8, value), "small": value}
-
-
-def total(*things: Any) -> float:
-    return float(sum(thing["array"].sum() + thing["small"] for thing in things))
-
-
-def spoil(thing: Any) -> float:
-    thing["array"][:] = 0
-    return total(thing)
-
-
 def test_a_kept_result_is_used_where_it_is_and_brought_once_to_another_host(farm: TcpFarm) -> None:
     farm.start_broker("--journal", "none")
     for name in ("a", "b"):
@@ -51,24 +37,24 @@ def test_a_kept_result_is_used_where_it_is_and_brought_once_to_another_host(farm
     with zfarm.Executor(farm.connection) as client:
         on = {name: client.options(labels=f"at={name}") for name in ("a", "b")}
         keep = {name: client.options(labels=f"at={name}", keep=True) for name in ("a", "b")}
-        one = keep["a"].submit(make, 1.0).result(DEADLINE_S)
-        small = keep["a"].submit(make, 3.0, 0).result(DEADLINE_S)
+        one = keep["a"].submit(large.make, 1.0).result(DEADLINE_S)
+        small = keep["a"].submit(large.make, 3.0, 0).result(DEADLINE_S)
 
         assert isinstance(one, zfarm.Kept)
         assert one.nbytes > 17 * MIB
-        assert on["a"].submit(spoil, one).result(DEADLINE_S) == 1
-        assert on["a"].submit(total, one, small).result(DEADLINE_S) == 2.125 * MIB + 4
+        assert on["a"].submit(large.spoil_in, one).result(DEADLINE_S) == 1
+        assert on["a"].submit(large.total_of, one, small).result(DEADLINE_S) == 2.125 * MIB + 4
         assert (len(blobs(farm, "a")), blobs(farm, "b")) == (1, [])
-        two = keep["b"].submit(make, 2.0)  # a future may be an argument, too
-        crossed = [on[name].submit(total, one, two) for name in ("a", "b") * 3]
+        two = keep["b"].submit(large.make, 2.0)  # a future may be an argument, too
+        crossed = [on[name].submit(large.total_of, one, two) for name in ("a", "b") * 3]
         assert {future.result(DEADLINE_S) for future in crossed} == {6.375 * MIB + 3}, (
             "no slot is held in a wait"
         )
         assert sorted(blobs(farm, "a")) == sorted(blobs(farm, "b"))
         assert not os.listdir(farm.directory / "b" / "parts")
         back = one.get()
-        assert total(back) == 2.125 * MIB + 1
-        assert list(on["b"].map(total, [one, small])) == [2.125 * MIB + 1, 3]
+        assert large.total_of(back) == 2.125 * MIB + 1
+        assert list(on["b"].map(large.total_of, [one, small])) == [2.125 * MIB + 1, 3]
         giver = client._link._giver
         assert giver is None or giver.given_bytes == 0
 
@@ -79,14 +65,14 @@ def test_a_kept_result_is_lost_with_its_host_and_that_is_said(farm: TcpFarm) -> 
     farm.wait_slots(1)
     with zfarm.Executor(farm.connection) as client:
         keeping = client.options(keep=True)
-        one, two = (keeping.submit(make, value, 2).result(DEADLINE_S) for value in (1.0, 2.0))
+        one, two = (keeping.submit(large.make, value, 2).result(DEADLINE_S) for value in (1.0, 2.0))
         worker.process.send_signal(signal.SIGKILL)
         worker.wait()
         again = host(farm, "a")
         wait_until(
             lambda: [w["pid"] for w in farm.status()["workers"]] == [again.pid], "the loss of the first"
         )
-        assert client.submit(total, one).result(DEADLINE_S) == MIB / 4 + 1, (
+        assert client.submit(large.total_of, one).result(DEADLINE_S) == MIB / 4 + 1, (
             "another worker of the host has it"
         )
         for file in (farm.directory / "a" / "blobs").iterdir():
@@ -99,7 +85,7 @@ def test_a_kept_result_is_lost_with_its_host_and_that_is_said(farm: TcpFarm) -> 
         farm.wait_slots(2)
         again.process.send_signal(signal.SIGKILL)
         again.wait()
-        futures = [client.submit(total, one), client.submit(total, two)]
+        futures = [client.submit(large.total_of, one), client.submit(large.total_of, two)]
 
         for future in futures:
             with pytest.raises(zfarm.TransferError, match=r"is lost: worker a/\d+"):
