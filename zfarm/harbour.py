@@ -62,7 +62,7 @@ class Harbour:
         One that cannot be opened is left out, as if it had been lost on its way: if its farm has died, it is
         started anew, and the task with it; else the broker is asked again.
         """
-        if not self.keeping and not [1 for blob in payload if blob[:1] == CARGO]:
+        if not self.keeping and not (self.stowage.lends and [1 for blob in payload if blob[:1] == CARGO]):
             return message, payload
         pairs = list(zip(message.outcomes, payload, strict=True))
         landed = [pair for pair in map(self._landed, pairs) if pair is not None]
