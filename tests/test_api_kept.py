@@ -95,6 +95,6 @@ def test_where_it_is_not_possible_that_is_said(farm: zfarm.Executor, monkeypatch
         farm.options(keep=True).map(total, [1])
     with pytest.raises(TypeError, match="keep"):
         farm.options(keep=1)  # type: ignore[arg-type]
-    monkeypatch.setattr(farm._link, "harbour", None)  # as of a farm on other hosts
-    with pytest.raises(zfarm.ConfigurationError, match="embedded"):
+    monkeypatch.setattr(farm._link, "harbour", None)  # as of a job
+    with pytest.raises(zfarm.ConfigurationError, match="of a job"):
         farm.options(keep=True)

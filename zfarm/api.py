@@ -247,8 +247,8 @@ class Executor(Beyond):
         of it; ``off`` drops it. None: as ZFARM_OUTPUT says, else ``forward`` from a farm that is there (and
         in notebooks); of an embedded farm it goes to this program's own, as in process pools.
 
-        With ``keep`` a large result stays in shared memory: the future has a Kept instead, which may be an
-        argument, and whose ``get`` brings it. On embedded farms, and for ``submit`` alone.
+        With ``keep`` a large result stays where it is, in shared memory or, over TCP, on its host until that
+        needs the room: the future has a Kept, which may be an argument, and whose ``get`` brings it.
 
         ``files`` are placed in the call's own scratch directory, by the names that they shall have there:
         paths, or handles of ``put``. They are copies, which the call may change. With ``scratch`` it has such
@@ -475,7 +475,7 @@ class _World(NamedTuple):
         if self.initializer is not None:
             initializer = portable.encode_initializer(self.initializer, tuple(self.initargs))
         portable.stowage = stowage
-        setups = Setups.fresh(session, initializer, self.max_tasks_per_child, stowage is not None)
+        setups = Setups.fresh(session, initializer, self.max_tasks_per_child, bool(stowage and stowage.lends))
         link = Link(road, session, slots, job, attach, stowage)
         link.start()
         return _Parts(link, portable, setups)
@@ -505,10 +505,12 @@ def _open_embedded(slots: int, world: _World) -> _Parts:
 
 
 def _open_remote(where: str, world: _World, job: str = "", attach: bool = False) -> _Parts:
+    from zfarm.edge.bales import Bales
     from zfarm.edge.security import CLIENT, parse_address
     from zfarm.roads import SocketRoad
 
-    return world.parts(SocketRoad(parse_address(where, CLIENT)), 1, job, attach)
+    # what belongs to this program cannot be needed by the calls of a job, which outlive it
+    return world.parts(SocketRoad(parse_address(where, CLIENT)), 1, job, attach, None if job else Bales())
 
 
 _guest_lock = threading.Lock()

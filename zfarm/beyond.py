@@ -189,10 +189,11 @@ class Beyond(concurrent.futures.Executor):
         place.
 
         Anywhere in the arguments of a call of this farm the handle becomes the object itself. On an embedded
-        farm its large parts are in shared memory that all children map, each child unpickles it once and
-        keeps it while the handle lives (the latest ``shared.KEPT_MAX`` ones), and it is released when the
-        handle is collected and the calls that it was passed to have ended. So calls in one child see the same
-        object: treat it as read-only; arrays in it are. On other farms it travels with every call.
+        farm its large parts are in shared memory that all children map; over TCP they go once to each host
+        that needs them. Each child unpickles it once and keeps it (the latest ``shared.KEPT_MAX`` ones), and
+        it is released here when the handle is collected and the calls that it was passed to have ended: over
+        TCP hosts keep a copy of it until their store needs the room. So calls in one child see the same
+        object: treat it as read-only; arrays in it are. With a job it travels with every call.
 
         Waits until an embedded farm has started.
 

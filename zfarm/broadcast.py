@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from zfarm.futures import Future
     from zfarm.link import Link
 
-__all__ = ["broadcast"]
+__all__ = ["broadcast", "watched"]
 
 T = TypeVar("T")
 
@@ -46,14 +46,21 @@ def broadcast(
         bound = View(farm, replace(terms, demand=Demand(terms.resources, labels)))
         futures[name if named[name] == 1 else f"{name}/{worker.name}"] = bound.submit(fn, *args, **kwargs)
     if futures:
-        link.call(_Watch(link, futures).start)
+        watched(farm, futures)
     return futures
+
+
+def watched(farm: Executor, futures: Mapping[str, Future[Any]]) -> None:
+    """See to it that these calls, which are bound to the workers that they are named by, end when those are
+    gone."""
+    link = farm._link
+    link.call(_Watch(link, futures).start)
 
 
 class _Watch:
     """Fails the calls whose worker has gone. In the link's thread."""
 
-    def __init__(self, link: Link, futures: dict[str, Future[Any]]) -> None:
+    def __init__(self, link: Link, futures: Mapping[str, Future[Any]]) -> None:
         self._link = link
         self._futures = futures
         self._missing: Counter[str] = Counter()

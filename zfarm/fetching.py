@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zfarm.arguments import name_of
+from zfarm.edge.bales import Bale
 from zfarm.edge.handover import copy_content
 from zfarm.edge.holdings import FileHolding, Holding, TreeHolding, hold
 from zfarm.edge.landing import sync_files
@@ -60,7 +61,7 @@ def placed(files: Mapping[str, Any] | None) -> tuple[tuple[str, FileHandle], ...
 def needed(
     terms: Terms,
     portable: Portable,
-    known: dict[bytes, tuple[FileHandle, ...]],
+    known: dict[bytes, tuple[FileHandle | Bale, ...]],
     fn: Any,
     blob: bytes,
     body: Any,
@@ -76,7 +77,7 @@ def needed(
         with collected() as inner:
             portable.encode_again(fn)
         if inner:
-            known[blob] = tuple(inner)
+            known[blob] = tuple(one.of(None) if isinstance(one, Bale) else one for one in inner)
     handles = tuple(dict.fromkeys((*terms.handles, *known.get(blob, ()), *found)))
     if len(handles) > settings.call_files_max:
         raise TransferError(

@@ -8,8 +8,9 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from zfarm.edge.bales import Bale
 from zfarm.edge.holdings import FileHolding, TreeHolding
 from zfarm.edge.parcels import digest_of
 from zfarm.errors import FarmError
@@ -27,6 +28,10 @@ NEAR_FROM_BYTES: Final = 1
 """A file of so many bytes is not sent to a worker of this host: that is told where it lies."""
 
 
+Handles: TypeAlias = "tuple[FileHandle | Bale, ...]"
+"""What a call needs."""
+
+
 class Giver:
     """Gives workers what they ask for, over one link."""
 
@@ -34,13 +39,13 @@ class Giver:
         """``send`` is called in the giver's thread."""
         self._send = send
         self._near = near
-        self._queue: queue.SimpleQueue[tuple[Give, tuple[FileHandle, ...]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Give, Handles] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._open: tuple[FileHolding | None, int] = (None, -1)
         self.given_bytes = 0
         """Bytes of chunks that were sent."""
 
-    def give(self, give: Give, handles: tuple[FileHandle, ...]) -> None:
+    def give(self, give: Give, handles: Handles) -> None:
         """Send this soon."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="zfarm-giver", daemon=True)
@@ -66,8 +71,9 @@ class Giver:
                 self._let_go()
                 return
             self._serve(*job)
+            job = None  # what it names may be released while nothing is asked for
 
-    def _serve(self, give: Give, handles: tuple[FileHandle, ...]) -> None:
+    def _serve(self, give: Give, handles: tuple[FileHandle | Bale, ...]) -> None:
         chunks: list[Chunk] = []
         payload: list[Any] = []
         size = 0
@@ -95,9 +101,7 @@ class Giver:
                     break
         flush()
 
-    def _chunk(
-        self, wanted: Wanted, at: int, handles: tuple[FileHandle, ...], host: str
-    ) -> tuple[Chunk, bytes]:
+    def _chunk(self, wanted: Wanted, at: int, handles: Handles, host: str) -> tuple[Chunk, bytes]:
         """One chunk of what a worker wants: or where it lies on this host, or why it cannot be had."""
         from zfarm.handles import holding_of
 
@@ -110,6 +114,11 @@ class Giver:
                     break
             if found is None or found.need.size != size:
                 return Chunk(digest, size, at, text="the call does not need this file"), b""
+            if isinstance(found, Bale):
+                if self._near and not wanted.far and host == platform.node():
+                    return Chunk(digest, size, at, path=found.path), b""
+                data, check = found.chunk(at)
+                return Chunk(digest, size, at, check, text="" if data else "its calls have ended"), data
             if isinstance(found, TreeHolding):
                 data = bytes(found.chunk(at))
                 return Chunk(digest, size, at, digest_of(data)), data

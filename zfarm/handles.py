@@ -18,29 +18,38 @@ from zfarm.errors import TransferError
 from zfarm.messages import Need
 
 if TYPE_CHECKING:
+    from zfarm.edge.bales import Bale
     from zfarm.edge.holdings import Holding
 
-__all__ = ["FileHandle", "collected", "holding_of", "stored_path"]
+__all__ = ["FileHandle", "collected", "holding_of", "note", "stored_path"]
 
 
 class _Collector(threading.local):
-    handles: dict[FileHandle, None] | None = None
+    handles: dict[Any, None] | None = None
 
 
 _collector = _Collector()
 
 
 @contextmanager
-def collected() -> Iterator[dict[FileHandle, None]]:
+def collected() -> Iterator[dict[Any, None]]:
     """The handles that this thread pickles while the context is open."""
     before = _collector.handles
-    found: dict[FileHandle, None] = {}
+    found: dict[Any, None] = {}
     _collector.handles = found
     try:
         yield found
     finally:
         _collector.handles = before
         picklers.discard(threading.get_ident())
+
+
+def note(handle: FileHandle | Bale) -> None:
+    """Whatever this thread pickles now needs this."""
+    if _collector.handles is not None:
+        _collector.handles[handle] = None
+    else:
+        picklers.add(threading.get_ident())
 
 
 class FileHandle(os.PathLike[str]):
@@ -92,10 +101,7 @@ class FileHandle(os.PathLike[str]):
         return str(stored)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if _collector.handles is not None:
-            _collector.handles[self] = None
-        else:
-            picklers.add(threading.get_ident())
+        note(self)
         return FileHandle, (self.name, self._need, self.mode)
 
     def __eq__(self, other: object) -> bool:
@@ -120,8 +126,10 @@ def stored_path(need: Need) -> Path | None:
     return Path(inside.store, "trees" if need.tree else "blobs", name_of(need))
 
 
-def holding_of(handle: FileHandle) -> Holding:
+def holding_of(handle: FileHandle | Bale) -> Holding | Bale:
     """What a client gives for this handle. Raises TransferError: it does not have it."""
+    if not isinstance(handle, FileHandle):
+        return handle
     if handle._holding is None:
         from zfarm.edge.holdings import hold_stored
 

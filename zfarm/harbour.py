@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import structs
 
 from zfarm import kept
+from zfarm.edge.bales import Bale, Bales
 from zfarm.edge.cargo import CARGO, Cargo
 from zfarm.edge.outcomes import encode_error
 from zfarm.edge.stowage import UNSHARE, Hold, Stowage
@@ -50,13 +51,18 @@ class Harbour:
         if isinstance(body, Cargo) and body.hold is not None:
             self.holds[task] = body.hold
 
+    def needs(self, cargo: Cargo) -> tuple[Bale, ...]:
+        """The blobs that this cargo refers to."""
+        stowage = self.stowage
+        return stowage.bales(cargo) if isinstance(stowage, Bales) else ()
+
     def land(self, message: Ended, payload: Payload) -> tuple[Ended, Payload]:
         """What has ended, with the results that are in shared memory opened.
 
         One that cannot be opened is left out, as if it had been lost on its way: if its farm has died, it is
         started anew, and the task with it; else the broker is asked again.
         """
-        if not self.keeping and not [1 for blob in payload if blob[:1] == CARGO]:
+        if not self.keeping and not (self.stowage.lends and [1 for blob in payload if blob[:1] == CARGO]):
             return message, payload
         pairs = list(zip(message.outcomes, payload, strict=True))
         landed = [pair for pair in map(self._landed, pairs) if pair is not None]

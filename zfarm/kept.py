@@ -1,7 +1,7 @@
 """Results that stay in shared memory until somebody wants them: ``options(keep=True)``; it knows no message.
 
 The client holds their descriptors, so they outlive the child and the farm that made them; no byte is copied
-and none is touched here.
+and none is touched here. Over TCP they stay in the store of the worker's host (zfarm.edge.keeping).
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 from zfarm.edge.cargo import Cargo, Part, is_cargo, pack, unpacked
 from zfarm.edge.segments import Ref, open_ref
 from zfarm.edge.shared import open_kept
+from zfarm.edge.stored import Stored
 from zfarm.edge.stowage import DROP
+from zfarm.errors import FarmClosed
+from zfarm.handles import note
 from zfarm.messages import Blob
 
 if TYPE_CHECKING:
@@ -30,19 +33,36 @@ class Kept:
         self.nbytes = nbytes
         """Bytes of the result's pickle."""
         self._blob = blob
+        self._far = is_cargo(blob) and any(isinstance(part, Stored) for part in _parts(blob))
+        self._farm = link.executor
         weakref.finalize(self, _retire, weakref.ref(link), descriptors).atexit = False
 
     def get(self) -> Any:
-        """The result: a private copy, of which nothing is copied before it is written to.
+        """The result: a private copy, of which nothing is copied before it is written to; over TCP it comes
+        from the host that has it.
 
         Raises:
             NotPortable: it cannot be unpickled here.
             OSError: it cannot be mapped here.
+            TransferError: no worker has it any more.
+            FarmClosed: it is on another host, and its executor was shut down.
         """
-        return open_kept(self._blob)
+        if not self._far:
+            return open_kept(self._blob)
+        from zfarm.bringing import fetched
+
+        farm = self._farm()
+        if farm is None:
+            raise FarmClosed("the executor is gone whose workers have this result")
+        return fetched(farm, self._blob)
 
     def __reduce__(self) -> Any:
-        return open_kept, (self._blob,)
+        if not self._far:
+            return open_kept, (self._blob,)
+        from zfarm.bringing import STORE, brought
+
+        note(STORE)
+        return brought, (self._blob,)
 
     def __repr__(self) -> str:
         return f"<zfarm.Kept result of {self.nbytes:,} bytes>"
@@ -74,13 +94,18 @@ class Arrived(Cargo):
         return handle
 
 
+def _parts(blob: Blob) -> list[Part]:
+    _, parts, data = unpacked(blob)
+    return [*parts, data]
+
+
 def _own(blob: Blob, descriptors: list[int], notes: list[bytes]) -> tuple[bytes, Any, int]:
     """The same blob with references to descriptors of this process; what its sender had mapped; its size."""
     if not is_cargo(blob):
         return bytes(blob), (), len(blob)
     kept, parts, data = unpacked(blob)
     mine = [_reopened(part, descriptors, notes) for part in (*parts, data)]
-    size = sum(part.size if isinstance(part, Ref) else len(part) for part in mine)
+    size = sum(len(part) if isinstance(part, bytes) else part.size for part in mine)
     return pack(mine[:-1], mine[-1]), kept, size
 
 

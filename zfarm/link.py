@@ -17,10 +17,12 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from zfarm import exits
 from zfarm.core.client import Client
+from zfarm.edge.cargo import Cargo
 from zfarm.edge.loop import Loop
 from zfarm.edge.outcomes import add_note, decode_batch, decode_outcome
 from zfarm.endings import ending, tries
@@ -77,6 +79,7 @@ from zfarm.terms import FORWARD, PLAIN, Terms
 
 if TYPE_CHECKING:
     from zfarm.arrivals import Arrivals
+    from zfarm.edge.bales import Bale
     from zfarm.edge.stowage import Stowage
     from zfarm.givers import Giver
     from zfarm.handles import FileHandle
@@ -139,9 +142,9 @@ class Link:
         self._over = threading.Event()
         self._open: dict[int, Any] = {}
         self._asks: deque[tuple[Future[Any], threading.Lock, bool, int]] = deque()
-        self.named: dict[bytes, tuple[FileHandle, ...]] = {}
+        self.named: dict[bytes, tuple[FileHandle | Bale, ...]] = {}
         """The files that functions need, by their pickles."""
-        self._handles: dict[int, tuple[FileHandle, ...]] = {}  # those that tasks need
+        self._handles: dict[int, tuple[FileHandle | Bale, ...]] = {}  # those that tasks need
         self._giver: Giver | None = None
         self.shipped: Shipped | None = None
         """The code that its calls need."""
@@ -219,6 +222,11 @@ class Link:
         """Close when ``executor`` is collected."""
         self._executor = weakref.ref(executor, lambda _: self.close())
 
+    @property
+    def executor(self) -> Callable[[], Any]:
+        """Gives the executor that it serves, while that is there."""
+        return self._executor or (lambda: None)
+
     def call(self, fn: Callable[[], None]) -> None:
         """Call ``fn`` in the link's thread, soon; never after the end."""
         self.loop.call_soon(fn)
@@ -228,7 +236,7 @@ class Link:
         if self.refusal is not None:
             raise self.refusal()
 
-    def check_files(self, handles: Sequence[FileHandle]) -> None:
+    def check_files(self, handles: Sequence[FileHandle | Bale]) -> None:
         """Raise if the calls of this link cannot need these files."""
         if self._job and handles:
             raise TransferError(
@@ -417,13 +425,18 @@ class Link:
         handles = terms.handles
         if self.shipped is not None:
             handles = (*handles, *self.shipped.needed(setup))
+        if self.harbour is not None and isinstance(body, Cargo):
+            handles = (*handles, *self.harbour.needs(body))
+        needs = tuple(dict.fromkeys(one._need for one in handles))
         number = self._machine.submit(
             token, name, function, setup, body, items, terms.max_attempts, terms.timeout_us,
-            terms.priority, terms.memory_bytes, terms.demand, tuple(one._need for one in handles),
+            terms.priority, terms.memory_bytes, terms.demand, needs,
         )  # fmt: skip
         token._task = number
         if handles:
             self._handles[number] = handles
+            if isinstance(token, Future) and token._terms is not None:  # it may live longer than its call
+                token._terms = replace(token._terms, handles=())
         self._open[number] = token
         if self.harbour is not None:
             self.harbour.loaded(number, body)
@@ -456,13 +469,11 @@ class Link:
                     future, name, function, setup, body = take()
                     if future._task:  # withdrawn
                         continue
-                    if future._terms is not None or self.shipped is not None:
+                    if future._terms is not None or self.shipped is not None or type(body) is not bytes:
                         self.submit(future, name, function, setup, body, 0, future._terms)
                         continue
                     future._task = number = submit(future, name, function, setup, body, 0, attempts)
                     books[number] = future
-                    if type(body) is not bytes and self.harbour is not None:
-                        self.harbour.loaded(number, body)
         while self._asks:
             self._ask_cancel(*self._asks.popleft())
         if self._closing:

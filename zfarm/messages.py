@@ -757,6 +757,7 @@ class Run(Message, tag="run"):
     functions: int
     setup: bool = False
     store: str = ""  # where the files are that its calls need
+    worker: str = ""  # with it: whose child this is, as HOST/PID
 
 
 class Done(Message):

@@ -162,6 +162,9 @@ class Settings:
     store_bytes_max: int = 50 * 1024 * MIB
     """Bytes of files that a worker's store keeps for later calls; what was not used for longest goes
     first."""
+    blobs_from_bytes: int = 1 * MIB
+    """Arrays and pickles of at least this size in the arguments of calls are sent once to each host of a farm
+    over TCP, and mapped there; smaller ones travel with each call."""
     progress_interval_s: float = 0.1
     """How often a task's progress travels at most."""
 

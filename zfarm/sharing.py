@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from zfarm.edge import shared
 from zfarm.edge.cargo import Cargo, weigh
 from zfarm.errors import TooLarge
+from zfarm.handles import note
 from zfarm.mapping import too_large
 from zfarm.settings import settings
 
@@ -39,10 +40,14 @@ class Shared(Generic[T]):
         self._kind = type(obj).__name__
         self._key = os.urandom(16)
         self._blob = bytes(blob)
+        harbour = link.harbour
+        self._bales = harbour.needs(blob) if harbour is not None and isinstance(blob, Cargo) else ()
         hold = blob.hold if isinstance(blob, Cargo) else None
         weakref.finalize(self, _retire, link, hold, self._key).atexit = False
 
     def __reduce__(self) -> Any:
+        for bale in self._bales:
+            note(bale.of(self))
         return shared.receive, (self._key, self._blob)
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ from zfarm.placement import demand_labels, demand_of, demand_resources
 from zfarm.settings import settings
 
 if TYPE_CHECKING:
+    from zfarm.edge.bales import Bale
     from zfarm.handles import FileHandle
 
 __all__ = ["FORWARD", "LISTENED", "PLAIN", "Terms"]
@@ -44,16 +45,16 @@ class Terms:
     keep: bool = False
     files: tuple[tuple[str, FileHandle], ...] = ()  # for the scratch directory of the call
     scratch: bool | str = False
-    handles: tuple[FileHandle, ...] = ()  # of all files that the call needs
+    handles: tuple[FileHandle | Bale, ...] = ()  # of all files that the call needs
 
-    @property
-    def placing(self) -> Any:
-        """What its child has to prepare; None: nothing."""
-        if not (self.files or self.scratch):
+    def placing(self, keep: bool) -> Any:
+        """What its child has to prepare; None: nothing. ``keep``: the result goes into a store there."""
+        room = bool(self.files or self.scratch)
+        if not (room or keep):
             return None
         from zfarm.edge.workplace import CWD, Placing
 
-        return Placing(self.files, self.scratch == CWD)
+        return Placing(self.files, self.scratch == CWD, room, keep)
 
     @property
     def alone(self) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import concurrent.futures
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -80,22 +81,29 @@ class View(Guest):
 
     def __init__(self, parent: Executor, terms: Terms) -> None:
         super().__init__(parent._link, parent._portable, parent._setups)
-        if terms.keep and parent._link.harbour is None:
+        harbour = parent._link.harbour
+        if terms.keep and harbour is None:
             raise ConfigurationError(
-                "keep=True needs an embedded farm: on others a result has no place to stay but its client; "
-                "without it the result comes home, and may be an argument as it is"
+                "keep=True is for programs that wait for their calls: those of a job outlive it; without it "
+                "the result comes home, and may be an argument as it is"
             )
+        keep = terms.keep and harbour is not None and not harbour.stowage.lends
+        if keep:
+            from zfarm.bringing import STORE
+
+            terms = replace(terms, handles=(*terms.handles, STORE))
+        placing = terms.placing(keep)
         self._parent = parent  # a farm ends when nobody holds its executor any more
         self._terms = terms
         output = terms.output or parent._link.output
         if terms.handles:
             parent._link.check_files(terms.handles)
-        if terms.retry_on or output or terms.placing:
+        if terms.retry_on or output or placing:
             self._encode_function = partial(
                 parent._portable.encode_function,
                 retry_on=terms.retry_on,
                 output=output,
-                placing=terms.placing,
+                placing=placing,
             )
         self._setup = parent._setups.attentive if output in LISTENED else parent._setups.current
 

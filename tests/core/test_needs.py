@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import structs
 
-from tests.core.rigs import FIRST, HELLO, JOIN, BrokerRig, ClientRig, sent, submit
+from tests.core.rigs import FIRST, HELLO, JOIN, SETUP, BrokerRig, ClientRig, WorkerRig, grants, sent, submit
 from zfarm.messages import (
     MISSING,
     Chunk,
@@ -17,6 +17,7 @@ from zfarm.messages import (
     Need,
     Report,
     Reports,
+    RunCalls,
     Submit,
     Want,
     Wanted,
@@ -110,3 +111,24 @@ def test_calls_without_files_say_nothing_of_them() -> None:
 
     assert message.needs == []
     assert not any(call.needs for call in message.calls)
+
+
+def test_a_child_that_is_fed_ahead_is_told_where_the_files_are() -> None:
+    rig = WorkerRig().joined()
+    rig.machine.store = "/store"
+    payload = [b"function", SETUP, b"body"]
+    first = grants(1, {1: 1})
+    needy_one = structs.replace(first, leases=[structs.replace(first.leases[0], needs=1)], needs=[(NEED,)])
+    rig.say(needy_one, payload)
+    rig.machine.blob_found(1, NEED.size, (), rig.now)
+    (run,) = [action.run for action in rig.turn() if isinstance(action, RunCalls)]
+    assert run.store == "/store"
+    rig.say(grants(2, {2: 2}, expected_us=100), payload)
+    second = grants(3, {3: 3}, expected_us=100)
+    actions = rig.say(
+        structs.replace(second, leases=[structs.replace(second.leases[0], needs=1)], needs=[(NEED,)]), payload
+    )
+
+    (ahead,) = [action for action in actions if isinstance(action, RunCalls)]
+    assert ahead.child == 2, "it waits behind the short call, whose child has never needed a file"
+    assert ahead.run.store == "/store"

@@ -43,6 +43,7 @@ class Child:
         """Its pipe was closed: it leaves when the running call has ended."""
         self.setup = b""
         self.realm = ""
+        self.place = "", ""  # its store and its worker, as far as it was told
         self.calls: deque[tuple[ChildCall, Task]] = deque()
         self.started_seq = 0
         self.stillborn = False  # it died before its first call
@@ -78,11 +79,13 @@ class Child:
             )
             self.setup = bytes(payload[run.functions])
             self.realm = _SETUPS.decode(self.setup).realm
+        self.place = (run.store, run.worker) if run.store else self.place
         for n, call in enumerate(run.calls):
             task = self.farm.tasks[int(bytes(payload[bodies + n]))]
             assert bytes(payload[call.function]) == task.function, f"{task.token} would run another function"
             assert self.setup == task.setup, f"{task.token} would run in the realm of another"
             assert call.items == task.items
+            assert not task.needs or self.place == self.owner.worker.shelf.place, "it knows no store"
             self.meter.check(call, task)
             if call.seq > self.void_to:
                 self.calls.append((call, task))

@@ -277,6 +277,8 @@ MUTANTS = [
     Mutant("files of other people's calls", "on_want", "worker.leases.get(message.lease)", ANY_LEASE_OF),
     Mutant("needs forgotten by the client", "_send_submit", "if asked.needs", "if False"),
     Mutant("needs forgotten with the broker", "apply", "needs=record.needs", "needs=()"),
+    Mutant("a child fed ahead knows no store", "_feed", "limits, now, self._place", "limits, now"),
+    Mutant("a child knows no store", "_feed", ", place=self._place", ""),
     Mutant("a file that is gone fails nobody", "_refused", "self._fail(", "list("),
     # accounts
     Mutant("a function counts after its last task", "discard", "size += len(function.blob)", "pass"),

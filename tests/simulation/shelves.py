@@ -80,6 +80,8 @@ class Shelf:
         self.farm: Farm = worker.farm
         self.store = self.farm.stores.setdefault(worker.name, Store())
         self.pins: dict[int, m.Need] = {}
+        self.place = f"store of {worker.name}", f"host-{worker.name}/1"
+        """What a child has to know before it runs a call with needs."""
         self._damaged: set[int] = set()
         self._lane = Lane(self.farm)
 
@@ -91,6 +93,7 @@ class Shelf:
     def _do(self, action: Any) -> None:
         if not self.worker.alive:
             return
+        self.worker.machine.store = self.place[0]  # it is open, before the first answer
         if isinstance(action, m.SeekBlob):
             self._seek(action.errand, action.need)
         elif isinstance(action, m.StoreChunk):

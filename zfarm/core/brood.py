@@ -9,7 +9,7 @@ from collections import deque
 from math import inf
 from typing import Final
 
-from zfarm.core.feeding import feed, feed_ahead
+from zfarm.core.feeding import Place, feed, feed_ahead
 from zfarm.core.kids import Duty, Kid, Owed
 from zfarm.messages import (
     BROKEN,
@@ -49,6 +49,7 @@ class Brood:
         """Where the files are that calls need; set by the shell."""
         self._host = host
         self._pid = pid
+        self._worker = f"{host}/{pid}"
         self._limits = limits
         self._draining = self._stopping = False
         self._leases: dict[int, Duty] = {}
@@ -180,10 +181,14 @@ class Brood:
             kid = self._idle_kid(queue[0].realm)
             if kid is None:
                 break
-            self._actions.append(feed(kid, queue, limits, now, share=free, store=self.store))
+            self._actions.append(feed(kid, queue, limits, now, share=free, place=self._place))
             free -= 1
         if queue and free >= 0:  # below: calls that waited go on, and the slots they had given up are taken
-            self._actions.extend(feed_ahead(self._kids.values(), queue, limits, now))
+            self._actions.extend(feed_ahead(self._kids.values(), queue, limits, now, self._place))
+
+    @property
+    def _place(self) -> Place:
+        return self.store, self._worker
 
     def _watch_kids(self, now: float) -> None:
         """Say which calls have started for good; free what waits behind a long one."""

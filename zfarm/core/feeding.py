@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Final, TypeAlias
 
 from msgspec import structs
 
@@ -18,26 +19,34 @@ from zfarm.core.machine import Indexed
 from zfarm.messages import Blob, ChildCall, Run, RunCalls
 from zfarm.settings import Settings
 
-__all__ = ["RUNS_AHEAD", "feed", "feed_ahead"]
+__all__ = ["NOWHERE", "RUNS_AHEAD", "Place", "feed", "feed_ahead"]
+
+Place: TypeAlias = tuple[str, str]
+"""The store of a worker, and the worker itself."""
+NOWHERE: Final[Place] = "", ""
 
 RUNS_AHEAD = 2
 """Messages that a child may have in its pipe: it reads the next one while the worker reads its answer to
 the last."""
 
 
-def feed_ahead(kids: Iterable[Kid], queue: deque[Duty], limits: Settings, now: float) -> Iterator[RunCalls]:
+def feed_ahead(
+    kids: Iterable[Kid], queue: deque[Duty], limits: Settings, now: float, place: Place = NOWHERE
+) -> Iterator[RunCalls]:
     """Let short calls wait in the pipes of busy children, the least busy first."""
     for kid in sorted(kids, key=lambda kid: kid.expected_us):
         while queue and kid.accepts_ahead(queue[0], limits.short_call_us, RUNS_AHEAD):
             if not 0 < queue[0].expected_us <= limits.short_call_us:
                 return
-            yield feed(kid, queue, limits, now, share=1)
+            yield feed(kid, queue, limits, now, share=1, place=place)
 
 
-def feed(kid: Kid, queue: deque[Duty], limits: Settings, now: float, share: int, store: str = "") -> RunCalls:
+def feed(
+    kid: Kid, queue: deque[Duty], limits: Settings, now: float, share: int, place: Place = NOWHERE
+) -> RunCalls:
     """Send the head of the queue, and as many like it as make one worthwhile message, to ``kid``.
 
-    ``share`` children are to share the queue: none takes more than its part. ``store`` is where its files
+    ``share`` children are to share the queue: none takes more than its part. ``place`` is where its files
     are, if it needs some.
     """
     duties = _take(kid, queue, limits, share)
@@ -61,7 +70,7 @@ def feed(kid: Kid, queue: deque[Duty], limits: Settings, now: float, share: int,
     payload: list[Blob] = [*functions, *setup, *[duty.body for duty in duties]]
     return RunCalls(
         kid.number,
-        Run(calls, len(functions), new_setup, store if any(duty.needy for duty in duties) else ""),
+        Run(calls, len(functions), new_setup, *(place if any(duty.needy for duty in duties) else NOWHERE)),
         payload,
     )
 

@@ -73,8 +73,9 @@ class Portable:
         return blob
 
     def encode_again(self, thing: Any) -> None:
-        """Pickle this for those who watch (zfarm.handles), whatever is remembered of it."""
-        _encode(thing)
+        """Pickle this for those who watch (zfarm.handles), whatever is remembered of it; arrays are not
+        copied."""
+        _encode(thing, Apart())
 
     def encode_arguments(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], function: Any = None

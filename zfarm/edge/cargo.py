@@ -2,10 +2,10 @@
 
     b"S", number of tokens, the tokens of the segments, pickle of (kept, parts, data)
 
-``parts`` are what the pickle ``data`` takes as its buffers, each a reference to a segment, or the bytes
-themselves where there was no room for one. ``data`` may be a reference, too. ``kept`` are tokens of segments
-that whoever packed this has still mapped: with an outcome those of its arguments. The tokens in front are for
-the worker, which reads no pickle.
+``parts`` are what the pickle ``data`` takes as its buffers, each a reference to a segment, on farms over TCP
+to a blob of the worker's store, or the bytes themselves where there was no room for one. ``data`` may be a
+reference, too. ``kept`` are tokens of segments that whoever packed this has still mapped: with an outcome
+those of its arguments. The tokens in front are for the worker, which reads no pickle.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from zfarm.edge.segments import TOKEN_BYTES, Ref, area_of, bytes_of
+from zfarm.edge.stored import Stored, area_of_stored
 from zfarm.messages import Blob
 from zfarm.settings import settings
 
@@ -40,7 +41,7 @@ __all__ = [
 
 CARGO: Final = b"S"
 """The first byte of such a blob."""
-Part: TypeAlias = Ref | bytes
+Part: TypeAlias = Ref | Stored | bytes
 _HEAD: Final = struct.Struct("<cI")
 _FROM_BYTES: Final = settings.shared_from_bytes
 
@@ -125,7 +126,7 @@ def pack(parts: Sequence[Part], data: Part, kept: Iterable[bytes] = ()) -> bytes
 
 
 def _plain(part: Part) -> Any:
-    return tuple(part) if isinstance(part, Ref) else part
+    return part if isinstance(part, bytes) else tuple(part)
 
 
 def tokens_of(blob: Blob) -> list[bytes]:
@@ -145,7 +146,9 @@ def unpacked(blob: Blob) -> tuple[Sequence[bytes], list[Part], Part]:
 
 
 def _part(part: Any) -> Part:
-    return part if isinstance(part, bytes) else Ref(*part)
+    if isinstance(part, bytes):
+        return part
+    return Stored(*part) if len(part) == len(Stored._fields) else Ref(*part)
 
 
 def opened_cargo(
@@ -154,7 +157,7 @@ def opened_cargo(
     """The cargo of such a blob, with all that it names mapped; ``mapped`` is told each token and area.
 
     Raises:
-        OSError: a segment is not there (any more), or cannot be mapped.
+        OSError: a segment or blob is not there (any more), or cannot be mapped.
     """
     kept, parts, data = unpacked(blob)
     weight = 0
@@ -164,8 +167,9 @@ def opened_cargo(
             weight += len(part)
             buffers.append(bytearray(part) if part is not data else part)
         else:
-            area = get(part)
-            mapped(part.token, area)
+            area = area_of_stored(part) if isinstance(part, Stored) else get(part)
+            if isinstance(part, Ref):
+                mapped(part.token, area)
             weight += part.size
             buffers.append(bytes_of(area))
     whole = buffers.pop()

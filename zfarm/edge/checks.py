@@ -176,6 +176,7 @@ def _ended(message: m.Ended, blobs: int) -> None:
 
 def _run(message: m.Run, blobs: int) -> None:
     _name("a path", message.store, most=PATH_MAX)
+    _name("a worker", message.worker, most=PATH_MAX)
     calls, functions = message.calls, message.functions
     _listed("calls", calls, settings.batch_calls_max)
     _number("functions", functions, settings.blobs_max)

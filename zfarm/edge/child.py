@@ -110,7 +110,7 @@ class Child:
             raise Malformed(f"{type(message).__name__} on the pipe of a child")
         first_body = message.functions
         if message.store:
-            self._here.store = message.store
+            self._here.store, self._here.worker = message.store, message.worker
         if message.setup:
             self._realm.adopt(blobs[message.functions], self._here.store)
             self._fence.settle()
@@ -207,6 +207,10 @@ class Child:
                     value = self._emit_all(value)
                 if type(value) in _PLAIN:
                     kind, blob = VALUE, _dumps(value, PROTOCOL)
+                elif function.placing is not None and function.placing.keep:
+                    from zfarm.edge.keeping import keep
+
+                    kind, blob = VALUE, keep(self._here, encode_value, value)
                 else:
                     kind, blob = VALUE, self._hatch.encode(encode_value, value)
                 del value

@@ -14,7 +14,7 @@ __all__ = ["copied_digest"]
 
 def copied_digest(source: int, target: int, size: int) -> bytes:
     """Copy so many bytes, and give the digest of what was written; nothing: there are not so many."""
-    if os.fstat(source).st_size != size:
+    if os.fstat(source).st_size < size:  # memory has more room than it holds
         return b""
     if size > CHUNK_BYTES:
         return _Copier(source, target, size).digest()

@@ -58,7 +58,7 @@ class Hatch:
             cargo = opened_cargo(body, self._mapped.note)
         except OSError as error:
             raise NotPortable(
-                f"an argument is in shared memory, and that cannot be mapped here: {error}"
+                f"an argument is in shared memory or in a store, and cannot be mapped here: {error}"
             ) from error
         return cargo.load(open_blob)
 

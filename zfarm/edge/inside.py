@@ -93,6 +93,8 @@ class Inside:
         """What is to be done when the running call has ended, before that is told."""
         self.store = ""
         """Where the files are that calls here have needed; empty: none has."""
+        self.worker = ""
+        """With it: whose child this is, as HOST/PID."""
         self.batch = False
         """The call that runs is one of a map's batches."""
         self._pipe = pipe

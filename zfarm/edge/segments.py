@@ -24,6 +24,7 @@ from zfarm.settings import Settings, settings
 
 __all__ = [
     "POSSIBLE",
+    "PRIVATE",
     "TOKEN_BYTES",
     "Pool",
     "Ref",
@@ -44,6 +45,8 @@ _PIECE_BYTES: Final = 16 * 1024 * 1024
 """Copied in one go: other threads may run in between."""
 _FAILED: Final = ctypes.c_void_p(-1).value
 _NORESERVE: Final = 0x4000 if sys.platform == "linux" else 0
+PRIVATE: Final = mmap.MAP_PRIVATE | _NORESERVE
+"""How to map what is to be read at once, and copied page by page where it is written to."""
 
 
 class Ref(NamedTuple):
@@ -63,6 +66,7 @@ class Segment:
     __slots__ = (
         "__weakref__",
         "_area",
+        "blob",
         "capacity",
         "fd",
         "key",
@@ -86,6 +90,7 @@ class Segment:
         self.users = 0
         self.tainted = False  # somebody may look at it when its users are gone: never to be written to again
         self.key: Any = None
+        self.blob: Any = None  # what zfarm.edge.bales has made of it
         self._area: Any = None
         if not folder:
             self.fd = os.memfd_create(f"zfarm-{self.token.hex()}", os.MFD_CLOEXEC)
@@ -172,7 +177,7 @@ def area_of(ref: Ref) -> Any:
     where it is written to. Raises OSError."""
     fd = open_ref(ref)
     try:
-        return map_area(fd, ref.size, mmap.MAP_PRIVATE | _NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
+        return map_area(fd, ref.size, PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
     finally:
         os.close(fd)
 

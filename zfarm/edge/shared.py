@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections import OrderedDict
 from typing import Any, Final
 
 from zfarm.edge.callables import open_blob
-from zfarm.edge.cargo import is_cargo, opened_cargo
+from zfarm.edge.cargo import is_cargo, opened_cargo, unpacked
+from zfarm.edge.stored import Stored, path_of
 from zfarm.errors import NotPortable
 
 __all__ = ["KEPT_MAX", "forget", "open_kept", "receive"]
@@ -16,6 +18,8 @@ KEPT_MAX: Final = 32
 """Shared objects that a child keeps; of others the one that was not used for longest is unpickled again."""
 
 _kept: OrderedDict[bytes, Any] = OrderedDict()
+_files: dict[bytes, list[str]] = {}
+"""The blobs of a store that kept ones have mapped."""
 
 
 def receive(key: bytes, blob: bytes) -> Any:
@@ -23,10 +27,22 @@ def receive(key: bytes, blob: bytes) -> Any:
     if key in _kept:
         _kept.move_to_end(key)
         return _kept[key]
+    for old in [old for old, files in _files.items() if not all(map(os.path.exists, files))]:
+        forget(old)  # its store needs the room
     thing = _kept[key] = _opened(blob)
+    files = _files_of(blob)
+    if files:
+        _files[key] = files
     if len(_kept) > KEPT_MAX:
-        _kept.popitem(last=False)
+        forget(next(iter(_kept)))
     return thing
+
+
+def _files_of(blob: bytes) -> list[str]:
+    if not is_cargo(blob):
+        return []
+    _, parts, data = unpacked(blob)
+    return [path_of(part) for part in (*parts, data) if isinstance(part, Stored)]
 
 
 def _opened(blob: bytes) -> Any:
@@ -53,3 +69,4 @@ def open_kept(blob: bytes) -> Any:
 def forget(key: bytes) -> None:
     """Nobody refers to this object any more."""
     _kept.pop(key, None)
+    _files.pop(key, None)

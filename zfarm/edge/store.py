@@ -20,6 +20,7 @@ from zfarm.edge.copying import copied_digest
 from zfarm.edge.landing import sync_files
 from zfarm.edge.parcels import digest_of, digest_of_file, open_regular, whole_digest
 from zfarm.edge.scratch import remove_tree
+from zfarm.edge.stored import file_name
 from zfarm.edge.storeroom import DIRECTORY, PART, READ, Storeroom
 from zfarm.edge.trees import STORED_MODE, Manifest, build_tree, read_manifest
 from zfarm.errors import FarmError, TransferError
@@ -36,7 +37,7 @@ Answer = Callable[..., None]
 
 def name_of(need: Need) -> str:
     """What a blob or directory is called in a store."""
-    return f"{need.digest.hex()}-{need.size}"
+    return file_name(need.digest, need.size)
 
 
 class _Writing(NamedTuple):

@@ -52,6 +52,9 @@ class Hold:
 class Stowage:
     """The shared memory of one client."""
 
+    lends = True
+    """Those who run its calls map its memory, and it theirs."""
+
     def __init__(self, limits: Settings = settings) -> None:
         self.on = False
         """Whether those who run its calls can open its segments."""
@@ -193,7 +196,7 @@ class Stowage:
     def _forget(self, segment: Segment) -> None:
         if self._known.get(segment.key) is segment:
             del self._known[segment.key]
-        segment.key = None
+        segment.key = segment.blob = None
 
     # ------------------------------------------------------------ results
 

@@ -27,10 +27,13 @@ CWD: Final = "cwd"
 
 
 class Placing(NamedTuple):
-    """What a call wants around it: files by name, and whether its directory is where it works."""
+    """What a call wants around it: files by name, whether its directory is where it works, and whether it
+    has one at all."""
 
     files: tuple[tuple[str, Any], ...] = ()
     cwd: bool = False
+    room: bool = True  # it has a directory
+    keep: bool = False  # its result stays on this host
 
 
 class Workplace:
@@ -117,4 +120,5 @@ def workplace_of(inside: Inside) -> Workplace:
 
 def enter(inside: Inside, placing: Placing) -> None:
     """A call begins that wants this around it. Raises TransferError."""
-    workplace_of(inside).place(placing)
+    if placing.room:
+        workplace_of(inside).place(placing)

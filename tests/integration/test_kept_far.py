@@ -1,0 +1,93 @@
+"""Results that stay on the hosts that made them, over TCP: arguments of later calls, brought where they are
+needed, and lost with a clear word."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+import zfarm
+from tests.face.processes import Command, TcpFarm, wait_until
+from tests.integration import large
+
+MIB = 1024 * 1024
+DEADLINE_S = 60.0
+
+
+def host(farm: TcpFarm, name: str) -> Command:
+    """A worker of one slot, on a host of its own as far as anybody can tell."""
+    return farm.start_worker(
+        1, "--name", name, "--label", f"at={name}", "--store", str(farm.directory / name)
+    )
+
+
+def blobs(farm: TcpFarm, name: str) -> list[str]:
+    """What is in the store of a host, the empty blob aside."""
+    folder = farm.directory / name / "blobs"
+    return [file.name for file in folder.iterdir() if file.stat().st_size] if folder.exists() else []
+
+
+def test_a_kept_result_is_used_where_it_is_and_brought_once_to_another_host(farm: TcpFarm) -> None:
+    farm.start_broker("--journal", "none")
+    for name in ("a", "b"):
+        host(farm, name)
+    farm.wait_slots(2)
+    with zfarm.Executor(farm.connection) as client:
+        on = {name: client.options(labels=f"at={name}") for name in ("a", "b")}
+        keep = {name: client.options(labels=f"at={name}", keep=True) for name in ("a", "b")}
+        one = keep["a"].submit(large.make, 1.0).result(DEADLINE_S)
+        small = keep["a"].submit(large.make, 3.0, 0).result(DEADLINE_S)
+
+        assert isinstance(one, zfarm.Kept)
+        assert one.nbytes > 17 * MIB
+        assert on["a"].submit(large.spoil_in, one).result(DEADLINE_S) == 1
+        assert on["a"].submit(large.total_of, one, small).result(DEADLINE_S) == 2.125 * MIB + 4
+        assert (len(blobs(farm, "a")), blobs(farm, "b")) == (1, [])
+        two = keep["b"].submit(large.make, 2.0)  # a future may be an argument, too
+        crossed = [on[name].submit(large.total_of, one, two) for name in ("a", "b") * 3]
+        assert {future.result(DEADLINE_S) for future in crossed} == {6.375 * MIB + 3}, (
+            "no slot is held in a wait"
+        )
+        assert sorted(blobs(farm, "a")) == sorted(blobs(farm, "b"))
+        assert not os.listdir(farm.directory / "b" / "parts")
+        back = one.get()
+        assert large.total_of(back) == 2.125 * MIB + 1
+        assert list(on["b"].map(large.total_of, [one, small])) == [2.125 * MIB + 1, 3]
+        giver = client._link._giver
+        assert giver is None or giver.given_bytes == 0
+
+
+def test_a_kept_result_is_lost_with_its_host_and_that_is_said(farm: TcpFarm) -> None:
+    farm.start_broker("--journal", "none")
+    worker = host(farm, "a")
+    farm.wait_slots(1)
+    with zfarm.Executor(farm.connection) as client:
+        keeping = client.options(keep=True)
+        one, two = (keeping.submit(large.make, value, 2).result(DEADLINE_S) for value in (1.0, 2.0))
+        worker.process.send_signal(signal.SIGKILL)
+        worker.wait()
+        again = host(farm, "a")
+        wait_until(
+            lambda: [w["pid"] for w in farm.status()["workers"]] == [again.pid], "the loss of the first"
+        )
+        assert client.submit(large.total_of, one).result(DEADLINE_S) == MIB / 4 + 1, (
+            "another worker of the host has it"
+        )
+        for file in (farm.directory / "a" / "blobs").iterdir():
+            file.unlink()
+        with pytest.raises(
+            zfarm.TransferError, match=r"not in the store of worker a/.*ZFARM_STORE_BYTES_MAX"
+        ):
+            two.get()
+        host(farm, "b")
+        farm.wait_slots(2)
+        again.process.send_signal(signal.SIGKILL)
+        again.wait()
+        futures = [client.submit(large.total_of, one), client.submit(large.total_of, two)]
+
+        for future in futures:
+            with pytest.raises(zfarm.TransferError, match=r"is lost: worker a/\d+"):
+                future.result(DEADLINE_S)
+        assert client.submit(pow, 2, 10).result(DEADLINE_S) == 1024

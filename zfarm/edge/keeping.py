@@ -1,0 +1,147 @@
+"""What children put into the store of their worker: results that stay there, and what they were brought
+from the stores of other hosts; it asks nobody for anything.
+
+It is written, synced and named as a worker does it (zfarm.edge.store), so that whoever finds it by its name
+may believe it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from zfarm.edge.cargo import Apart, Large, Part, large, pack, small
+from zfarm.edge.parcels import digest_of, digest_of_file, whole_digest
+from zfarm.edge.stored import Stored, file_name, path_of
+from zfarm.edge.storeroom import PART, Storeroom
+from zfarm.edge.trees import STORED_MODE
+from zfarm.errors import DamagedFile, FarmError
+from zfarm.messages import CHUNK_BYTES
+from zfarm.settings import settings
+
+if TYPE_CHECKING:
+    from zfarm.edge.inside import Inside
+
+__all__ = ["Shelf", "keep"]
+
+_NEW: Final = PART | os.O_EXCL
+
+
+def keep(here: Inside, encode: Callable[..., bytes], value: Any) -> bytes:
+    """The blob of a result whose large parts stay in the store, as far as there is room; ``encode`` pickles
+    it."""
+    buffers: Sequence[memoryview] = ()
+    try:
+        blob = encode(value, large)
+    except Large:
+        collector = Apart()
+        blob = encode(value, collector)
+        buffers = collector.buffers
+    if not buffers and small(len(blob)):
+        return blob
+    with Shelf(here.store) as shelf:
+        parts = [shelf.put(buffer, here.worker) for buffer in buffers]
+        return pack(parts, blob if small(len(blob)) else shelf.put(memoryview(blob), here.worker))
+
+
+class Shelf(Storeroom):
+    """A child's hands on the store of its worker, for a moment."""
+
+    def __init__(self, store: str) -> None:
+        """Raises ConfigurationError, OSError: there is none."""
+        if not store:
+            raise FileNotFoundError("this worker has no store")
+        super().__init__(Path(store), settings.store_bytes_max)
+
+    def _sweep(self) -> None:
+        """That is for workers: what another child has just begun is not locked yet."""
+
+    def __enter__(self) -> Shelf:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for fd in (self._blobs, self._parts, self._trees, self._top):
+            os.close(fd)
+
+    def put(self, data: memoryview, at: str) -> Part:
+        """Write this; or the bytes themselves: it cannot be written."""
+        name = secrets.token_hex(12)
+        try:
+            self._make_room(data.nbytes)
+            fd = os.open(name, _NEW, 0o600, dir_fd=self._parts)
+        except (OSError, FarmError):
+            return data.tobytes()
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            digests = bytearray()
+            for start in range(0, data.nbytes, CHUNK_BYTES):
+                chunk = data[start : start + CHUNK_BYTES]
+                _write(fd, chunk, start)
+                digests += digest_of(chunk)
+            stored = Stored(whole_digest(digests), data.nbytes, at)
+            self._name(fd, name, stored)
+        except OSError:  # a full disk: it travels
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._parts)
+            return data.tobytes()
+        finally:
+            os.close(fd)
+        return stored
+
+    def bring(
+        self,
+        stored: Stored,
+        pieces: Callable[[Stored, int], Iterable[bytes]],
+        waits: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """Have this blob here, of which ``pieces`` gives what comes after so many bytes. If another process
+        is at it, that is waited for, in the context ``waits``.
+
+        Raises:
+            DamagedFile: what came is something else.
+            OSError: it cannot be written.
+        """
+        if os.path.exists(path_of(stored)):
+            return
+        name = file_name(stored.digest, stored.size)
+        fd = os.open(name, PART, 0o600, dir_fd=self._parts)
+        try:
+            with waits():
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            if not os.fstat(fd).st_nlink or os.path.exists(path_of(stored)):
+                return self._again(stored, pieces, waits)
+            self._make_room(stored.size)
+            at = min(os.fstat(fd).st_size, stored.size) // CHUNK_BYTES * CHUNK_BYTES
+            os.ftruncate(fd, at)
+            for piece in pieces(stored, at):
+                _write(fd, memoryview(piece), at)
+                at += len(piece)
+            if at != stored.size or digest_of_file(fd, at, name) != stored.digest:
+                os.unlink(name, dir_fd=self._parts)
+                raise DamagedFile("a kept result came damaged from another host: its digest differs")
+            self._name(fd, name, stored)
+        finally:
+            os.close(fd)
+
+    def _again(self, stored: Stored, *rest: Any) -> None:
+        """It was completed, or given up, by who was at it."""
+        if not os.path.exists(path_of(stored)):
+            self.bring(stored, *rest)
+
+    def _name(self, fd: int, part: str, stored: Stored) -> None:
+        os.fsync(fd)
+        os.fchmod(fd, STORED_MODE)
+        name = file_name(stored.digest, stored.size)
+        os.rename(part, name, src_dir_fd=self._parts, dst_dir_fd=self._blobs)
+
+
+def _write(fd: int, data: memoryview, at: int) -> None:
+    while data:
+        done = os.pwrite(fd, data, at)
+        at += done
+        data = data[done:]
