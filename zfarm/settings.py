@@ -162,6 +162,12 @@ class Settings:
     store_bytes_max: int = 50 * 1024 * MIB
     """Bytes of files that a worker's store keeps for later calls; what was not used for longest goes
     first."""
+    archive_bytes_max: int = 100 * 1024 * MIB
+    """Bytes of files that a broker keeps by name, for all keys together; what is beyond is refused."""
+    archive_names_max: int = 10_000
+    """Names that one key may have there."""
+    archive_floor_bytes: int = 256 * MIB
+    """Free space on the disk of those files below which no more are taken: the journal may need it."""
     progress_interval_s: float = 0.1
     """How often a task's progress travels at most."""
 

@@ -62,6 +62,9 @@ class _Bad(TransferError):
 class Store(Storeroom):
     """One worker's hands on a store. One thread."""
 
+    whose = "the worker"
+    elsewhere = "start it with --store DIR on another disk"
+
     def __init__(self, root: Path, bytes_max: int, lasting: bool, answer: Answer) -> None:
         """Open the store in ``root``, which is made if need be. One that is ``lasting`` is synced. ``answer``
         is called with the name of a method of the worker's machine, and its arguments.
@@ -431,9 +434,9 @@ class Store(Storeroom):
             os.close(writing.fd)
         text = str(error)
         if isinstance(error, OSError) and not isinstance(error, FarmError):
-            text = f"the worker cannot keep a file of {need.size:,} bytes in {self.root}: {error.strerror}"
+            text = f"{self.whose} cannot keep a file of {need.size:,} bytes in {self.root}: {error.strerror}"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                text += "; free some space there, or start it with --store DIR on another disk"
+                text += f"; free some space there, or {self.elsewhere}"
         self._answer("blob_failed", errand, text, kind)
 
     # ------------------------------------------------------------ the end of an errand
