@@ -101,21 +101,21 @@ class Keeper:
         self._peers[peer] = principal
         if type(message) is Archive:  # the thread may be in the middle of a large file
             self._send(peer, Archived(message.number, open=True), ())
-        self._of(principal).hear(("said", peer, message, payload))
+        self._pass(principal, ("said", peer, message, payload))
 
     def hear(self, message: Want, payload: Payload) -> None:
         """The broker's machine passes on what a worker wants for a task of ``message.owner``."""
-        self._of(principal_of(message.owner)).hear(("wanted", message))
+        self._pass(principal_of(message.owner), ("wanted", message))
 
     def gone(self, peer: Peer) -> None:
         """The link of a client is gone."""
         principal = self._peers.pop(peer, None)
         if principal is not None:
-            self._of(principal).hear(("gone", peer))
+            self._pass(principal, ("gone", peer))
 
     def pass_on(self, owner: str, peer: Peer, message: Discard) -> None:
         """An admin says this in the name of another owner; from the thread of another one."""
-        self._call_soon(lambda: self._of(owner).hear(("said", peer, message, ())))
+        self._call_soon(lambda: self._pass(owner, ("said", peer, message, ())))
 
     def close(self) -> None:
         """End all threads; what is begun stays to be gone on with."""
@@ -125,11 +125,12 @@ class Keeper:
             owner.thread.join(CLOSE_S)
         os.close(self._hold)
 
-    def _of(self, principal: str) -> _Owner:
+    def _pass(self, principal: str, job: tuple[Any, ...]) -> None:
+        """Have the thread of this owner do that; one that has failed is followed by another."""
         owner = self._owners.get(principal)
-        if owner is None or owner.dead:
+        if owner is None or not owner.hear(job):
             owner = self._owners[principal] = _Owner(self, principal)
-        return owner
+            owner.hear(job)
 
     # ------------------------------------------------------------ in the threads of the owners
 
@@ -150,7 +151,7 @@ class _Owner:
     """One owner's archivist, shelf and names, and the thread in which they work."""
 
     def __init__(self, keeper: Keeper, principal: str) -> None:
-        self.dead = False
+        self._dead = False
         self._keeper = keeper
         self._principal = principal
         self._queue: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
@@ -165,17 +166,19 @@ class _Owner:
         self.thread = threading.Thread(target=self._run, name="zfarm-archive", daemon=True)
         self.thread.start()
 
-    def hear(self, job: tuple[Any, ...] | None) -> None:
-        """Do this soon. More than was asked for is dropped."""
-        if job is not None and job[0] == "said":
-            size = sum(map(len, job[3]))
-            if self._queue.qsize() >= WAITING_MAX:
-                return
-            with self._lock:
-                if size and self._waiting_bytes + size > 4 * self._keeper.limits.wants_window_bytes:
-                    return
+    def hear(self, job: tuple[Any, ...] | None) -> bool:
+        """Do this soon; False: there is nobody to do it any more. More than was asked for is dropped."""
+        with self._lock:
+            if self._dead:
+                return False
+            if job is not None and job[0] == "said":
+                size = sum(map(len, job[3]))
+                most = 4 * self._keeper.limits.wants_window_bytes
+                if self._queue.qsize() >= WAITING_MAX or (size and self._waiting_bytes + size > most):
+                    return True
                 self._waiting_bytes += size
-        self._queue.put(job)
+            self._queue.put(job)
+        return True
 
     # ------------------------------------------------------------ the thread
 
@@ -187,6 +190,8 @@ class _Owner:
         except Exception as error:
             log.critical("the archive of %s has failed", self._principal, exc_info=True)
             text = f"the archive of the broker has failed ({error}): its log says more"
+            with self._lock:
+                self._dead = True
             while not self._queue.empty():
                 job = self._queue.get()
                 if job and job[0] == "said" and type(job[2]) in QUESTIONS:
@@ -197,7 +202,6 @@ class _Owner:
             ]
             self._flush()
         finally:
-            self.dead = True
             if self._shelf is not None:
                 self._shelf.close()
 
