@@ -173,7 +173,7 @@ def test_a_bar_tells_bytes_and_rate_and_is_full_at_the_end() -> None:
         moved(CHUNK_BYTES)
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert "reference" in said
-    assert "4.0/4.0 MiB" in said
+    assert "4.2/4.2 MB" in said
 
 
 @pytest.mark.parametrize("shown", [True, False])

@@ -23,7 +23,6 @@ from zfarm.edge.names import OURS
 from zfarm.edge.scratch import remove_tree
 from zfarm.edge.shelf import Gathering
 from zfarm.edge.store import name_of
-from zfarm.edge.trees import build_tree
 from zfarm.errors import BrokerUnreachable, ConfigurationError, TransferError
 from zfarm.handles import FileHandle
 from zfarm.messages import ArchivedFile, Need
@@ -145,7 +144,7 @@ def _move(store: Gathering, handle: FileHandle, folder: Path, target: Path) -> N
         manifest = store.manifest(need)
         top = os.open(beside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            build_tree(manifest, top, store.open_blob, -1, writable=True)
+            store.spend(manifest, top)
             sync_files(top, [], len(manifest.entries) + 100)
             os.fchmod(top, manifest.mode | 0o700)
             with suppress(FileNotFoundError):

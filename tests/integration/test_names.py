@@ -27,7 +27,7 @@ from zfarm.face.cli import main
 from zfarm.handles import FileHandle
 
 MIB = 1024 * 1024
-LARGE = 96 * MIB
+LARGE = 64 * MIB
 MOST = 200 * MIB
 PROGRAM = [str(Path(naming.__file__))]
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from zfarm.edge.parcels import digest_of
 from zfarm.edge.store import Store, name_of
 from zfarm.edge.storeroom import READ
-from zfarm.edge.trees import Manifest
+from zfarm.edge.trees import Manifest, build_tree
 from zfarm.errors import FarmError, TransferError
 from zfarm.messages import CHUNK_BYTES, Blob, Chunk, Need, Wanted
 
@@ -62,6 +62,13 @@ class Gathering(Store):
         if manifest is None:
             raise TransferError("the list of a directory's files went missing")
         return manifest
+
+    def spend(self, manifest: Manifest, top: int) -> None:
+        """Make a directory of the blobs that are here, which are not here any more then.
+
+        Raises OSError, TransferError.
+        """
+        build_tree(manifest, top, self._blob_for_tree, self._blobs, writable=True, spend=True)
 
     def open_blob(self, need: Need) -> tuple[int, str]:
         """A descriptor of a blob that is complete here, and what it is called. Raises TransferError."""
