@@ -14,9 +14,11 @@ from rich.console import Console
 
 import zfarm
 from zfarm.archive import Keeper
+from zfarm.courier import Courier
 from zfarm.edge.catalogue import Catalogue, folder_of, lock_archive
 from zfarm.edge.holdings import hold
 from zfarm.edge.parcels import digest_of
+from zfarm.edge.security import Access
 from zfarm.edge.shelf import Quota, Shelf
 from zfarm.edge.store import name_of
 from zfarm.errors import ConfigurationError, TransferError
@@ -156,7 +158,7 @@ def test_names_of_an_embedded_farm_live_as_long_as_the_executor(tmp_path: Path) 
     path.write_text("1 2 3")
     with zfarm.Executor(max_workers=1) as farm:
         put = farm.put(path, name="numbers", progress=True)
-        handle = farm.handle("numbers")
+        handle = farm.options(priority=1).handle("numbers")
         assert handle == put
         assert farm.submit(lambda found: Path(found).read_text(), handle).result(60) == "1 2 3"
         assert farm.get(handle, tmp_path / "copy").read_text() == "1 2 3"
@@ -165,6 +167,11 @@ def test_names_of_an_embedded_farm_live_as_long_as_the_executor(tmp_path: Path) 
         for use in (farm.handle, farm.discard):
             with pytest.raises(TransferError, match="nothing is kept"):
                 use("numbers")
+        with (
+            Courier(lambda: Access(farm._link.road.address)) as courier,  # as to a broker of --files none
+            pytest.raises(ConfigurationError, match="keeps no files"),
+        ):
+            courier.names()
 
 
 def test_a_bar_tells_bytes_and_rate_and_is_full_at_the_end() -> None:

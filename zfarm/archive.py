@@ -59,7 +59,7 @@ MESSAGE_BYTES: Final = 1024 * 1024
 WAITING_MAX: Final = 10_000
 """Messages of one owner that wait; what is beyond is dropped, and said again by whoever wants something."""
 CLOSE_S: Final = 5.0
-"""How long the end of the broker waits for a thread in the middle of a file."""
+"""How long the end of the broker waits for threads in the middle of a file."""
 
 ToPeer: TypeAlias = Callable[[Peer, Any, Payload], None]
 ToWorker: TypeAlias = Callable[[str, Chunks, Payload], None]
@@ -121,8 +121,9 @@ class Keeper:
         """End all threads; what is begun stays to be gone on with."""
         for owner in self._owners.values():
             owner.hear(None)
+        end = time.monotonic() + CLOSE_S
         for owner in self._owners.values():
-            owner.thread.join(CLOSE_S)
+            owner.thread.join(max(0.0, end - time.monotonic()))
         os.close(self._hold)
 
     def _pass(self, principal: str, job: tuple[Any, ...]) -> None:
@@ -131,6 +132,7 @@ class Keeper:
         if owner is None or not owner.hear(job):
             owner = self._owners[principal] = _Owner(self, principal)
             owner.hear(job)
+            owner.thread.start()
 
     # ------------------------------------------------------------ in the threads of the owners
 
@@ -164,7 +166,6 @@ class _Owner:
         self._given: list[tuple[str, Chunks, Payload]] = []
         self._asked: dict[Peer, int] = {}  # whom to tell if this fails, and the number of what it asked
         self.thread = threading.Thread(target=self._run, name="zfarm-archive", daemon=True)
-        self.thread.start()
 
     def hear(self, job: tuple[Any, ...] | None) -> bool:
         """Do this soon; False: there is nobody to do it any more. More than was asked for is dropped."""

@@ -30,12 +30,13 @@ from zfarm.messages import ArchivedFile, Need
 if TYPE_CHECKING:
     from zfarm.api import Executor
     from zfarm.edge.security import Access
+    from zfarm.link import Link
 
 __all__ = ["NamedFile", "discard", "fetch", "handle", "named", "names", "put", "upload"]
 
 DIGITS: Final = 24
 """Of a digest, in the name of the directory in which a download is gathered."""
-_embedded: WeakKeyDictionary[Executor, dict[str, tuple[FileHandle, NamedFile]]] = WeakKeyDictionary()
+_embedded: WeakKeyDictionary[Link, dict[str, tuple[FileHandle, NamedFile]]] = WeakKeyDictionary()
 
 
 class NamedFile(NamedTuple):
@@ -68,12 +69,11 @@ def upload(courier: Courier, put: FileHandle, name: str, moved: Moved) -> FileHa
     """Have a handle's content kept; a handle for it that needs this program no more. Raises: see Courier."""
     check_archived_name(name)
     courier.put(put, name, moved)
-    return _kept(name, put._need, put.mode, put)
+    return _kept(name, put._need, put.mode)
 
 
-def _kept(name: str, need: Need, mode: int, put: FileHandle | None = None) -> FileHandle:
-    archived = Need(need.digest, need.size, need.tree, True)
-    return FileHandle(name, archived, mode, None if put is None else put._holding)
+def _kept(name: str, need: Need, mode: int) -> FileHandle:
+    return FileHandle(name, Need(need.digest, need.size, need.tree, True), mode)
 
 
 def find(courier: Courier, name: str) -> tuple[FileHandle, NamedFile]:
@@ -197,7 +197,7 @@ def put(farm: Executor, held: FileHandle, name: str, moved: Moved) -> FileHandle
         sizes = [entry.size for entry in held._holding.manifest.entries if entry.digest]
         size, files = sum(sizes), len(sizes)
     known = NamedFile(name, size, files, held.is_directory, datetime.now(UTC), held.digest)
-    _embedded.setdefault(farm, {})[name] = FileHandle(name, held._need, held.mode, held._holding), known
+    _embedded.setdefault(farm._link, {})[name] = FileHandle(name, held._need, held.mode, held._holding), known
     return held
 
 
@@ -207,7 +207,7 @@ def handle(farm: Executor, name: str) -> FileHandle:
     if access is not None:
         with Courier(lambda: access) as courier:
             return find(courier, name)[0]
-    found = _embedded.get(farm, {}).get(check_archived_name(name))
+    found = _embedded.get(farm._link, {}).get(check_archived_name(name))
     if found is None:
         raise _unknown(name)
     return found[0]
@@ -219,7 +219,7 @@ def names(farm: Executor) -> list[NamedFile]:
     if access is not None:
         with Courier(lambda: access) as courier:
             return [named(entry) for entry in courier.names()]
-    return [known for _, (_, known) in sorted(_embedded.get(farm, {}).items())]
+    return [known for _, (_, known) in sorted(_embedded.get(farm._link, {}).items())]
 
 
 def discard(farm: Executor, name: str) -> None:
@@ -228,7 +228,7 @@ def discard(farm: Executor, name: str) -> None:
     if access is not None:
         with Courier(lambda: access) as courier:
             courier.discard(name)
-    elif _embedded.get(farm, {}).pop(name, None) is None:
+    elif _embedded.get(farm._link, {}).pop(name, None) is None:
         raise _unknown(name)
 
 
