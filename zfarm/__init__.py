@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from zfarm.jobs import Job, attach
     from zfarm.kept import Kept
     from zfarm.merging import StreamItem
+    from zfarm.naming import NamedFile
     from zfarm.sharing import Shared
     from zfarm.streams import Item, Progress, Stream, emit, progress
     from zfarm.transfer import outdir, scratch, send_file
@@ -76,6 +77,7 @@ __all__ = [
     "LimitExceeded",
     "MemoryLimit",
     "ModuleMissing",
+    "NamedFile",
     "NotPortable",
     "Progress",
     "ProtocolError",
@@ -113,6 +115,7 @@ _HOMES = {
     "Item": "zfarm.streams",
     "Job": "zfarm.jobs",
     "Kept": "zfarm.kept",
+    "NamedFile": "zfarm.naming",
     "Progress": "zfarm.streams",
     "Shared": "zfarm.sharing",
     "Stream": "zfarm.streams",

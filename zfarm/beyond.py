@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zfarm.handles import FileHandle
     from zfarm.link import Link
     from zfarm.merging import Merged
+    from zfarm.naming import NamedFile
     from zfarm.syncing import Synced
 
 __all__ = ["Beyond", "Completed", "WorkerInfo"]
@@ -121,7 +122,9 @@ class Beyond(concurrent.futures.Executor):
 
         return sync(self, what, exclude)  # type: ignore[arg-type]  # every one of us is an Executor
 
-    def put(self, path: str | os.PathLike[str]) -> FileHandle:
+    def put(
+        self, path: str | os.PathLike[str], name: str | None = None, *, progress: bool = False
+    ) -> FileHandle:
         """A handle of the file or directory at ``path``, to be handed to tasks, in which it is a local path.
 
         It is read once for its digest, and sent when a task needs it: once to each host that runs one, and
@@ -130,21 +133,61 @@ class Beyond(concurrent.futures.Executor):
         the arguments of a call, or of the items of a map. The file must stay as it is until the calls have
         ended that need it: else they raise TransferError. What tasks see is read-only.
 
+        With a ``name`` the broker keeps it, in place of what had this name, for programs to come that ask for
+        ``handle(name)`` with the same key, until it is discarded; and the file may change or go once this
+        returns. It is sent now, but what is there already is not; if the broker dies this waits for it, and
+        goes on from where it was. An embedded farm has nobody to keep it: there the name stands for what is
+        at ``path``, as long as the executor lives. ``progress`` shows a bar on a terminal.
+
         Raises:
             TransferError: it cannot be read, is a device or the like, or is larger than
-                ``settings.file_bytes_max``.
-            UnsafeName: a name or link in the directory cannot travel.
+                ``settings.file_bytes_max``; or the broker cannot keep it, since it is full, say.
+            UnsafeName: a name or link in the directory cannot travel, or nothing can be kept under ``name``.
+            LimitExceeded: this key has ``settings.archive_names_max`` names.
+            BrokerUnreachable, AccessDenied, FarmClosed: with a ``name``.
+            ConfigurationError: this farm keeps no files, or this is a task.
         """
         from zfarm.fetching import put
 
-        return put(path)
+        return put(path, self, name, progress)  # type: ignore[arg-type]  # every one of us is an Executor
 
-    def get(self, handle: FileHandle, path: str | os.PathLike[str]) -> Path:
+    def handle(self, name: str) -> FileHandle:
+        """A handle of what this farm keeps under ``name``: it stands for that content from now on, whatever
+        becomes of the name, but calls need the content to be kept.
+
+        Raises:
+            TransferError: nothing is kept under this name.
+            Others: as ``put``.
+        """
+        from zfarm.naming import handle
+
+        return handle(self, name)  # type: ignore[arg-type]
+
+    def names(self) -> list[NamedFile]:
+        """What this farm keeps for this key, by name: name, size, files, whether it is a directory, since
+        when, digest. Raises: as ``put``."""
+        from zfarm.naming import names
+
+        return names(self)  # type: ignore[arg-type]
+
+    def discard(self, name: str) -> None:
+        """Keep no more what has this name; calls that still need it raise TransferError.
+
+        Raises:
+            TransferError: nothing is kept under this name.
+            Others: as ``put``.
+        """
+        from zfarm.naming import discard
+
+        discard(self, name)  # type: ignore[arg-type]
+
+    def get(self, handle: FileHandle, path: str | os.PathLike[str], *, progress: bool = False) -> Path:
         """Write what a handle stands for to ``path``, and return that. A file that is there is replaced, a
         directory must be empty or not there.
 
-        What was put by this process is copied; else a worker sends it that has it. It is written beside,
-        verified, synced and renamed.
+        What was put by this process is copied; what the broker keeps is fetched from there, from where it was
+        when it is called again after a failure; else a worker sends it that has it. It is written beside,
+        verified, synced and renamed. ``progress`` shows a bar on a terminal.
 
         Raises:
             TransferError: it cannot be had any more, or cannot be written.
@@ -152,7 +195,7 @@ class Beyond(concurrent.futures.Executor):
         """
         from zfarm.fetching import get
 
-        return get(self, handle, path)  # type: ignore[arg-type]  # every one of us is an Executor
+        return get(self, handle, path, progress)  # type: ignore[arg-type]
 
     def stream_map(
         self,

@@ -39,7 +39,13 @@ class _Process:
     """A broker on TCP: keys, door, sockets, connection file."""
 
     def __init__(
-        self, binds: Sequence[str], notes_bind: str, path: Path, name: str, journal: Path | None
+        self,
+        binds: Sequence[str],
+        notes_bind: str,
+        path: Path,
+        name: str,
+        journal: Path | None,
+        files: Path | None,
     ) -> None:
         self._hold_fd = hold(path)
         self.loop = Loop()
@@ -63,6 +69,8 @@ class _Process:
                 (streams, streams), members(keys),
             )  # fmt: skip
             self._shell = shell
+            if files is not None:
+                shell.keep_files(files)
             shell.denied = lambda: (self._gate.door.denied, self._gate.door.throttled)
             addresses = [shell.router.address]
             addresses += [
@@ -126,12 +134,14 @@ def main(
     notes_bind: str = "",
     announce: Callable[[Connection], None] = lambda connection: None,
     journal: str = "",
+    files: str = "",
 ) -> int:
     """Run a broker on the addresses ``binds`` until SIGTERM or SIGINT, and return the exit code.
 
     Its connection file is written to ``connection``, or to the default place of the farm called ``name``;
     ``announce`` is called with what is in it once the broker listens. ``journal`` is the path of the journal
-    (default: beside the connection file), or "none".
+    (default: beside the connection file), or "none"; so is ``files``, of the directory of what is kept by
+    name.
 
     Raises:
         ConfigurationError: an address, file or directory cannot be used.
@@ -143,9 +153,10 @@ def main(
         notes_bind = f"tcp://{parse_tcp(binds[0])[0]}:0"
     name = name or "default"
     path = connection or connection_path(name)
+    archive = None if files == "none" else Path(files) if files else path.with_suffix(".files")
     kept = None if journal == "none" else Path(journal) if journal else path.with_suffix(".journal")
     try:
-        process = _Process(binds, notes_bind, path, name, kept)
+        process = _Process(binds, notes_bind, path, name, kept, archive)
     except Unsafe as error:
         log.critical("%s", error)
         return EXIT_UNSAFE

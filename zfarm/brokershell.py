@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zfarm.core import owners
 from zfarm.core.broker import Broker
+from zfarm.core.machine import NOW
 from zfarm.edge import wire
 from zfarm.edge.notes import NotesPort
 from zfarm.edge.ports import RouterPort
@@ -26,9 +27,14 @@ from zfarm.messages import (
     PROTOCOL,
     Action,
     Append,
+    Archive,
+    Archived,
     Bye,
+    Chunks,
+    Discard,
     Drop,
     Look,
+    Lookup,
     Payload,
     Peer,
     Publish,
@@ -43,6 +49,9 @@ from zfarm.messages import (
 from zfarm.settings import settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zfarm.archive import Keeper
     from zfarm.edge.journal import Journal
     from zfarm.edge.loop import Loop
     from zfarm.edge.sockets import Context
@@ -56,6 +65,7 @@ RECEIVE_MAX = 200
 TOPIC = b"farm"
 """What notes about the farm are published under."""
 SWEEP_S = 10.0
+FOR_ARCHIVES = frozenset((Archive, Lookup, Discard))
 JOURNAL_CHECK_S = 1.0
 
 
@@ -119,6 +129,8 @@ class BrokerShell:
         self.malformed = 0
         self.denied: Callable[[], tuple[int, int]] = lambda: (0, 0)
         """How many handshakes were refused, and how many came too often; the owner of the door knows."""
+        self.keeper: Keeper | None = None
+        """The archive, if this broker has one."""
         self.local: dict[Peer, Callable[[Any, Payload], None]] = {}
         """Peers in this very process, and how to hand them a message."""
         self._loop = loop
@@ -167,8 +179,25 @@ class BrokerShell:
         journal.append(written)
         owners.expel(self.machine, known)  # their keys were revoked while there was no broker
 
+    def keep_files(self, root: Path) -> None:
+        """Have an archive in ``root``. Raises ConfigurationError."""
+        from zfarm.archive import ARCHIVE, Keeper  # an embedded farm has none
+
+        self.keeper = Keeper(root, self._loop.call_soon, self._answer, self._give)
+        self.local[ARCHIVE] = self.keeper.hear
+        self.machine.archive = ARCHIVE
+
+    def _answer(self, peer: Peer, message: Any, payload: Payload) -> None:
+        self._send(Send(peer, message, payload))
+
+    def _give(self, owner: str, message: Chunks, payload: Payload) -> None:
+        self.machine.routes.on_archive(owner, message, payload, self._loop.now)
+        self.machine.deadline = NOW
+
     def close(self) -> None:
         """Close the sockets."""
+        if self.keeper is not None:
+            self.keeper.close()
         if self.relay is not None:
             self.relay.close()
         self.router.close()
@@ -187,6 +216,8 @@ class BrokerShell:
         self.notes.sweep()
 
     def _lost(self, peer: bytes) -> None:
+        if self.keeper is not None:
+            self.keeper.gone(peer)
         self.machine.gone(peer, self._loop.now)
 
     def _watched(self, watched: bool) -> None:
@@ -211,8 +242,17 @@ class BrokerShell:
             self.tunnelled(peer, message.channel, message.owner, payload)
         elif kind is TunnelClosed:
             self.tunnel_closed(peer, message.channel)
+        elif kind in FOR_ARCHIVES or (self.keeper is not None and peer in self.keeper):
+            self._ask_keeper(peer, message, payload, principal)
         else:
             self.machine.receive(peer, message, payload, self._loop.now, principal)
+
+    def _ask_keeper(self, peer: Peer, message: Any, payload: Payload, principal: str) -> None:
+        if self.keeper is not None:
+            self.keeper.receive(peer, message, payload, principal)
+        else:
+            text = "this farm keeps no files by name: its broker was started with --files none"
+            self._answer(peer, Archived(message.number, code="ConfigurationError", text=text), ())
 
     def tunnelled(self, worker: Peer, channel: int, owner: str, frames: Payload) -> None:
         """Frames of a client that lives in child ``channel`` of ``worker``. If they make no sense, that is

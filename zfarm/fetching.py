@@ -22,8 +22,8 @@ from zfarm.edge.names import Names
 from zfarm.edge.parcels import digest_of_file
 from zfarm.edge.scratch import remove_tree
 from zfarm.edge.trees import build_tree
-from zfarm.errors import DamagedFile, TransferError
-from zfarm.handles import FileHandle, collected
+from zfarm.errors import DamagedFile, FarmError, TransferError
+from zfarm.handles import FileHandle, collected, holding_of
 from zfarm.messages import Need
 from zfarm.settings import settings
 
@@ -32,16 +32,38 @@ if TYPE_CHECKING:
     from zfarm.edge.callables import Portable
     from zfarm.terms import Terms
 
-__all__ = ["get", "needed", "placed", "put"]
+__all__ = ["bytes_of", "check_target", "get", "needed", "placed", "put"]
 
 
-def put(path: str | os.PathLike[str]) -> FileHandle:
+def put(
+    path: str | os.PathLike[str],
+    farm: Executor | None = None,
+    name: str | None = None,
+    progress: bool = False,
+) -> FileHandle:
     """See Beyond.put."""
     if isinstance(path, FileHandle):
-        return path
-    held = hold(path)
-    name = os.path.basename(os.path.abspath(path)) or "root"
-    return FileHandle(name, held.need, held.mode, held)
+        handle = path
+    else:
+        held = hold(path)
+        handle = FileHandle(os.path.basename(os.path.abspath(path)) or "root", held.need, held.mode, held)
+    if farm is None or name is None:
+        return handle
+    from zfarm import naming
+    from zfarm.loading import bar
+
+    holding_of(handle)  # else this program does not have it
+    with bar(name, bytes_of(handle), progress) as moved:
+        return naming.put(farm, handle, name, moved)
+
+
+def bytes_of(handle: FileHandle) -> int:
+    """What may have to be sent of it: the bytes of all different files, and of their list."""
+    held = handle._holding
+    if not isinstance(held, TreeHolding):
+        return handle.size
+    sizes = {entry.digest: entry.size for entry in held.manifest.entries if entry.digest}
+    return sum(sizes.values()) + handle.size
 
 
 def placed(files: Mapping[str, Any] | None) -> tuple[tuple[str, FileHandle], ...]:
@@ -91,12 +113,14 @@ def needed(
 # ---------------------------------------------------------------- getting
 
 
-def get(farm: Executor, handle: FileHandle, path: str | os.PathLike[str]) -> Path:
+def get(farm: Executor, handle: FileHandle, path: str | os.PathLike[str], progress: bool = False) -> Path:
     """See Beyond.get."""
     if not isinstance(handle, FileHandle):
         raise TypeError(f"get() takes a handle of farm.put(), not {type(handle).__name__}")
     target = Path(os.path.abspath(path))
-    _check_target(target, handle)
+    check_target(target, handle)
+    if handle._holding is None and handle._need.archived:
+        return _bring_kept(farm, handle, target, progress)
     beside = target.parent / f".zfarm-parts-{secrets.token_hex(8)}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +143,23 @@ def get(farm: Executor, handle: FileHandle, path: str | os.PathLike[str]) -> Pat
     return target
 
 
-def _check_target(target: Path, handle: FileHandle) -> None:
+def _bring_kept(farm: Executor, handle: FileHandle, target: Path, progress: bool) -> Path:
+    from zfarm import naming
+    from zfarm.loading import bar
+
+    try:
+        with bar(handle.name, None if handle.is_directory else handle.size, progress) as moved:
+            naming.get(farm, handle, target, moved)
+    except OSError as error:
+        if isinstance(error, FarmError):
+            raise
+        text = f"cannot write {handle.name!r} to {str(target)!r}: {error.strerror}"
+        raise TransferError(text, error.errno or 0) from None
+    return target
+
+
+def check_target(target: Path, handle: FileHandle) -> None:
+    """Raise TransferError unless it can be written there."""
     try:
         mode = os.lstat(target).st_mode
     except FileNotFoundError:

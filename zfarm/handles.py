@@ -105,10 +105,14 @@ class FileHandle(os.PathLike[str]):
         return FileHandle, (self.name, self._need, self.mode)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, FileHandle) and self._need == other._need
+        return isinstance(other, FileHandle) and self._content == other._content
 
     def __hash__(self) -> int:
-        return hash(self._need)
+        return hash(self._content)
+
+    @property
+    def _content(self) -> tuple[bytes, int, bool]:
+        return self._need.digest, self._need.size, self._need.tree
 
     def __repr__(self) -> str:
         what = "directory" if self.is_directory else f"{self.size:,} bytes"

@@ -238,11 +238,14 @@ class Link:
 
     def check_files(self, handles: Sequence[FileHandle | Bale]) -> None:
         """Raise if the calls of this link cannot need these files."""
-        if self._job and handles:
-            raise TransferError(
-                f"{handles[0].name!r} cannot be given to a call of job {self._job!r}: a job outlives its "
-                "program, which has the file; let its calls read it from where all workers see it"
-            )
+        if not self._job:
+            return
+        for handle in handles:
+            if not handle._need.archived:
+                raise TransferError(
+                    f"{handle.name!r} cannot be given to a call of job {self._job!r}: a job outlives its "
+                    "program, which has the file; have the farm keep it: farm.put(path, name=...)"
+                )
 
     def ship(self) -> Shipped:
         """Where the code is kept that its calls need."""

@@ -72,16 +72,19 @@ class Demand(Message):
 
 
 class Need(Message):
-    """A blob that a call needs. With ``tree`` it lists the files of a directory, which are needed as well."""
+    """A blob that a call needs. With ``tree`` it lists the files of a directory, which are needed as well.
+    ``archived``: the archive of the broker gives it, and not the client."""
 
     digest: bytes
     size: int
     tree: bool = False
+    archived: bool = False
 
 
 class Wanted(Message):
     """What a worker wants of one blob: from ``at`` on, and no more than up to ``upto`` for now. ``again``:
-    what was sent beyond ``at`` is lost. ``far``: to say where it lies on the host is of no use."""
+    what was sent beyond ``at`` is lost. ``far``: to say where it lies on the host is of no use. ``archived``:
+    it is wanted of the archive, and not of the client."""
 
     digest: bytes
     size: int
@@ -89,6 +92,7 @@ class Wanted(Message):
     upto: int = 0
     again: bool = False
     far: bool = False
+    archived: bool = False
 
 
 class Chunk(Message):
@@ -101,6 +105,19 @@ class Chunk(Message):
     check: bytes = b""
     path: str = ""
     text: str = ""
+
+
+class ArchivedFile(Message):
+    """A file or directory that the archive keeps under a name: ``bytes`` in so many ``files``, since a time
+    of day."""
+
+    name: str
+    need: Need
+    mode: int
+    bytes: int
+    files: int
+    at: float
+    owner: str = ""  # for admins, who see those of all
 
 
 class Call(Message):
@@ -355,11 +372,40 @@ class Fetch(Message, tag="fetch"):
 
 
 class Chunks(Message, tag="chunks"):
-    """Client -> broker -> worker, answer to Want. Payload: a blob per chunk."""
+    """Answer to Want: client -> broker -> worker, client -> archive, or from the archive. Payload: a blob per
+    chunk."""
 
     lease: int
     task: int
     chunks: list[Chunk]
+
+
+class Archive(Message, tag="archive"):
+    """Client -> archive: keep this file or directory under that name, in place of what it was for. What is
+    lacking of it is asked for with Want. Said again each beat, and answered with Archived."""
+
+    number: int
+    name: str
+    need: Need
+    mode: int
+
+
+class Lookup(Message, tag="lookup"):
+    """Client -> archive: what is kept under this name, or, without, under all names of this key; with ``all``
+    of every key, for admins. Answered with Archived, in parts."""
+
+    number: int
+    name: str = ""
+    all: bool = False
+
+
+class Discard(Message, tag="discard"):
+    """Client -> archive: keep no more what has this name. ``owner``: that of another key, for admins.
+    Answered with Archived."""
+
+    number: int
+    name: str
+    owner: str = ""
 
 
 class Bye(Message, tag="bye"):
@@ -626,7 +672,9 @@ class Items(Message, tag="items"):
 
 
 class Want(Message, tag="want"):
-    """Worker -> broker -> client: this lease needs these blobs of its client. Answered with Chunks.
+    """Worker -> broker -> client: this lease needs these blobs of its client, or of the archive. Also archive
+    -> client, of what it shall keep, and client -> archive; the lease is a number of theirs then. Answered
+    with Chunks.
 
     ``taken`` counts the bytes that have come for this lease. Nothing wanted: nothing is missing any more.
     """
@@ -636,6 +684,20 @@ class Want(Message, tag="want"):
     taken: int = 0
     task: int = 0  # by the broker
     host: str = ""  # of the worker, by the broker
+    owner: str = ""  # whose task it is: by the broker, to its archive alone
+
+
+class Archived(Message, tag="archived"):
+    """Archive -> client: answer to Archive, Lookup and Discard. ``files`` from number ``first`` on, of a
+    ``total``; a ``code`` is the error that its ``text`` is for. ``open``: it is not done yet."""
+
+    number: int
+    files: list[ArchivedFile] = []
+    first: int = 0
+    total: int = 0
+    open: bool = False
+    code: str = ""
+    text: str = ""
 
 
 class Sent(Message, tag="sent"):
@@ -839,10 +901,11 @@ class Waits(Message, tag="waits"):
 FromMonitor: TypeAlias = Look | Why
 FromClient: TypeAlias = (
     Hello | Attach | Submit | Cancel | Ask | Forget | Pulse | Listen | Fetch | Chunks | Bye | Look | Why
-)
+    | Archive | Lookup | Discard | Want
+)  # fmt: skip
 ToClient: TypeAlias = (
     Welcome | Stranger | Refused | Attached | Booked | Ended | Began | Unknown | Echo | Picture
-    | Streams | Items | Sent | Progress | Reason | Printed | Want
+    | Streams | Items | Sent | Progress | Reason | Printed | Want | Chunks | Archived
 )  # fmt: skip
 FromWorker: TypeAlias = (
     Join | Beat | Reports | Return | Began | Room | Leave | Tunnel | TunnelClosed
@@ -1080,8 +1143,22 @@ class DropBlob(Action):
     need: Need
 
 
+class NameBlob(Action):
+    """Archive: all that this upload needs is there: have it kept under its name; answer with ``named``."""
+
+    upload: int
+    archive: Archive
+
+
+class SpoilBlob(Action):
+    """Archive: what this was for cannot be kept: remove what has come of it, but for what others need."""
+
+    need: Need
+
+
 class Give(Action):
-    """Client: send these chunks of what the task behind ``token`` needs to the worker with that lease."""
+    """Client, archive: send these chunks of what the task behind ``token`` needs to the worker with that
+    lease."""
 
     token: Any
     task: int

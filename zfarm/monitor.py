@@ -19,7 +19,7 @@ from zfarm.edge.loop import Loop
 from zfarm.edge.notes import NotesReader
 from zfarm.edge.places import list_local_farms
 from zfarm.edge.ports import DealerPort
-from zfarm.edge.security import MONITOR, Access, connections_directory, load_connection, parse_address
+from zfarm.edge.security import MONITOR, Access, Role, connections_directory, load_connection, parse_address
 from zfarm.edge.sockets import close_context, new_context
 from zfarm.errors import BrokerUnreachable, ConfigurationError, FarmError, ProtocolError, VersionMismatch
 from zfarm.messages import Look, Note, Picture, Reason, Refused, Why
@@ -218,8 +218,8 @@ class Monitor:
 # ---------------------------------------------------------------- which farm is meant
 
 
-def find_farm(address: str | None = None, connection: Path | None = None) -> Access:
-    """The farm that a user means, and what a monitor needs to reach it.
+def find_farm(address: str | None = None, connection: Path | None = None, role: Role = MONITOR) -> Access:
+    """The farm that a user means, and what a monitor (or another ``role``) needs to reach it.
 
     Argument, connection file, ZFARM_ADDRESS, ZFARM_CONNECTION_FILE; without any of them the only farm of this
     user on this host, be it embedded in a program or a broker.
@@ -231,8 +231,8 @@ def find_farm(address: str | None = None, connection: Path | None = None) -> Acc
         address = os.environ.get("ZFARM_ADDRESS", "")
     named = address or connection or os.environ.get("ZFARM_CONNECTION_FILE")
     if named:
-        return parse_address(address or "", MONITOR, connection or "")
-    farms = _farms_here()
+        return parse_address(address or "", role, connection or "")
+    farms = _farms_here(role)
     if not farms:
         raise ConfigurationError(
             "no farm runs on this host: name one by its address (tcp://HOST:PORT), its connection file "
@@ -245,7 +245,7 @@ def find_farm(address: str | None = None, connection: Path | None = None) -> Acc
     return access
 
 
-def _farms_here() -> dict[str, Access]:
+def _farms_here(role: Role) -> dict[str, Access]:
     """Farms of this user on this host: what to type for them, with a remark -> how to reach them."""
     farms: dict[str, Access] = {}
     for farm in list_local_farms():
@@ -255,7 +255,7 @@ def _farms_here() -> dict[str, Access]:
     for path in sorted(directory.glob("*.json")) if directory.is_dir() else ():
         broker = load_connection(path)
         if broker.host == socket.gethostname() and _runs(broker.pid):
-            farms[f"{path}  (broker, process {broker.pid})"] = broker.access(MONITOR)
+            farms[f"{path}  (broker, process {broker.pid})"] = broker.access(role)
     return farms
 
 

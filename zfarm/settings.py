@@ -165,6 +165,12 @@ class Settings:
     blobs_from_bytes: int = 1 * MIB
     """Arrays and pickles of at least this size in the arguments of calls are sent once to each host of a farm
     over TCP, and mapped there; smaller ones travel with each call."""
+    archive_bytes_max: int = 100 * 1024 * MIB
+    """Bytes of files that a broker keeps by name, for all keys together; what is beyond is refused."""
+    archive_names_max: int = 10_000
+    """Names that one key may have there."""
+    archive_floor_bytes: int = 256 * MIB
+    """Free space on the disk of those files below which no more are taken: the journal may need it."""
     progress_interval_s: float = 0.1
     """How often a task's progress travels at most."""
 

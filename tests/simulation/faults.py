@@ -94,6 +94,8 @@ class Mix:
     choosy_share: float = 0.0
     """Tasks that do not run anywhere."""
     needs_share: float = 0.0  # calls that need files
+    archived_share: float = 0.0
+    """Of those files, the part that the broker's archive gives."""
     near_share: float = 0.0  # clients are on the hosts of their workers
     gone_share: float = 0.0
     damage_share: float = 0.0

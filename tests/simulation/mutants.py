@@ -280,6 +280,16 @@ MUTANTS = [
     Mutant("a child fed ahead knows no store", "_feed", "limits, now, self._place", "limits, now"),
     Mutant("a child knows no store", "_feed", ", place=self._place", ""),
     Mutant("a file that is gone fails nobody", "_refused", "self._fail(", "list("),
+    # files out of the archive
+    Mutant("clients are asked for what they have not", "on_want", "if not one.archived", ""),
+    Mutant(
+        "the archive forgotten on the way",
+        "_sources_of",
+        "errand.need in call.archived",
+        "False",
+    ),
+    Mutant("a file of the archive is another file", "plain", "if need.archived", "if not need.archived"),
+    Mutant("two readers of an archive are one", "want", "reader not in self._tasks", "not self._tasks"),
     # accounts
     Mutant("a function counts after its last task", "discard", "size += len(function.blob)", "pass"),
     Mutant("what a dropped client had still counts", "drop", "self.accounts.bytes -= size", "pass"),

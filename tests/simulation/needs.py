@@ -7,7 +7,9 @@ import dataclasses
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.shelves import closure
 from zfarm import messages as m
+from zfarm.core.lacking import plain
 
 if TYPE_CHECKING:
     from tests.simulation.farm import Farm
@@ -27,6 +29,7 @@ def let_need(mix: Mix) -> None:
     mix.gone_share = rng.choice((0.0, 0.0, 0.02))
     mix.damage_share = rng.choice((0.0, 0.0, 0.1))
     mix.disk_failures = rng.choice((0.0, 0.0, 0.05))
+    mix.archived_share = Random(f"archive {mix.seed}").choice((0.0, 0.0, 0.5, 1.0))
     window = rng.choice((16, 32, 4096))
     mix.settings = dataclasses.replace(
         mix.settings,
@@ -70,10 +73,20 @@ class Needs:
         granted = self.granted.get(message.lease)
         assert granted is None or granted[0] is task, f"files of {task.token} for another lease: {message}"
 
+    def wanted_of_archive(self, message: m.Want) -> None:
+        """The archive is asked for files: of a task that needs them, for a lease on that."""
+        task = self.numbers.get((message.owner, message.task))
+        assert task is not None, f"the archive is asked for files of task {message.task}: {message}"
+        granted = self.granted.get(message.lease)
+        assert granted is None or granted[0] is task, f"files of {task.token} for another lease: {message}"
+        own = closure(self.farm, task, archived=True)
+        assert all(one.digest in own for one in message.wants), f"{task.token} does not need all of {message}"
+
     def missing(self, what: str, task: Task) -> None:
         """A task ended since a file cannot be had: something has happened to one that it needs."""
         library = self.farm.library
-        needed = {part for need in task.needs for part in (need, *library.contents[need.digest].parts)}
+        needs = [plain(need) for need in task.needs]
+        needed = {part for need in needs for part in (need, *library.contents[need.digest].parts)}
         needed |= {m.Need(need.digest, need.size) for need in task.needs}
         why = any(need in self.excused or need.digest in library.gone for need in needed)
         assert why, f"{what} needs files, and nothing has happened to them"

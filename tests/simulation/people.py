@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import structs
 
 from zfarm.messages import ERROR, MIXED, VALUE, Demand, Need, Outcome, Setup
 
@@ -281,6 +282,10 @@ class Person:
             farm.after(delay, partial(self.hand, "why", task))
         if mix.needs_share and not self.client.job and rng.random() < mix.needs_share:
             task.needs = tuple(rng.sample(farm.library.all, rng.randint(1, min(3, len(farm.library.all)))))
+        if mix.archived_share:
+            task.needs = farm.library.archived(task.needs, mix.archived_share, task.token)
+            if self.client.job and mix.archived_share == 1.0:  # such files outlive its client as well
+                task.needs = tuple(structs.replace(need, archived=True) for need in farm.library.all[:2])
         self.tasks.append(task)
         self.hand("submit", task)
         if mix.stream_share:

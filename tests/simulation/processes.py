@@ -11,6 +11,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.archive import ARCHIVE, Archive
 from tests.simulation.children import Children
 from tests.simulation.fullness import written_first
 from tests.simulation.network import Link
@@ -156,6 +157,8 @@ class BrokerProcess(Process):
         self.epoch = epoch
         self.watched = False
         self.machine = Broker(epoch, VERSIONS, self.clock, farm.mix.settings, farm.disk is not None)
+        self.archive = Archive(self)
+        self.machine.archive = ARCHIVE
         farm.books.broker_born()
         if farm.disk is not None:
             self.machine.restore(farm.disk.pairs, self.clock)
@@ -194,6 +197,8 @@ class BrokerProcess(Process):
             self.farm.story.tell(self.farm.now, "broker", "loses", entry[1])
             self.farm.books.gone(entry[1])
             self.machine.gone(entry[1], clock)
+        elif kind == "archive":
+            self.machine.routes.on_archive(entry[1], entry[2], entry[3], clock)
         elif kind == "watch":
             self.watched = entry[1]
             self.machine.watch(entry[1], clock)
@@ -213,6 +218,9 @@ class BrokerProcess(Process):
             farm.story.tell(farm.now, "broker", "says", action)
             farm.books.broker_says(action.peer, action.message)
             peer, message, payload = action.peer, action.message, action.payload
+            if peer == ARCHIVE:
+                self.archive.hear(message)
+                return
             if isinstance(peer, tuple):
                 peer, message, payload = peer[0], m.Tunnel(channel=peer[1]), (message, payload)
             if not farm.network.send(peer, message, payload) and farm.mix.gone_is_told:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.lane import Lane
 from zfarm import messages as m
-from zfarm.core.lacking import DAMAGED, FAR, FINAL
+from zfarm.core.lacking import DAMAGED, FAR, FINAL, plain
 
 if TYPE_CHECKING:
     from random import Random
@@ -50,6 +50,13 @@ class Library:
         files = [self._file(rng, rng.choice((0, 3, CHUNK, 20, 60))) for _ in range(rng.randint(1, 6))]
         trees = [self._tree(n, rng.sample(files, rng.randint(0, len(files)))) for n in range(2)]
         self.all = [*files, *trees]
+
+    def archived(self, needs: tuple[m.Need, ...], share: float, token: int) -> tuple[m.Need, ...]:
+        """The same, some of them out of the archive: for one task the same file, and for another not."""
+        return tuple(
+            m.Need(need.digest, need.size, need.tree, (need.digest[0] + 77 * token) % 256 < share * 256)
+            for need in needs
+        )
 
     def _file(self, rng: Random, size: int) -> m.Need:
         data = rng.randbytes(size)
@@ -199,23 +206,25 @@ class Shelf:
 
     def check(self, task: Task) -> None:
         """A call runs: all that it needs is there."""
-        for need in task.needs:
+        for need in map(plain, task.needs):
             assert need in self.store.whole, f"task {task.token} runs without {need}"
         if task.needs:
             self.farm.story.probe("a call has its files")
 
 
-def give(client: ClientProcess, action: m.Give) -> None:
-    """A client's thread reads chunks and sends them."""
-    farm = client.farm
-    rng, mix = farm.rng, farm.mix
-    task = farm.tasks[action.token]
+def closure(farm: Farm, task: Task, archived: bool) -> set[bytes]:
+    """The digests of all that a task needs of its client, or of the archive."""
     contents = farm.library.contents
-    own = {need.digest for top in task.needs for need in (top, *contents[top.digest].parts)}
+    tops = [top for top in task.needs if top.archived == archived]
+    return {need.digest for top in tops for need in (top, *contents[top.digest].parts)}
+
+
+def read(farm: Farm, wants: list[m.Wanted]) -> tuple[list[m.Chunk], list[bytes]]:
+    """The chunks that are wanted, as whoever has them gives them today."""
+    rng, mix = farm.rng, farm.mix
     chunks: list[m.Chunk] = []
     payload: list[bytes] = []
-    for one in action.wants:
-        assert one.digest in own, f"task {task.token} does not need {one}"
+    for one in wants:
         if rng.random() < mix.gone_share * farm.chaos:
             farm.library.gone.add(one.digest)
         data = farm.library.contents[one.digest].data
@@ -235,7 +244,18 @@ def give(client: ClientProcess, action: m.Give) -> None:
                 check = digest(b"other")
             chunks.append(m.Chunk(one.digest, one.size, at, check))
             payload.append(part)
-    most = mix.settings.batch_calls_max
+    return chunks, payload
+
+
+def give(client: ClientProcess, action: m.Give) -> None:
+    """A client's thread reads chunks and sends them."""
+    farm = client.farm
+    task = farm.tasks[action.token]
+    own = closure(farm, task, archived=False)
+    for one in action.wants:
+        assert one.digest in own, f"task {task.token} does not need {one} of its client"
+    chunks, payload = read(farm, action.wants)
+    most = farm.mix.settings.batch_calls_max
     for start in range(0, len(chunks), most):
         message = m.Chunks(action.lease, action.task, chunks[start : start + most])
         client.send(message, payload[start : start + most])

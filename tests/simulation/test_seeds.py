@@ -56,6 +56,7 @@ RARE = [
     "lost, a batch",
     "lost, all attempts",
     "raised, all attempts",
+    "the archive is asked",
     "ran again",
     "Refused",
     "refused memory, and died",

@@ -9,6 +9,7 @@ from tests.tidy.sources import Source, sources
 WALL = {"time", "time_ns", "now", "utcnow", "today"}
 """Of the modules ``time`` and ``datetime``."""
 ASKED = {
+    "zfarm/archive.py": "since when a file is kept, as told to people",
     "zfarm/brokershell.py": "a number for this start of a broker",
     "zfarm/checkup.py": "whether the clocks of two hosts go alike",
     "zfarm/edge/journal.py": "a number for the first start; the age of the oldest outcome, as told to people",
@@ -19,6 +20,7 @@ ASKED = {
     "zfarm/edge/store.py": "which files were not used for longest, over all workers of a host: they go first",
     "zfarm/face/dashboard.py": "the time of day on the screen",
     "zfarm/face/status.py": "the time of day on the page",
+    "zfarm/naming.py": "since when a file is kept, as told to people",
 }
 
 

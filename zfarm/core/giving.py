@@ -1,4 +1,5 @@
-"""What workers have asked this client for: which chunks are to be sent now; it reads no file.
+"""What workers have asked this client for, or others an archive: which chunks are to be sent now; it reads
+no file.
 
 How much of a blob may be sent its worker says; how much of all blobs may be on its way is a limit of ours. A
 worker that is silent for long, or whose lease was replaced, is sent nothing more.
@@ -7,15 +8,27 @@ worker that is silent for long, or whose lease was replaced, is sent nothing mor
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import inf
+from typing import Any, Protocol
 
-from zfarm.core.asked import Asked
 from zfarm.core.machine import NOW
-from zfarm.messages import CHUNK_BYTES, Action, Give, Want, Wanted
+from zfarm.messages import CHUNK_BYTES, Action, Give, Need, Want, Wanted
 from zfarm.settings import Settings
 
-__all__ = ["Giving"]
+__all__ = ["Giving", "Needy"]
+
+
+class Needy(Protocol):
+    """What blobs are given for: a task of a client, or whoever reads from an archive."""
+
+    @property
+    def token(self) -> Any:
+        """What its shell calls it."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it needs; nothing: it is given nothing."""
 
 
 class Gift:
@@ -46,7 +59,12 @@ class Giving:
         self._limits = limits
         self._gifts: OrderedDict[int, Gift] = OrderedDict()
 
-    def want(self, message: Want, tasks: Mapping[int, Asked], now: float) -> None:
+    @property
+    def tasks(self) -> Collection[int]:
+        """Those that are given something."""
+        return {gift.task for gift in self._gifts.values()}
+
+    def want(self, message: Want, tasks: Mapping[int, Needy], now: float) -> None:
         """A worker asks for blobs of a task of ours."""
         asked = tasks.get(message.task)
         if asked is None or not asked.needs:
@@ -82,7 +100,7 @@ class Giving:
         self._gifts.clear()
         self.deadline = inf
 
-    def advance(self, now: float, tasks: Mapping[int, Asked], actions: list[Action]) -> None:
+    def advance(self, now: float, tasks: Mapping[int, Needy], actions: list[Action]) -> None:
         """Have sent what there is room for: of each lease a part, then of the next one."""
         kept = self._limits.give_kept_s
         for lease in [lease for lease, gift in self._gifts.items() if now >= gift.heard_at + kept]:

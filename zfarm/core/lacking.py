@@ -32,7 +32,7 @@ from zfarm.messages import (
 )
 from zfarm.settings import Settings
 
-__all__ = ["DAMAGED", "FAR", "FINAL", "Lacking"]
+__all__ = ["DAMAGED", "FAR", "FINAL", "Lacking", "plain"]
 
 FINAL: Final = 0
 """An errand has failed for good."""
@@ -57,14 +57,21 @@ Waiter: TypeAlias = int | Need
 """A lease, or the directory that a file belongs to."""
 
 
+def plain(need: Need) -> Need:
+    """The same content, wherever it comes from."""
+    return Need(need.digest, need.size, need.tree) if need.archived else need
+
+
 class Call:
     """One lease with needs."""
 
-    __slots__ = ("missing", "needs", "owner", "taken", "told")
+    __slots__ = ("archived", "missing", "needs", "owner", "taken", "told")
 
     def __init__(self, owner: str, needs: tuple[Need, ...]) -> None:
         self.owner = owner
-        self.needs = needs
+        self.archived = {plain(need) for need in needs if need.archived}
+        """What the archive gives."""
+        self.needs = tuple(dict.fromkeys(map(plain, needs)))
         self.missing: set[Need] = set()
         self.taken = 0  # bytes that have come in its name
         self.told = False  # its client was asked for something
@@ -74,8 +81,8 @@ class Errand:
     """One blob that is missing."""
 
     __slots__ = (
-        "again", "at", "far", "lease", "moved_at", "near", "need", "number", "parts", "patience", "sought",
-        "state", "stored", "tried", "upto", "waiters",
+        "again", "archived", "at", "far", "lease", "moved_at", "near", "need", "number", "parts", "patience",
+        "sought", "state", "stored", "tried", "upto", "waiters",
     )  # fmt: skip
 
     def __init__(self, number: int, need: Need) -> None:
@@ -87,6 +94,7 @@ class Errand:
         self.at = 0  # has come
         self.upto = 0  # was asked for
         self.lease = 0  # in whose name
+        self.archived = False  # of the archive
         self.again = False
         self.near = False  # it is being taken from where it lies on this host
         self.far = False  # that was of no use
@@ -130,7 +138,7 @@ class Lacking:
     def add(self, lease: int, owner: str, needs: tuple[Need, ...]) -> bool:
         """A lease with needs was granted; True: some of them are missing."""
         call = self._calls[lease] = Call(owner, needs)
-        for need in needs:
+        for need in call.needs:
             have = self._have.get(need)
             if have is not None:
                 have[1].add(lease)
@@ -193,11 +201,16 @@ class Lacking:
 
     def _leases_of(self, errand: Errand) -> Iterator[int]:
         """In whose name it may be asked for."""
+        return (lease for lease, _ in self._sources_of(errand))
+
+    def _sources_of(self, errand: Errand) -> Iterator[tuple[int, bool]]:
+        """The same, and whether of the archive."""
         for waiter in errand.waiters:
             if isinstance(waiter, int):
-                yield waiter
+                call = self._calls.get(waiter)  # it may be ending
+                yield waiter, call is not None and errand.need in call.archived
             elif waiter in self._errands:
-                yield from self._leases_of(self._errands[waiter])
+                yield from self._sources_of(self._errands[waiter])
 
     # ------------------------------------------------------------ errands
 
@@ -450,10 +463,11 @@ class Lacking:
         wants: dict[int, list[Wanted]] = {}
         for need in self._said:
             errand = self._fetching[need]
-            lease = next(self._leases_of(errand))
-            if lease != errand.lease:
-                errand.lease, errand.again = lease, True
-            wanted = Wanted(need.digest, need.size, errand.at, errand.upto, errand.again, errand.far)
+            lease, archived = next(self._sources_of(errand))
+            if (lease, archived) != (errand.lease, errand.archived):
+                errand.lease, errand.archived, errand.again = lease, archived, True
+            again, far = errand.again, errand.far
+            wanted = Wanted(need.digest, need.size, errand.at, errand.upto, again, far, archived)
             wants.setdefault(lease, []).append(wanted)
             errand.again = False
         self._said = {}

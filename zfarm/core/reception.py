@@ -74,6 +74,8 @@ class Reception(Ledger):
         self.items_addresses = "", ""
         """Where workers publish items, and where clients get them; empty: they take the way of all messages.
         Set by the shell."""
+        self.archive: Peer | None = None
+        """Who gives what the broker keeps beyond the life of programs; None: nobody. Set by the shell."""
         self.routes = Routes(self)  # type: ignore[arg-type]  # a reception is always that of a broker
         self._strangers: dict[Peer, None] = {}
         self._from_client: dict[type, Handler] = {

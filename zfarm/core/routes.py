@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from zfarm.core.books import ClientRecord, WorkerRecord
 from zfarm.messages import (
+    Chunk,
     Chunks,
     Fetch,
     Items,
@@ -122,8 +123,33 @@ class Routes:
             refusals = self._broker.refusals
             refusals["files"] = refusals.get("files", 0) + 1
             return
-        told = Want(message.lease, message.wants, message.taken, task.number, worker.host)
-        self._to_client(task.client.session, told)
+        owner, wants = task.client.session, message.wants
+        if any(need.archived for need in task.needs):
+            kept = [one for one in wants if one.archived]
+            wants = [one for one in wants if not one.archived]
+            if kept or not wants:
+                self._to_archive(
+                    worker, Want(message.lease, kept, message.taken, task.number, worker.host, owner)
+                )
+            if kept and not wants:
+                return
+        self._to_client(owner, Want(message.lease, wants, message.taken, task.number, worker.host))
+
+    def _to_archive(self, worker: WorkerRecord, want: Want) -> None:
+        """The broker's own archive is asked; where there is none, that is the answer."""
+        archive = self._broker.archive
+        if archive is not None:
+            self._send(archive, want)
+        elif want.wants:
+            text = "this broker keeps no files (--files none)"
+            chunks = [Chunk(one.digest, one.size, one.at, text=text) for one in want.wants]
+            self._send(worker.peer, Chunks(want.lease, want.task, chunks), [b""] * len(chunks))
+
+    def on_archive(self, owner: str, message: Chunks, payload: Payload, now: float) -> None:
+        """The archive gives what the worker with that lease has asked for."""
+        client = self._broker.clients.get(owner)
+        if client is not None:
+            self.on_chunks(client, message, payload, now)
 
     # ------------------------------------------------------------ from clients
 

@@ -27,6 +27,8 @@ from zfarm.edge.bounds import name as _name
 from zfarm.edge.bounds import number as _number
 from zfarm.edge.bounds import numbers as _numbers
 from zfarm.edge.bounds import real as _real
+from zfarm.edge.filing import FILE_CHECKS
+from zfarm.edge.filing import digests as _digests
 from zfarm.settings import settings
 
 __all__ = ["CHECKS", "NAME_MAX", "Check", "Malformed"]
@@ -66,13 +68,6 @@ def _needs(needs: Sequence[Sequence[m.Need]]) -> None:
     for some in needs:
         _listed("files of a call", some, settings.call_files_max)
         _digests("a file", *some)
-
-
-def _digests(what: str, *blobs: m.Need | m.Wanted | m.Chunk) -> None:
-    for blob in blobs:
-        if len(blob.digest) != m.DIGEST_BYTES:
-            raise Malformed(f"the digest of {what} has {len(blob.digest)} bytes")
-    _numbers(f"sizes of {what}", [blob.size for blob in blobs], settings.file_bytes_max)
 
 
 def _submit(message: m.Submit, blobs: int) -> None:
@@ -441,32 +436,6 @@ def _fetch(message: m.Fetch, blobs: int) -> None:
     _number("last", message.last, least=message.first)
 
 
-def _want(message: m.Want, blobs: int) -> None:
-    _blobs(message, blobs, 0)
-    _numbers("lease, task and bytes taken", (message.lease, message.task, message.taken))
-    _name("a host", message.host)
-    _listed("files", message.wants, settings.batch_calls_max)
-    _digests("a file", *message.wants)
-    for one in message.wants:
-        _number("the end of what is wanted", one.upto, one.size)
-        _number("the begin of what is wanted", one.at, one.upto)
-        if one.at % m.CHUNK_BYTES:
-            raise Malformed(f"a chunk begins at {one.at}")
-
-
-def _chunks(message: m.Chunks, blobs: int) -> None:
-    _listed("chunks", message.chunks, settings.batch_calls_max)
-    _blobs(message, blobs, len(message.chunks))
-    _numbers("lease and task", (message.lease, message.task))
-    _digests("a file", *message.chunks)
-    for chunk in message.chunks:
-        _number("the begin of a chunk", chunk.at, chunk.size)
-        _name("a path", chunk.path, most=PATH_MAX)
-        _name("a reason", chunk.text, most=settings.text_bytes_max)
-        if len(chunk.check) != (0 if chunk.path or chunk.text else m.DIGEST_BYTES):
-            raise Malformed(f"the digest of a chunk has {len(chunk.check)} bytes")
-
-
 def _progress(message: m.Progress, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _number("number", message.number)
@@ -528,6 +497,7 @@ def _workers_note(note: m.WorkersNote, blobs: int) -> None:
 
 
 CHECKS: Final[dict[type, Check]] = {
+    **FILE_CHECKS,
     m.Hello: _hello,
     m.Attach: _attach,
     m.Submit: _submit,
@@ -577,8 +547,6 @@ CHECKS: Final[dict[type, Check]] = {
     m.Sent: _sent,
     m.Listen: _listen,
     m.Fetch: _fetch,
-    m.Want: _want,
-    m.Chunks: _chunks,
     m.FarmNote: _farm_note,
     m.WorkersNote: _workers_note,
     m.TextNote: _nothing,

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from zfarm.edge.cargo import Apart, Large, Part, large, pack, small
+from zfarm.edge.names import file_name
 from zfarm.edge.parcels import digest_of, digest_of_file, whole_digest
-from zfarm.edge.stored import Stored, file_name, path_of
+from zfarm.edge.stored import Stored, path_of
 from zfarm.edge.storeroom import PART, Storeroom
 from zfarm.edge.trees import STORED_MODE
 from zfarm.errors import DamagedFile, FarmError

@@ -11,7 +11,7 @@ from typing import Final
 
 from zfarm.errors import UnsafeName
 
-__all__ = ["OURS", "Names", "check_name", "fold"]
+__all__ = ["OURS", "Names", "check_name", "file_name", "fold"]
 
 NAME_BYTES_MAX: Final = 2048
 """Of a whole name: with the directory that it comes to it must stay below what a system takes (4096)."""
@@ -99,3 +99,8 @@ class Names:
                 raise _unsafe(name, f"clashes: {path!a} was sent already")
         self._known.update(found)
         return name
+
+
+def file_name(digest: bytes, size: int) -> str:
+    """What a blob is called in a store."""
+    return f"{digest.hex()}-{size}"

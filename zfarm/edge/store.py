@@ -18,9 +18,9 @@ from typing import Final, NamedTuple
 
 from zfarm.edge.copying import copied_digest
 from zfarm.edge.landing import sync_files
+from zfarm.edge.names import file_name
 from zfarm.edge.parcels import digest_of, digest_of_file, open_regular, whole_digest
 from zfarm.edge.scratch import remove_tree
-from zfarm.edge.stored import file_name
 from zfarm.edge.storeroom import DIRECTORY, PART, READ, Storeroom
 from zfarm.edge.trees import STORED_MODE, Manifest, build_tree, read_manifest
 from zfarm.errors import FarmError, TransferError
@@ -62,6 +62,9 @@ class _Bad(TransferError):
 
 class Store(Storeroom):
     """One worker's hands on a store. One thread."""
+
+    whose = "the worker"
+    elsewhere = "start it with --store DIR on another disk"
 
     def __init__(self, root: Path, bytes_max: int, lasting: bool, answer: Answer) -> None:
         """Open the store in ``root``, which is made if need be. One that is ``lasting`` is synced. ``answer``
@@ -432,9 +435,9 @@ class Store(Storeroom):
             os.close(writing.fd)
         text = str(error)
         if isinstance(error, OSError) and not isinstance(error, FarmError):
-            text = f"the worker cannot keep a file of {need.size:,} bytes in {self.root}: {error.strerror}"
+            text = f"{self.whose} cannot keep a file of {need.size:,} bytes in {self.root}: {error.strerror}"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                text += "; free some space there, or start it with --store DIR on another disk"
+                text += f"; free some space there, or {self.elsewhere}"
         self._answer("blob_failed", errand, text, kind)
 
     # ------------------------------------------------------------ the end of an errand

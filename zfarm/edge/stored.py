@@ -11,9 +11,10 @@ import os
 import sys
 from typing import Any, NamedTuple
 
+from zfarm.edge.names import file_name
 from zfarm.edge.segments import PRIVATE, map_area
 
-__all__ = ["Stored", "area_of_stored", "file_name", "here", "path_of"]
+__all__ = ["Stored", "area_of_stored", "here", "path_of"]
 
 
 class Stored(NamedTuple):
@@ -23,11 +24,6 @@ class Stored(NamedTuple):
     digest: bytes
     size: int
     at: str = ""
-
-
-def file_name(digest: bytes, size: int) -> str:
-    """What a blob is called in a store."""
-    return f"{digest.hex()}-{size}"
 
 
 def here() -> str:

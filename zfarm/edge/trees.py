@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -155,13 +156,20 @@ def _unreadable(error: OSError) -> None:
 
 
 def build_tree(
-    manifest: Manifest, top: int, open_blob: Callable[[Need], tuple[int, str]], blobs: int, writable: bool
+    manifest: Manifest,
+    top: int,
+    open_blob: Callable[[Need], tuple[int, str]],
+    blobs: int,
+    writable: bool,
+    spend: bool = False,
 ) -> int:
     """Make what a manifest lists in the empty directory ``top``; the bytes that were copied.
 
     ``open_blob`` opens a file's blob, and names it within ``blobs``. Unless it shall be ``writable``, files
-    are the very blobs where their mode allows it. Raises OSError, TransferError.
+    are the very blobs where their mode allows it. With ``spend`` nobody needs the blobs any more: each is
+    moved to the last file that it is. Raises OSError, TransferError.
     """
+    uses = Counter(entry.need for entry in manifest.entries if spend and entry.kind == FILE)
     copied = 0
     opened = {"": top}
     modes: list[tuple[str, int]] = []
@@ -178,7 +186,11 @@ def build_tree(
                 modes.append((entry.name, entry.mode))
             elif entry.kind == LINK:
                 os.symlink(entry.target, base, dir_fd=fd)
+            elif spend and uses[entry.need] == 1:
+                _spend(entry, base, fd, open_blob, blobs)
             else:
+                if spend:
+                    uses[entry.need] -= 1
                 copied += _place(entry, base, fd, open_blob, blobs, writable)
         for name, mode in reversed(modes):
             below = _descend(top, name)
@@ -191,6 +203,17 @@ def build_tree(
             if name:
                 os.close(fd)
     return copied
+
+
+def _spend(
+    entry: Entry, base: str, folder: int, open_blob: Callable[[Need], tuple[int, str]], blobs: int
+) -> None:
+    source, name = open_blob(entry.need)
+    try:
+        os.fchmod(source, entry.mode)
+        os.rename(name, base, src_dir_fd=blobs, dst_dir_fd=folder)
+    finally:
+        os.close(source)
 
 
 def _place(

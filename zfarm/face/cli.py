@@ -23,7 +23,9 @@ from zfarm.errors import (
     JournalCorrupt,
     JournalError,
     ProtocolError,
+    TransferError,
 )
+from zfarm.face.files import add_file_commands
 from zfarm.face.journal import journal
 from zfarm.face.keys import add_commands
 
@@ -36,6 +38,7 @@ EXIT_CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
     (ConfigurationError, 78),
     (JournalCorrupt, 65),
     (JournalError, 74),
+    (TransferError, 74),
     (FarmError, 70),
 )
 """The first that fits counts; the numbers are those of sysexits.h. 2: wrong usage, 130: interrupted."""
@@ -53,6 +56,7 @@ click.rich_click.MAX_WIDTH = 100
 click.rich_click.COMMAND_GROUPS = {
     "zfarm": [
         {"name": "Run a farm", "commands": ["broker", "worker"]},
+        {"name": "Files that it keeps", "commands": ["put", "get", "ls", "rm"]},
         {"name": "Look at it", "commands": ["status", "top", "doctor", "version"]},
         {"name": "Let others in", "commands": ["key", "token"]},
         {"name": "Look after it", "commands": ["journal"]},
@@ -162,6 +166,12 @@ command.add_command(journal)
     metavar="PATH|none",
     help="Where tasks and outcomes are kept, to survive the broker.  [default: beside the connection file]",
 )
+@click.option(
+    "--files",
+    default="",
+    metavar="DIR|none",
+    help="Where `zfarm put` keeps files by name.  [default: beside the connection file]",
+)
 @_log_options
 def broker(
     bind: tuple[str, ...],
@@ -169,6 +179,7 @@ def broker(
     connection: Path | None,
     name: str | None,
     journal: str,
+    files: str,
     log_level: str,
     log_format: str,
 ) -> int:
@@ -182,7 +193,7 @@ def broker(
     set_up(log_level, log_format)
     import zfarm.broker
 
-    return zfarm.broker.main(bind, connection, name, notes_bind, _announce, journal)
+    return zfarm.broker.main(bind, connection, name, notes_bind, _announce, journal, files)
 
 
 def _announce(connection: Any) -> None:
@@ -329,6 +340,7 @@ def doctor(address: str | None, connection: Path | None, as_json: bool, wait_s: 
 
 
 add_commands(command)
+add_file_commands(command)
 
 
 @command.command()
