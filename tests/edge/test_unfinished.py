@@ -260,7 +260,7 @@ def test_who_has_most_of_what_is_unfinished_goes_when_it_is_too_much(
 ) -> None:
     """None has a message that is too large, and somebody honest has begun one, too."""
     if why == "all together":
-        few = replace(settings, unfinished_bytes_max=4 * MIB)
+        few = replace(settings, unfinished_bytes_max=3_300_000)
         monkeypatch.setattr(unfinished, "settings", few)
     else:
         monkeypatch.setattr(unfinished, "memory_bytes", lambda: int(3 * MIB / unfinished.IN_THE_WAY))
