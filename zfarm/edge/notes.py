@@ -14,8 +14,9 @@ import zmq
 from zfarm.edge.frames import OVERHEAD, receive_rest, send_frames
 from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
+from zfarm.edge.redial import Redial
 from zfarm.edge.security import Access, KeyPair
-from zfarm.edge.sockets import Context, bind, connect, hang_up, ipc_path, kick, line_of, new_socket
+from zfarm.edge.sockets import Context, bind, hang_up, ipc_path, kick, line_of, new_socket
 from zfarm.edge.unfinished import Unfinished
 from zfarm.edge.wire import Frame
 from zfarm.settings import settings
@@ -148,7 +149,7 @@ def _principal(part: zmq.Frame) -> str:
 
 
 class NotesReader:
-    """A subscriber to the notes of a broker."""
+    """A subscriber to the notes of a broker. Its link is made anew when it breaks, whatever broke it."""
 
     def __init__(self, context: Context, access: Access, topics: Sequence[bytes] = (b"",)) -> None:
         """Subscribe to ``topics`` at the notes address of ``access``.
@@ -159,10 +160,12 @@ class NotesReader:
         self.socket = new_socket(
             context, zmq.SUB, access.notes_address, settings.header_bytes_max + OVERHEAD, held=100
         )
+        self.link = Redial(self.socket, access.notes_address, access.server, access.keys)
+        """To be watched and flushed in the loop of the reader."""
         try:
             for topic in topics:
                 self.socket.setsockopt(zmq.SUBSCRIBE, topic)
-            connect(self.socket, access.notes_address, access.server, access.keys)
+            self.link.dial()
         except BaseException:
             self.close()
             raise
@@ -182,4 +185,5 @@ class NotesReader:
 
     def close(self) -> None:
         """Close the socket. Harmless when done before."""
+        self.link.close()
         self.socket.close(linger=0)

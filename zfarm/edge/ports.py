@@ -22,6 +22,7 @@ from zfarm.edge.frames import FRAMES_MAX, OVERHEAD, Outbox, receive_rest, send_f
 from zfarm.edge.knock import is_something_else
 from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
+from zfarm.edge.redial import REDIAL_S, STUCK_S
 from zfarm.edge.security import LOCAL, Access, KeyPair
 from zfarm.edge.sockets import Context, Line, Socket, bind, connect, hang_up, ipc_path, kick, new_socket
 from zfarm.edge.unfinished import Unfinished, largest_message
@@ -43,10 +44,6 @@ ROUTING_ID: Final = 5
 """Bytes of a routing id that the library gave: a zero and a number. No peer of ours chooses its own."""
 FLUSH_S: Final = 0.005
 """A peer that can take more makes the socket's descriptor ready; should we miss that, we look after this."""
-REDIAL_S: Final = (0.1, 1.0)
-"""How long to wait, at least and at most, before dialling anew where the library has given up."""
-STUCK_S: Final = (3.0, 8.0)
-"""How long, at least and at most, the library may take to connect again before we dial anew."""
 MISUNDERSTOOD_MAX: Final = settings.misunderstandings_max
 MISUNDERSTOOD_S: Final = settings.misunderstood_within_s
 """So many messages that make no sense, each within so many seconds after the one before, are no accident."""
