@@ -156,7 +156,8 @@ class BrokerShell:
         loop.add_source(self.notes.socket, self.notes.read_subscriptions)
         loop.add_flusher(self.router.flush)
         loop.add_timer(self._sweep, SWEEP_S)
-        loop.add_timer(self._check_unfinished, settings.unfinished_check_s)
+        if self.router.unfinished.active or self.notes.unfinished.active:
+            loop.add_timer(self._check_unfinished, settings.unfinished_check_s)
 
     def _restore(self, journal: Journal, known: Collection[str] | None, now: float) -> None:
         pairs = journal.replay()

@@ -1,8 +1,9 @@
 """The link of a socket that only listens to its broker: watched, and dialled anew where the library gives up.
 
 The library connects again by itself, but not after it has read something that makes no sense, such as a byte
-that was damaged on the way: at best it finds out when no heartbeat has come for long. It knows no message, and tells nobody of keys that are refused: the control
-connection does, which goes to the same broker with the same key.
+that was damaged on the way: at best it finds out when no heartbeat has come for long. It knows no message,
+and tells nobody of keys that are refused: the control connection does, which goes to the same broker with the
+same key.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class Unfinished:
         self._socket = socket
         self._most = most + SLACK
         self._total = settings.unfinished_bytes_max // share
-        self._memory = memory_bytes()
+        self._memory = memory_bytes() if self.active else 0
         self._full_until = 0.0
         self._end = end
         self._kernel = TcpInfo()
