@@ -168,6 +168,8 @@ class BrokerShell:
         loop.add_source(self.notes.socket, self.notes.read_subscriptions)
         loop.add_flusher(self.router.flush)
         loop.add_timer(self._sweep, SWEEP_S)
+        if self.router.unfinished.active or self.notes.unfinished.active:
+            loop.add_timer(self._check_unfinished, settings.unfinished_check_s)
 
     def _restore(self, journal: Journal, known: Collection[str] | None, now: float) -> None:
         pairs = journal.replay()
@@ -214,6 +216,10 @@ class BrokerShell:
     def _sweep(self) -> None:
         self.router.sweep()
         self.notes.sweep()
+
+    def _check_unfinished(self) -> None:
+        self.router.unfinished.check(self._loop.now)
+        self.notes.unfinished.check(self._loop.now)
 
     def _lost(self, peer: bytes) -> None:
         if self.keeper is not None:
@@ -369,4 +375,7 @@ class BrokerShell:
             "items": self.relay.refused if self.relay is not None else 0,
             "handshakes": denied,
             "throttled": throttled,
+            "unfinished": self.router.unfinished.ended
+            + self.notes.unfinished.ended
+            + (self.relay.ended if self.relay is not None else 0),
         }

@@ -153,6 +153,8 @@ class Monitor:
         if self._access.notes_address:
             self._notes = NotesReader(self._context, self._access)
             self.loop.add_source(self._notes.socket, self._receive_notes)
+            self.loop.add_source(self._notes.link.monitor, self._notes.link.watch_link)
+            self.loop.add_flusher(self._notes.link.flush)
 
     def _receive(self) -> None:
         for frames in self._port.receive():
@@ -197,6 +199,8 @@ class Monitor:
         self._port.close()
         if self._notes is not None:
             self.loop.remove_source(self._notes.socket)
+            self.loop.remove_source(self._notes.link.monitor)
+            self.loop.remove_flusher(self._notes.link.flush)
             self._notes.close()
             self._notes = None
 

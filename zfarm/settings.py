@@ -105,6 +105,12 @@ class Settings:
     message_bytes_max: int = 64 * MIB
     """Bytes of one message beside its three largest frames, which are a function, its setup and a payload of
     whatever size they may have. Far more than a header and a full batch."""
+    unfinished_bytes_max: int = 16_384 * MIB
+    """Bytes of messages that have begun to come to a broker's control socket and have not ended, of all peers
+    together. With more, or with less when the broker has two thirds of its memory in use, whoever has most
+    of it is disconnected."""
+    unfinished_check_s: float = 0.25
+    """How often a broker looks for messages that do not end."""
     outbox_messages_max: int = 4096
     """Messages that wait in a broker for one peer; with one more it counts as lost."""
     outbox_bytes_max: int = 256 * MIB

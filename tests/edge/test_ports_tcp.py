@@ -254,6 +254,19 @@ def test_who_sits_between_can_join_two_messages(
     assert until(dealer.receive) == [[b"one", b"two"]]
 
 
+def test_only_of_the_last_frame_of_a_message_the_bit_says_something_new(
+    joined: tuple[RouterPort, DealerPort, Joiner, list[bool]],
+) -> None:
+    """So to set it of one frame may change nothing: who counts on it sets it of as many as it takes."""
+    router, dealer, joiner, _ = joined
+    dealer.send([b"hello"])
+    peer = until(router.receive)[0].peer
+    joiner.armed[True].set()
+    router.send(peer, [b"header", b"blobs"])
+    assert until(dealer.receive) == [[b"header", b"blobs"]]
+    assert joiner.joined == 1
+
+
 def test_a_link_on_which_something_was_misunderstood_is_made_anew(
     joined: tuple[RouterPort, DealerPort, Joiner, list[bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

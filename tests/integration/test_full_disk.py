@@ -3,34 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 import zfarm
 from tests.face.processes import TcpFarm, wait_until
-
-
-@pytest.fixture
-def disk(tmp_path: Path, farm: TcpFarm) -> Iterator[Path]:
-    """A small disk of our own."""
-    place = tmp_path / "disk"
-    place.mkdir(mode=0o700)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m,mode=0700", "tmpfs", str(place)],
-        check=False,
-        capture_output=True,
-    )
-    if mounted.returncode:
-        pytest.skip("a small disk of our own cannot be mounted here")
-    try:
-        yield place
-    finally:
-        farm.close()
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def hold(marks: str, number: int, go: str) -> bytes:

@@ -113,11 +113,9 @@ class Reception(Ledger):
         if client.life != message.life:
             self._taken_over(peer, client)
             return
-        client.ended, client.booked, client.unknown = (
-            [],
-            [],
-            [],
-        )  # what waits for the journal it asks for anew
+        client.ended = []  # what waits for the journal it asks for anew
+        client.booked = []
+        client.unknown = []
         self._bind(client, peer, now)
         welcome = self._welcome(books=client.books)
         self._send(peer, structs.replace(welcome, topic=key, items=self.items_addresses[1]))

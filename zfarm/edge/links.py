@@ -50,6 +50,10 @@ class Links:
         self._count[principal] += 1
         return link
 
+    def at(self, line: Line) -> Any:
+        """The key of the connection that is this ``line``; None when it is not known."""
+        return next((key for key, link in self._links.items() if link.line == line), None)
+
     def drop(self, key: Hashable) -> None:
         """Forget a connection. Harmless when it is not known."""
         link = self._links.pop(key, None)

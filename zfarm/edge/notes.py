@@ -14,8 +14,10 @@ import zmq
 from zfarm.edge.frames import OVERHEAD, receive_rest, send_frames
 from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
+from zfarm.edge.redial import Redial
 from zfarm.edge.security import Access, KeyPair
-from zfarm.edge.sockets import Context, bind, connect, ipc_path, kick, line_of, new_socket
+from zfarm.edge.sockets import Context, bind, hang_up, ipc_path, kick, line_of, new_socket
+from zfarm.edge.unfinished import Unfinished
 from zfarm.edge.wire import Frame
 from zfarm.settings import settings
 
@@ -54,7 +56,10 @@ class NotesPort:
         self._subscribed: dict[bytes, int] = dict.fromkeys((b"", *topics), 0)
         path = ipc_path(address)
         self._claim: Claim | None = claim_socket(Path(path)) if path else None
-        self.socket = new_socket(context, zmq.XPUB, address, settings.notes_subscription_bytes_max, held=100)
+        size_max = settings.notes_subscription_bytes_max
+        self.socket = new_socket(context, zmq.XPUB, address, size_max, held=100)
+        self.unfinished = Unfinished(self.socket, size_max, hang_up, active=self._secure)
+        """What has begun to come and does not end; to be checked a few times a second."""
         try:
             # every subscription is looked at before it counts: a socket grows with them without limit
             self.socket.setsockopt(zmq.XPUB_MANUAL, 1)
@@ -72,6 +77,7 @@ class NotesPort:
         """Take subscriptions and their ends; the handler for ``Loop.add_source(port.socket, ...)``."""
         before = self.watched
         socket = self.socket
+        self.unfinished.meet()
         for _ in range(200):
             try:
                 part = socket.recv(_DONTWAIT, copy=False)
@@ -80,6 +86,8 @@ class NotesPort:
             frames = receive_rest(socket, part, 1)
             text = part.bytes
             topic = text[1:]
+            if frames is not None:
+                self.unfinished.heard(part, frames, _principal(part))
             if (
                 frames is None
                 or text[:1] not in (b"\0", b"\1")
@@ -100,9 +108,8 @@ class NotesPort:
 
     def _known(self, part: zmq.Frame) -> bool:
         """Whether the principal behind a subscription may have it; its connection is noted."""
-        try:
-            principal = str(part.get("User-Id"))
-        except zmq.ZMQError:
+        principal = _principal(part)
+        if not principal:
             return False
         if self.known is not None and principal not in self.known:
             return False
@@ -128,13 +135,21 @@ class NotesPort:
 
     def close(self) -> None:
         """Close the socket. Harmless when done before."""
+        self.unfinished.close()
         self.socket.close(linger=0)
         if self._claim is not None:
             self._claim.release()
 
 
+def _principal(part: zmq.Frame) -> str:
+    try:
+        return str(part.get("User-Id"))
+    except zmq.ZMQError:
+        return ""
+
+
 class NotesReader:
-    """A subscriber to the notes of a broker."""
+    """A subscriber to the notes of a broker. Its link is made anew when it breaks, whatever broke it."""
 
     def __init__(self, context: Context, access: Access, topics: Sequence[bytes] = (b"",)) -> None:
         """Subscribe to ``topics`` at the notes address of ``access``.
@@ -145,10 +160,12 @@ class NotesReader:
         self.socket = new_socket(
             context, zmq.SUB, access.notes_address, settings.header_bytes_max + OVERHEAD, held=100
         )
+        self.link = Redial(self.socket, access.notes_address, access.server, access.keys)
+        """To be watched and flushed in the loop of the reader."""
         try:
             for topic in topics:
                 self.socket.setsockopt(zmq.SUBSCRIBE, topic)
-            connect(self.socket, access.notes_address, access.server, access.keys)
+            self.link.dial()
         except BaseException:
             self.close()
             raise
@@ -168,4 +185,5 @@ class NotesReader:
 
     def close(self) -> None:
         """Close the socket. Harmless when done before."""
+        self.link.close()
         self.socket.close(linger=0)

@@ -22,8 +22,10 @@ from zfarm.edge.frames import FRAMES_MAX, OVERHEAD, Outbox, receive_rest, send_f
 from zfarm.edge.knock import is_something_else
 from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
+from zfarm.edge.redial import REDIAL_S, STUCK_S
 from zfarm.edge.security import LOCAL, Access, KeyPair
-from zfarm.edge.sockets import Context, Socket, bind, connect, ipc_path, kick, new_socket
+from zfarm.edge.sockets import Context, Line, Socket, bind, connect, hang_up, ipc_path, kick, new_socket
+from zfarm.edge.unfinished import Unfinished, largest_message
 from zfarm.edge.wire import Frame
 from zfarm.errors import AccessDenied, BrokerUnreachable, FarmError
 from zfarm.settings import settings
@@ -42,10 +44,6 @@ ROUTING_ID: Final = 5
 """Bytes of a routing id that the library gave: a zero and a number. No peer of ours chooses its own."""
 FLUSH_S: Final = 0.005
 """A peer that can take more makes the socket's descriptor ready; should we miss that, we look after this."""
-REDIAL_S: Final = (0.1, 1.0)
-"""How long to wait, at least and at most, before dialling anew where the library has given up."""
-STUCK_S: Final = (3.0, 8.0)
-"""How long, at least and at most, the library may take to connect again before we dial anew."""
 MISUNDERSTOOD_MAX: Final = settings.misunderstandings_max
 MISUNDERSTOOD_S: Final = settings.misunderstood_within_s
 """So many messages that make no sense, each within so many seconds after the one before, are no accident."""
@@ -112,7 +110,10 @@ class RouterPort:
         self._outboxes: dict[bytes, Outbox] = {}
         path = ipc_path(address)
         self._claim: Claim | None = claim_socket(Path(path)) if path else None
-        self.socket = new_socket(context, zmq.ROUTER, address, settings.payload_bytes_max + OVERHEAD)
+        size_max = settings.payload_bytes_max + OVERHEAD
+        self.socket = new_socket(context, zmq.ROUTER, address, size_max)
+        self.unfinished = Unfinished(self.socket, largest_message(size_max), self._end, active=self._secure)
+        """What has begun to come and does not end; to be checked a few times a second."""
         try:
             self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
             self.socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
@@ -124,6 +125,7 @@ class RouterPort:
     def receive(self, limit: int = 200) -> list[Received]:
         """Up to ``limit`` messages that have arrived; whoever sends what is no message is disconnected."""
         socket = self.socket
+        self.unfinished.meet()
         got: list[Received] = []
         for number in range(limit):
             if number and not _readable(socket):
@@ -146,6 +148,7 @@ class RouterPort:
                 ):
                     self.kick(peer)  # what it has said is lost: it may come back, and say who it is again
                 continue
+            self.unfinished.heard(part, frames, principal)
             got.append(Received(peer, role, principal, frames))
         return got
 
@@ -204,6 +207,14 @@ class RouterPort:
         self._links.end(peer)
         self.forget(peer)
         self.on_lost(peer)
+
+    def _end(self, line: Line) -> bool:
+        """Disconnect; False when it is gone already."""
+        peer = self._links.at(line)
+        if peer is None:  # nothing that it said was read
+            return hang_up(line)
+        self.kick(peer)
+        return True
 
     def sweep(self) -> None:
         """Forget the connections that have gone; ``on_lost`` is told. To be called now and then."""
@@ -265,6 +276,7 @@ class RouterPort:
 
     def close(self) -> None:
         """Close the socket; what waits is dropped. Harmless when done before."""
+        self.unfinished.close()
         self.socket.close(linger=0)
         self._outboxes.clear()
         if self._claim is not None:

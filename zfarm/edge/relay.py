@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Container
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,8 @@ from zfarm.edge.items import ITEM_FRAME_MAX, ITEMS_HELD
 from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
 from zfarm.edge.security import KeyPair
-from zfarm.edge.sockets import Context, Socket, bind, ipc_path, kick, line_of, new_socket
+from zfarm.edge.sockets import Context, Socket, bind, hang_up, ipc_path, kick, line_of, new_socket
+from zfarm.edge.unfinished import Unfinished, largest_message
 from zfarm.settings import settings
 
 __all__ = ["EMITS_DOMAIN", "ITEMS_DOMAIN", "Relay"]
@@ -31,7 +33,10 @@ EMITS_DOMAIN: Final = "zfarm.emits"
 ITEMS_DOMAIN: Final = "zfarm.items"
 """The ZAP domain of the socket to which clients subscribe."""
 TURN_MESSAGES: Final = 100
+UNFINISHED_SHARE: Final = 8
+"""Of what may be unfinished on the control socket, so much of it here: items are small."""
 STOP_S: Final = 5.0
+CHECK_MS: Final = max(1, int(settings.unfinished_check_s * 1000))
 
 _DONTWAIT: Final = int(zmq.DONTWAIT)
 _log: Final = logging.getLogger("zfarm.broker")
@@ -51,6 +56,7 @@ class Relay:
         self._secure = keys is not None
         self._known: Container[str] | None = None
         self._links = Links()
+        self._unfinished: list[Unfinished] = []
         self._claims: list[Claim] = []
         control = f"inproc://relay-{secrets.token_hex(8)}"
         self._control: Socket = context.socket(zmq.PAIR)
@@ -68,6 +74,15 @@ class Relay:
             self._items = new_socket(
                 context, zmq.XPUB, items, settings.subscription_bytes_max, held=ITEMS_HELD
             )
+            self._unfinished = [
+                Unfinished(
+                    self._emits, largest_message(ITEM_FRAME_MAX), hang_up,
+                    active=self._secure, share=UNFINISHED_SHARE,
+                ),
+                Unfinished(
+                    self._items, settings.subscription_bytes_max, hang_up, active=self._secure
+                ),
+            ]  # fmt: skip
             # every subscription is looked at before it counts: a socket grows with them without limit
             self._items.setsockopt(zmq.XPUB_MANUAL, 1)
             self.emits_address = bind(self._emits, emits, keys, EMITS_DOMAIN)
@@ -77,6 +92,11 @@ class Relay:
         except BaseException:
             self._close_sockets()
             raise
+
+    @property
+    def ended(self) -> int:
+        """Connections ended since a message of theirs did not end."""
+        return sum(unfinished.ended for unfinished in self._unfinished)
 
     def expel(self, known: Container[str]) -> None:
         """From now on only the ``known`` principals may publish and subscribe."""
@@ -93,6 +113,8 @@ class Relay:
         self._close_sockets()
 
     def _close_sockets(self) -> None:
+        for unfinished in self._unfinished:
+            unfinished.close()
         for socket in (self._emits, self._items, self._control, self._other_end):
             socket.close(linger=0)
         for claim in self._claims:
@@ -105,9 +127,22 @@ class Relay:
         poller = zmq.Poller()
         for socket in (self._emits, self._items, self._other_end):
             poller.register(socket, zmq.POLLIN)
+        for unfinished in self._unfinished:
+            if unfinished.monitor is not None:
+                poller.register(unfinished.monitor, zmq.POLLIN)
+        check_at = 0.0
         try:
             while True:
-                ready = dict(poller.poll())
+                connected = any(unfinished.connected for unfinished in self._unfinished)
+                ready = dict(poller.poll(CHECK_MS if connected else None))
+                now = time.monotonic()
+                for unfinished in self._unfinished:
+                    if unfinished.monitor in ready:
+                        unfinished.meet()
+                if now >= check_at:
+                    check_at = now + settings.unfinished_check_s
+                    for unfinished in self._unfinished:
+                        unfinished.check(now)
                 if self._other_end in ready:
                     if self._other_end.recv() == b"stop":
                         return

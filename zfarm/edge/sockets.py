@@ -27,6 +27,7 @@ __all__ = [
     "bind",
     "close_context",
     "connect",
+    "far_end",
     "hang_up",
     "ipc_path",
     "is_up",
@@ -225,7 +226,7 @@ def kick(frame: zmq.Frame) -> bool:
 
 # ---------------------------------------------------------------- connections that are kept in mind
 
-Line: TypeAlias = "tuple[int, object]"
+Line: TypeAlias = "tuple[int, Any]"
 """A connection: its descriptor, and the far end's address with its port, so that a descriptor which was
 given to another connection since is not mistaken for it."""
 
@@ -234,13 +235,14 @@ def line_of(part: zmq.Frame) -> Line | None:
     """The connection on which ``part`` has just come; None when it is gone already."""
     try:
         fd = int(part.get(zmq.SRCFD))
-        name = _far_end(fd)
+        name = far_end(fd)
         return (fd, name) if str(part.get("Peer-Address")) == name[0] else None
     except (zmq.ZMQError, OSError):
         return None
 
 
-def _far_end(fd: int) -> Any:
+def far_end(fd: int) -> Any:
+    """The address of the other side of the connection behind ``fd``. Raises OSError: there is none."""
     with sockets.socket(fileno=os.dup(fd)) as link:
         return link.getpeername()
 
@@ -248,7 +250,7 @@ def _far_end(fd: int) -> Any:
 def is_up(line: Line) -> bool:
     """Whether this connection is still there."""
     try:
-        return bool(_far_end(line[0]) == line[1])
+        return bool(far_end(line[0]) == line[1])
     except OSError:
         return False
 

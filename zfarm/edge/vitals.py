@@ -21,7 +21,7 @@ from zfarm.messages import Vitals
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["Sampler", "VitalsSampler", "sample"]
+__all__ = ["Sampler", "VitalsSampler", "memory_bytes", "sample"]
 
 STOP_WAIT_S: Final = 2.0
 """How long `VitalsSampler.stop` waits for a sample that hangs in the kernel; the thread is a daemon."""
@@ -168,6 +168,13 @@ def _usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use: the host's, or less in a cgroup with a limit."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _cgroup_memory()
+    return total if limit is None else min(total, limit[0])
 
 
 def _cgroup_memory() -> tuple[int, int] | None:

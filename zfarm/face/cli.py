@@ -132,6 +132,16 @@ _connection_option = click.option(
 _address_argument = click.argument("address", required=False)
 
 
+def _json_option(module: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option of a command whose JSON is described in the first lines of ``zfarm.face.{module}``."""
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help=f"Print one JSON object, for programs; its names stay (see `pydoc zfarm.face.{module}`).",
+    )
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(zfarm.__version__, message="zfarm %(version)s")
 def command() -> None:
@@ -267,12 +277,7 @@ def worker(
 @command.command()
 @_address_argument
 @_connection_option
-@click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="Print one JSON object, for programs; its names stay (see `pydoc zfarm.face.status`).",
-)
+@_json_option("status")
 def status(address: str | None, connection: Path | None, as_json: bool) -> int:
     """Show a farm as it is now: broker, workers, slots, queue and running tasks."""
     import zfarm.face.status
@@ -284,12 +289,7 @@ def status(address: str | None, connection: Path | None, as_json: bool) -> int:
 @click.argument("task", metavar="TASK")
 @_address_argument
 @_connection_option
-@click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="Print one JSON object, for programs; its names stay (see `pydoc zfarm.face.why`).",
-)
+@_json_option("why")
 def why(task: str, address: str | None, connection: Path | None, as_json: bool) -> int:
     """Tell why a task is where it is: TASK is CLIENT/NUMBER as `zfarm status` shows them, or NUMBER alone.
 
@@ -314,12 +314,7 @@ def top(address: str | None, connection: Path | None, once: bool) -> int:
 @command.command()
 @_address_argument
 @_connection_option
-@click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="Print one JSON object, for programs; its names stay (see `pydoc zfarm.face.doctor`).",
-)
+@_json_option("doctor")
 @click.option(
     "--wait",
     "wait_s",
