@@ -33,7 +33,7 @@ def _done(futures: list[zfarm.Future[int]], enough: int) -> bool:
 def run_through(farm: TcpFarm, near: str, harm: Callable[[Proxy], None]) -> Proxy:
     """Have calls run while ``harm`` is done, again and again, to the link of the client or of the worker."""
     farm.start_broker()
-    with Proxy(farm.port) as proxy:
+    with Proxy(farm.door(near)) as proxy:
         bent = through(farm.connection, proxy.port, farm.directory / "bent.json")
         straight, farm.connection = farm.connection, bent if near == "worker" else farm.connection
         farm.start_worker(2)
@@ -69,7 +69,7 @@ def test_a_bit_that_is_flipped_on_the_way_is_never_believed(farm: TcpFarm, near:
 def test_messages_that_are_joined_on_the_way_are_not_lost(farm: TcpFarm, near: str, back: bool) -> None:
     """Encryption does not notice: it leaves the bit bare that says whether a frame is the last."""
     farm.start_broker()
-    joiner = Joiner(farm.port)
+    joiner = Joiner(farm.door(near))
     bent = through(farm.connection, joiner.port, farm.directory / "bent.json")
     straight, farm.connection = farm.connection, bent if near == "worker" else farm.connection
     farm.start_worker(2)

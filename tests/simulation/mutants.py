@@ -280,6 +280,10 @@ MUTANTS = [
     Mutant("a child fed ahead knows no store", "_feed", "limits, now, self._place", "limits, now"),
     Mutant("a child knows no store", "_feed", ", place=self._place", ""),
     Mutant("a file that is gone fails nobody", "_refused", "self._fail(", "list("),
+    # workers of one key
+    Mutant("the dead lock their key out", "drop_worker", "self.crews.leave(worker.session)", "pass"),
+    Mutant("a worker gives up that must wait", "_on_refused", 'message.code == "FarmBusy"', "False"),
+    Mutant("as many workers as may come", "full", "many < self._most", "True"),
     # accounts
     Mutant("a function counts after its last task", "discard", "size += len(function.blob)", "pass"),
     Mutant("what a dropped client had still counts", "drop", "self.accounts.bytes -= size", "pass"),
