@@ -130,7 +130,7 @@ def start_broker(connection: Path, port: int) -> Popen[str]:
 
 
 def watch(broker: Popen[str], done: Any) -> tuple[float, float]:
-    """Look at the broker until ``done`` says so: its CPU seconds, and the share of a core of its busiest one."""
+    """Look at the broker until ``done`` says so: its CPU seconds, and the share of a core of the busiest."""
     process = psutil.Process(broker.pid)
     looks: list[tuple[float, float]] = []
     deadline = time.monotonic() + PATIENCE_S
