@@ -132,6 +132,8 @@ class RouterPort:
         Raises:
             ConfigurationError: it cannot be bound, or is in use.
         """
+        if "[" in address:
+            self.socket.setsockopt(zmq.IPV6, 1)
         self.addresses.append(bind(self.socket, address, self._keys, self._domain))
 
     def receive(self, limit: int = 200) -> list[Received]:
