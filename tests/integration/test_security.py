@@ -18,13 +18,10 @@ import pytest
 import zfarm
 from tests.face.processes import TcpFarm, wait_until
 from tests.integration.hostile import Raw, hello, join, submit, versions
-from tests.integration.proxy import through
 from zfarm.edge import wire
 from zfarm.edge.principals import enrol, keys_path, new_principal, revoke
 from zfarm.edge.security import ROLES, KeyPair, Role, ServerKeys, load_connection
-from zfarm.edge.sockets import close_context, new_context
 from zfarm.edge.tokens import read_token
-from zfarm.edge.zap import knock
 from zfarm.errors import AccessDenied
 from zfarm.messages import (
     REFUSED,
@@ -138,76 +135,6 @@ def test_a_worker_cannot_speak_as_a_client_nor_a_client_as_a_worker_nor_a_monito
             assert refused.text == f"the key of a {role} does not allow {type(message).__name__}"
     status = farm.status()
     assert (status["workers"], status["clients"]) == ([], [])
-
-
-def test_each_role_gets_in_at_its_own_door_and_at_no_other(farm: TcpFarm) -> None:
-    farm.start_broker()
-    own = {role: load_connection(admit(farm, f"the-{role}", role)) for role in ROLES}
-    shared = ServerKeys.load(keys_path(farm.connection)).roles
-    let_in = set()
-    context = new_context()
-    for door in ROLES:
-        address = f"tcp://127.0.0.1:{farm.door(door)}"
-        for role in ROLES:
-            for keys in (own[role].keys[role], shared[role]):
-                said = knock(context, address, own[role].server, keys)
-                assert said is not None, (door, role)
-                let_in |= {(door, role)} if said else set()
-        assert knock(context, address, own["client"].server, KeyPair.fresh()) is False
-    close_context(context)
-    assert let_in == {(role, role) for role in ROLES}
-    assert _refusals(farm)["handshakes"] >= 28
-
-
-def test_a_program_at_a_door_that_is_not_its_own_is_refused_and_told_so(farm: TcpFarm) -> None:
-    farm.start_broker()
-    worker = farm.start(
-        "worker", "--connection", str(through(farm.connection, farm.port, farm.directory / "bent.json"))
-    )
-    assert (worker.wait(), "each role has its own" in worker.said) == (77, True)
-    bent = through(farm.connection, farm.door("worker"), farm.directory / "other.json")
-    with pytest.raises(AccessDenied, match="each role has its own"):
-        zfarm.Executor(bent)
-    assert farm.run("status", "--connection", str(bent)).returncode == 77
-    status = farm.status()
-    assert (status["workers"], status["clients"]) == ([], [])
-
-
-def test_an_admins_file_serves_a_program_and_a_look_at_the_admins_door(farm: TcpFarm) -> None:
-    farm.start_broker()
-    farm.start_worker(1)
-    farm.wait_slots(1)
-    file = admit(farm, "root", "admin")
-    with zfarm.Executor(file) as client:
-        assert client.submit(pow, 2, 3).result(20) == 8
-        assert farm.run("status", "--connection", str(file)).returncode == 0
-        dialled = {link.raddr.port for link in psutil.Process().net_connections("tcp") if link.raddr}
-        assert dialled & {farm.door(role) for role in ROLES} == {farm.door("admin")}
-
-
-def test_the_doors_of_a_broker_that_is_killed_are_where_they_were_when_it_is_back(farm: TcpFarm) -> None:
-    broker = farm.start_broker()
-    worker = farm.start_worker(1)
-    farm.wait_slots(1)
-    doors = {role: farm.door(role) for role in ROLES}
-    broker.process.kill()
-    broker.wait()
-    again = farm.start_broker(port=farm.port)
-    assert {role: farm.door(role) for role in ROLES} == doors
-    assert all(f"127.0.0.1:{doors[role]} for {role}s" in again.out.read_text() for role in ROLES)
-    farm.wait_slots(1)
-    assert worker.process.poll() is None
-
-
-def test_doors_can_be_named_and_a_broker_on_several_addresses_has_all_of_them_on_each(farm: TcpFarm) -> None:
-    farm.start_broker("--bind", "tcp://127.0.0.2:0", "--admin-bind", "tcp://127.0.0.3:0")
-    where = load_connection(farm.connection).addresses
-    hosts = {role: [address.split(":")[1].strip("/") for address in where[role]] for role in ROLES}
-    assert hosts.pop("admin") == ["127.0.0.3"]
-    assert set(map(tuple, hosts.values())) == {("127.0.0.1", "127.0.0.2")}
-    farm.start("worker", "--slots", "1", where["client"][1], "--connection", str(farm.connection))
-    farm.wait_slots(1)
-    assert farm.run("status", where["client"][1], "--connection", str(farm.connection)).returncode == 0
 
 
 def test_forged_leases_change_nothing(farm: TcpFarm) -> None:
@@ -361,7 +288,7 @@ def test_keys_and_files_of_a_principal_outlive_the_broker(farm: TcpFarm) -> None
 # ---------------------------------------------------------------- bad manners
 
 
-def _refusals(farm: TcpFarm) -> dict[str, int]:
+def refusals(farm: TcpFarm) -> dict[str, int]:
     counted: dict[str, int] = farm.status()["refusals"]
     return counted
 
@@ -384,7 +311,7 @@ def test_garbage_and_floods_of_frames_harm_nobody_else(farm: TcpFarm) -> None:
                     mallory.send(bytes(flipped), *sound[1:])
                 mallory.send(b"")
                 assert list(client.map(abs, range(round_, round_ + 20))) == list(range(round_, round_ + 20))
-        counted = _refusals(farm)
+        counted = refusals(farm)
         assert counted["malformed"] > 10
         assert counted["kicked"] + counted["senders"] > 10
     assert broker.process.poll() is None
@@ -405,16 +332,16 @@ def test_who_says_too_much_that_is_wrong_is_disconnected(farm: TcpFarm) -> None:
             return mallory.hear(0.5) is not None
 
         wait_until(answered, "a new connection, which the library makes by itself")
-    assert _refusals(farm)["kicked"] == 1
+    assert refusals(farm)["kicked"] == 1
 
 
 def test_nobody_chooses_a_routing_id(farm: TcpFarm) -> None:
     farm.start_broker()
     for identity in (b"worker", b"x" * 255, b"\x01abcd"):
         with Raw(farm.connection, "client", identity=identity) as mallory:
-            before = _refusals(farm)["senders"]
+            before = refusals(farm)["senders"]
             mallory.say(hello("s"))
-            wait_until(lambda before=before: _refusals(farm)["senders"] > before, "a refusal")  # type: ignore[misc]
+            wait_until(lambda before=before: refusals(farm)["senders"] > before, "a refusal")  # type: ignore[misc]
     assert farm.status()["clients"] == []
 
 
@@ -443,7 +370,7 @@ def test_a_client_beyond_its_limit_is_refused_and_another_is_not(farm: TcpFarm) 
         refused = alice.hear_a(Ended).outcomes
         assert [one.task for one in refused] == list(range(5, 10))
         assert "ZFARM_CLIENT_BYTES_MAX" in refused[0].deaths[0].text
-        assert _refusals(farm)["tasks"] == 36
+        assert refusals(farm)["tasks"] == 36
 
 
 def test_strangers_and_half_greetings_by_the_hundred_keep_nobody_out(farm: TcpFarm) -> None:
@@ -478,7 +405,7 @@ def test_strangers_and_half_greetings_by_the_hundred_keep_nobody_out(farm: TcpFa
             link.close()
     process = psutil.Process(broker.pid)
     wait_until(lambda: process.num_fds() < opened + 20, "descriptors to come back")
-    assert _refusals(farm)["handshakes"] >= 1
+    assert refusals(farm)["handshakes"] >= 1
 
 
 def test_no_process_of_a_farm_shows_a_secret_and_no_child_has_a_file_with_one_open(farm: TcpFarm) -> None:
