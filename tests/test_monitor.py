@@ -15,6 +15,7 @@ import pytest
 from zfarm import monitor as monitors
 from zfarm.brokershell import BrokerShell
 from zfarm.core.view import View
+from zfarm.edge.doors import plan
 from zfarm.edge.loop import Loop
 from zfarm.edge.places import new_place, runtime_directory
 from zfarm.edge.security import Access, ServerKeys, new_connection, write_connection
@@ -181,7 +182,9 @@ def _nowhere(monkeypatch, tmp_path):
 
 
 def connection_file(path: Path, port: int = 5555, pid: int | None = None) -> Path:
-    connection = new_connection("farm", [f"tcp://127.0.0.1:{port}"], port + 1, ServerKeys.fresh())
+    connection = new_connection(
+        "farm", plan([f"tcp://127.0.0.1:{port}"], {}, None), port + 4, ServerKeys.fresh()
+    )
     write_connection(path, replace(connection, pid=os.getpid() if pid is None else pid))
     return path
 
@@ -198,12 +201,12 @@ def test_argument_then_connection_then_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("ZFARM_ADDRESS", str(one))
     monkeypatch.setenv("ZFARM_CONNECTION_FILE", str(three))
 
-    assert find_farm(str(two)).address == "tcp://127.0.0.1:5002"
-    assert find_farm(None, two).address == "tcp://127.0.0.1:5002"
-    assert find_farm().address == "tcp://127.0.0.1:5001"
-    assert find_farm("tcp://127.0.0.1:9999").notes_address == "tcp://127.0.0.1:5004"  # keys of the third
+    assert find_farm(str(two)).farm_address == "tcp://127.0.0.1:5002"
+    assert find_farm(None, two).farm_address == "tcp://127.0.0.1:5002"
+    assert find_farm().farm_address == "tcp://127.0.0.1:5001"
+    assert find_farm("tcp://127.0.0.1:9999").notes_address == "tcp://127.0.0.1:5007"  # keys of the third
     monkeypatch.delenv("ZFARM_ADDRESS")
-    assert find_farm().address == "tcp://127.0.0.1:5003"
+    assert find_farm().farm_address == "tcp://127.0.0.1:5003"
 
 
 @pytest.mark.usefixtures("_nowhere")
@@ -228,7 +231,7 @@ def test_the_only_broker_of_this_host_is_meant_unless_it_is_gone(tmp_path):
 
     access = find_farm()
 
-    assert access.address == "tcp://127.0.0.1:5555"
+    assert access.farm_address == "tcp://127.0.0.1:5555"
     assert access.keys is not None
     assert socket.gethostname()
     path.unlink()

@@ -6,26 +6,29 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from zfarm.brokershell import BrokerShell, new_epoch, tune_collector
+from zfarm.edge.doors import dialable, plan
 from zfarm.edge.gate import Gate, Unsafe
 from zfarm.edge.journal import Journal
 from zfarm.edge.loop import Loop
 from zfarm.edge.places import hold
-from zfarm.edge.ports import CONTROL_DOMAIN
 from zfarm.edge.principals import keys_path, members
 from zfarm.edge.security import (
     Connection,
+    Role,
     ServerKeys,
     connection_path,
+    load_connection,
     new_connection,
     parse_tcp,
     write_connection,
 )
-from zfarm.edge.sockets import bind, close_context, new_context
+from zfarm.edge.sockets import close_context, new_context
+from zfarm.errors import ConfigurationError
 
 __all__ = ["main"]
 
@@ -41,6 +44,7 @@ class _Process:
     def __init__(
         self,
         binds: Sequence[str],
+        doors: Mapping[Role, Sequence[str]],
         notes_bind: str,
         path: Path,
         name: str,
@@ -53,6 +57,7 @@ class _Process:
         self._journal: Journal | None = None
         self._context = new_context()
         try:
+            addresses = plan(binds, doors, _before(path))
             self._gate = Gate(self._context, keys_path(path))
         except BaseException:
             os.close(self._hold_fd)
@@ -65,21 +70,16 @@ class _Process:
             epoch = new_epoch() if self._journal is None else self._journal.epoch()
             streams = f"tcp://{parse_tcp(binds[0])[0]}:*"
             shell = BrokerShell(
-                self.loop, self._context, binds[0], notes_bind, epoch, keys.server, self._journal,
+                self.loop, self._context, addresses, notes_bind, epoch, keys.server, self._journal,
                 (streams, streams), members(keys),
             )  # fmt: skip
             self._shell = shell
             if files is not None:
                 shell.keep_files(files)
             shell.denied = lambda: (self._gate.door.denied, self._gate.door.throttled)
-            addresses = [shell.router.address]
-            addresses += [
-                bind(shell.router.socket, extra, keys.server, CONTROL_DOMAIN) for extra in binds[1:]
-            ]
+            bound = {role: map(dialable, where) for role, where in shell.doors.addresses.items()}
             _, notes_port = parse_tcp(shell.notes.address)
-            self.connection = replace(
-                new_connection(name, [_dialable(a) for a in addresses], notes_port, keys), path=str(path)
-            )
+            self.connection = replace(new_connection(name, bound, notes_port, keys), path=str(path))
             write_connection(path, self.connection)
         except BaseException:
             self.close()
@@ -117,14 +117,15 @@ def allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _dialable(address: str) -> str:
-    """The address that others dial when ``address`` was bound: a wildcard stands for this host's name."""
-    host, port = parse_tcp(address)
-    if host in ("*", "0.0.0.0", "[::]"):
-        import socket
-
-        host = socket.gethostname()
-    return f"tcp://{host}:{port}"
+def _before(path: Path) -> Connection | None:
+    """What this broker wrote when it was started last; None if nothing that can be read."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        return load_connection(path)
+    except ConfigurationError as error:
+        log.warning("the doors may be elsewhere than before: %s", error)
+        return None
 
 
 def main(
@@ -135,8 +136,11 @@ def main(
     announce: Callable[[Connection], None] = lambda connection: None,
     journal: str = "",
     files: str = "",
+    doors: Mapping[Role, Sequence[str]] | None = None,
 ) -> int:
-    """Run a broker on the addresses ``binds`` until SIGTERM or SIGINT, and return the exit code.
+    """Run a broker until SIGTERM or SIGINT, and return the exit code.
+
+    Clients come to the addresses ``binds``, other roles to those of ``doors``, or by default beside them.
 
     Its connection file is written to ``connection``, or to the default place of the farm called ``name``;
     ``announce`` is called with what is in it once the broker listens. ``journal`` is the path of the journal
@@ -147,7 +151,9 @@ def main(
         ConfigurationError: an address, file or directory cannot be used.
     """
     binds = list(binds) or [DEFAULT_BIND]
-    for address in [*binds, *([notes_bind] if notes_bind else [])]:
+    doors = doors or {}
+    named = [address for where in doors.values() for address in where]
+    for address in [*binds, *named, *([notes_bind] if notes_bind else [])]:
         parse_tcp(address)
     if not notes_bind:
         notes_bind = f"tcp://{parse_tcp(binds[0])[0]}:0"
@@ -156,7 +162,7 @@ def main(
     archive = None if files == "none" else Path(files) if files else path.with_suffix(".files")
     kept = None if journal == "none" else Path(journal) if journal else path.with_suffix(".journal")
     try:
-        process = _Process(binds, notes_bind, path, name, kept, archive)
+        process = _Process(binds, doors, notes_bind, path, name, kept, archive)
     except Unsafe as error:
         log.critical("%s", error)
         return EXIT_UNSAFE

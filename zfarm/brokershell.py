@@ -11,17 +11,18 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zfarm.core import owners
 from zfarm.core.broker import Broker
 from zfarm.core.machine import NOW
 from zfarm.edge import wire
+from zfarm.edge.doors import Doors
 from zfarm.edge.notes import NotesPort
-from zfarm.edge.ports import RouterPort
 from zfarm.edge.relay import Relay
-from zfarm.edge.security import ADMIN, CLIENT, MONITOR, WORKER, KeyPair, parse_tcp
+from zfarm.edge.security import ADMIN, CLIENT, MONITOR, WORKER, KeyPair, Role, parse_tcp
 from zfarm.errors import JournalError
 from zfarm.messages import (
     PROTOCOL,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from zfarm.archive import Keeper
     from zfarm.edge.journal import Journal
     from zfarm.edge.loop import Loop
+    from zfarm.edge.ports import RouterPort
     from zfarm.edge.sockets import Context
 
 __all__ = ["TOPIC", "BrokerShell", "new_epoch", "own_versions", "tune_collector"]
@@ -95,13 +97,13 @@ def _dialed(address: str) -> str:
 
 
 class BrokerShell:
-    """Drives a broker machine over a ROUTER socket (control) and an XPUB socket (notes)."""
+    """Drives a broker machine over ROUTER sockets (control) and an XPUB socket (notes)."""
 
     def __init__(
         self,
         loop: Loop,
         context: Context,
-        address: str,
+        addresses: str | Mapping[Role, Sequence[str]],
         notes_address: str,
         epoch: int,
         keys: KeyPair | None = None,
@@ -109,7 +111,8 @@ class BrokerShell:
         streams: tuple[str, str] | None = None,
         known: Collection[str] | None = None,
     ) -> None:
-        """Listen on ``address`` and ``notes_address``, with ``keys`` unless both are local.
+        """Listen on ``addresses`` (a local one, or those of each role's door) and ``notes_address``, with
+        ``keys`` unless they are local.
 
         ``streams`` are the addresses at which workers publish items and clients get them; without, items
         take the way of all messages.
@@ -134,7 +137,7 @@ class BrokerShell:
         self.local: dict[Peer, Callable[[Any, Payload], None]] = {}
         """Peers in this very process, and how to hand them a message."""
         self._loop = loop
-        self.router = RouterPort(context, address, keys, self._lost)
+        self.doors = Doors(context, addresses, keys, self._lost)
         try:
             self.notes = NotesPort(context, notes_address, (TOPIC,), keys, self._watched)
             try:
@@ -143,7 +146,7 @@ class BrokerShell:
                 self.notes.close()
                 raise
         except BaseException:
-            self.router.close()
+            self.doors.close()
             raise
         if self.relay is not None:
             said = (self.relay.emits_address, self.relay.items_address)
@@ -164,11 +167,12 @@ class BrokerShell:
         if journal is not None:
             loop.add_timer(self._watch_journal, JOURNAL_CHECK_S)
         loop.add_machine(self.machine, self.perform)
-        loop.add_source(self.router.socket, self._receive)
+        for port in self.doors.ports:
+            loop.add_source(port.socket, partial(self._receive, port))
         loop.add_source(self.notes.socket, self.notes.read_subscriptions)
-        loop.add_flusher(self.router.flush)
+        loop.add_flusher(self.doors.flush)
         loop.add_timer(self._sweep, SWEEP_S)
-        if self.router.unfinished.active or self.notes.unfinished.active:
+        if self.doors.watched or self.notes.unfinished.active:
             loop.add_timer(self._check_unfinished, settings.unfinished_check_s)
 
     def _restore(self, journal: Journal, known: Collection[str] | None, now: float) -> None:
@@ -202,7 +206,7 @@ class BrokerShell:
             self.keeper.close()
         if self.relay is not None:
             self.relay.close()
-        self.router.close()
+        self.doors.close()
         self.notes.close()
 
     def expel(self, known: Collection[str]) -> int:
@@ -211,14 +215,14 @@ class BrokerShell:
         owners.expel(self.machine, known)
         if self.relay is not None:
             self.relay.expel(known)
-        return self.router.expel(known) + self.notes.expel(known)
+        return self.doors.expel(known) + self.notes.expel(known)
 
     def _sweep(self) -> None:
-        self.router.sweep()
+        self.doors.sweep()
         self.notes.sweep()
 
     def _check_unfinished(self) -> None:
-        self.router.unfinished.check(self._loop.now)
+        self.doors.check_unfinished(self._loop.now)
         self.notes.unfinished.check(self._loop.now)
 
     def _lost(self, peer: bytes) -> None:
@@ -229,9 +233,9 @@ class BrokerShell:
     def _watched(self, watched: bool) -> None:
         self.machine.watch(watched, self._loop.now)
 
-    def _receive(self) -> None:
-        """Read what the control socket has and give it to the machine."""
-        for peer, role, principal, frames in self.router.receive(RECEIVE_MAX):
+    def _receive(self, port: RouterPort) -> None:
+        """Read what a control socket has and give it to the machine."""
+        for peer, role, principal, frames in port.receive(RECEIVE_MAX):
             try:
                 # local sockets have no keys: only this user can reach them, and may be client or worker alike
                 decoder = self._decoders.get(role, wire.from_anyone)
@@ -332,7 +336,7 @@ class BrokerShell:
             worker, channel = peer
             self._send(Send(worker, Tunnel(channel=channel), wire.encode(action.message, action.payload)))
         else:
-            self.router.send(peer, wire.encode(action.message, action.payload))
+            self.doors.send(peer, wire.encode(action.message, action.payload))
 
     def _publish(self, action: Publish) -> None:
         self.notes.publish(TOPIC, [wire.encode_note(action.note)])
@@ -342,7 +346,7 @@ class BrokerShell:
 
     def _drop(self, action: Drop) -> None:
         if type(action.peer) is bytes:
-            self.router.forget(action.peer)
+            self.doors.forget(action.peer)
 
     def _malformed(
         self, peer: bytes, role: str, principal: str, frames: Payload, error: wire.Malformed
@@ -356,26 +360,26 @@ class BrokerShell:
             self._lost(peer)  # Hello or Join again
         else:
             code, text = "AccessDenied", f"the key of a {role} does not allow {type(message).__name__}"
-        if self.router.fault(peer):
+        if self.doors.fault(peer):
             log.warning("disconnected %s: %s, and %d before", principal, text, settings.faults_max - 1)
             return
         log.warning("refused a message of %s: %s", principal, text)
-        self.router.send(peer, wire.encode(Refused(code=code, text=text)))
+        self.doors.send(peer, wire.encode(Refused(code=code, text=text)))
 
     def _count_refusals(self) -> None:
         """Let the next picture tell what was refused at the sockets, too."""
         denied, throttled = self.denied()
         self.machine.refusals |= {
             "malformed": self.malformed,
-            "senders": self.router.refused,
-            "kicked": self.router.kicked,
-            "crowded": self.router.crowded,
-            "overflows": self.router.dropped,
+            "senders": self.doors.refused,
+            "kicked": self.doors.kicked,
+            "crowded": self.doors.crowded,
+            "overflows": self.doors.dropped,
             "subscriptions": self.notes.refused,
             "items": self.relay.refused if self.relay is not None else 0,
             "handshakes": denied,
             "throttled": throttled,
-            "unfinished": self.router.unfinished.ended
+            "unfinished": self.doors.unfinished
             + self.notes.unfinished.ended
             + (self.relay.ended if self.relay is not None else 0),
         }

@@ -57,14 +57,14 @@ class Monitor:
 
     @property
     def address(self) -> str:
-        """Where the farm is."""
-        return self._access.address
+        """Where the farm is, as people name it."""
+        return self._access.farm_address or self._access.address
 
     @property
     def title(self) -> str:
         """How to call the farm before people: the program that it is embedded in, else its address."""
         embedded = self._access.keys is None and self._access.name
-        return f"{self._access.name} (embedded farm)" if embedded else self._access.address
+        return f"{self._access.name} (embedded farm)" if embedded else self.address
 
     # ------------------------------------------------------------ asking once
 
@@ -110,8 +110,8 @@ class Monitor:
                     raise self.trouble
                 if left <= 0:
                     raise BrokerUnreachable(
-                        f"no broker answered at {self.address} within {timeout_s:g} s; is it running, and "
-                        "does this address reach it?"
+                        f"no broker answered at {self._access.address} within {timeout_s:g} s; "
+                        "is it running, and does this address reach it?"
                     )
                 self.loop.turn(left)
         finally:

@@ -213,6 +213,9 @@ class Settings:
     client_sessions_max: int = 4096
     """Clients with one key that a broker knows, present or away: as many as its connections. Those inside
     tasks have room beside: as many as the workers may have children."""
+    worker_sessions_max: int = 4096
+    """Workers with one key that a broker knows, present or silent: as many as its connections. One more waits
+    until one of them has left or is lost."""
     client_tasks_max: int = 10_000_000
     """Tasks of all clients with one key in a broker, kept outcomes included: half of ``tasks_max``."""
     client_bytes_max: int = 8192 * MIB

@@ -34,11 +34,12 @@ def tcp(router: RouterPort | NotesPort, keys: ServerKeys, role: str) -> Access:
 def test_the_role_comes_from_the_key(
     context: Context, keys: ServerKeys, doorkeeper: Doorkeeper, role: str
 ) -> None:
-    router = RouterPort(context, "tcp://127.0.0.1:*", keys.server)
+    router = RouterPort(context, "tcp://127.0.0.1:*", keys.server, domain=f"zfarm.{role}s", mark=b"x")
     dealer = DealerPort(context, tcp(router, keys, role))
     dealer.send([b"I am the admin", LARGE])
     (got,) = until(router.receive)
     assert got.role == role
+    assert got.peer[:2] == b"x\0"
     assert got.principal.startswith(f"{role}:{role}:")
     router.send(got.peer, [b"back", got.frames[1]])
     assert until(dealer.receive)[0][1] == LARGE
@@ -178,7 +179,7 @@ def test_a_restarted_broker_with_its_keys_is_found_again(
     troubles: list[FarmError] = []
     router = RouterPort(context, "tcp://127.0.0.1:*", keys.server)
     address = router.address
-    dealer = DealerPort(context, tcp(router, keys, "worker"), troubles.append, links.append)
+    dealer = DealerPort(context, tcp(router, keys, "client"), troubles.append, links.append)
     until(lambda: links == [True], dealer.watch_link)
     router.close()
     until(lambda: links == [True, False], dealer.watch_link)
@@ -213,7 +214,7 @@ def test_who_sends_nonsense_is_disconnected(
     links: list[bool] = []
     router = RouterPort(context, "tcp://127.0.0.1:*", keys.server)
     dealer = DealerPort(context, tcp(router, keys, "client"), on_link=links.append)
-    honest = DealerPort(context, tcp(router, keys, "worker"))
+    honest = DealerPort(context, tcp(router, keys, "client"))
     honest.send([b"hello"])
     peer = until(router.receive)[0].peer
     dealer.send([b""] * 11)

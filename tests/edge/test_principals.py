@@ -15,6 +15,7 @@ import pytest
 
 from tests.edge.waiting import until
 from zfarm.edge import gate as gates
+from zfarm.edge.doors import plan
 from zfarm.edge.gate import Gate, Unsafe
 from zfarm.edge.loop import Loop
 from zfarm.edge.notes import NotesPort, NotesReader
@@ -45,7 +46,7 @@ def broker(path: Path) -> Path:
     """The connection file of a broker."""
     file = path.with_suffix(".json")
     keys = ServerKeys.load(path)
-    write_connection(file, new_connection("farm", ["tcp://127.0.0.1:5555"], 5556, keys))
+    write_connection(file, new_connection("farm", plan(["tcp://127.0.0.1:5555"], {}, None), 5560, keys))
     return file
 
 
@@ -61,7 +62,7 @@ def test_a_new_principal_gets_a_file_with_its_own_key_alone(broker: Path, direct
     mine, keys = load_connection(directory / "alice.json"), ServerKeys.load(keys_path(broker))
     assert set(mine.keys) == {"client"}
     assert mine.server == keys.server.public
-    assert mine.addresses == ("tcp://127.0.0.1:5555",)
+    assert mine.addresses == load_connection(broker).addresses
     assert [(one.name, one.role, one.public) for one in keys.principals] == [
         ("alice", "client", mine.keys["client"].public)
     ]
@@ -200,16 +201,16 @@ def test_who_is_enrolled_gets_in_at_once_under_its_name(farm: Farm, path: Path) 
 def test_who_dials_as_soon_as_it_is_enrolled_gets_in(
     farm: Farm, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found by a worker that dialled before the broker had looked at the keys: who is refused stays out."""
+    """Found by one that dialled before the broker had looked at the keys: who is refused stays out."""
     enrol(path, "first", "client")
     until(lambda: farm.changes, farm.turn)
     monkeypatch.setattr(farm.loop, "_timers", [])  # nobody looks at the file by itself any more
     denied = farm.gate.door.denied
-    pair = enrol(path, "alice", "worker")
+    pair = enrol(path, "alice", "client")
     dealer = DealerPort(farm.context, farm.access(pair))
     dealer.send([b"hello"])
     until(lambda: farm.heard, farm.turn)
-    assert farm.heard == [(f"worker:alice:{fingerprint(pair.public)}", b"hello")]
+    assert farm.heard == [(f"client:alice:{fingerprint(pair.public)}", b"hello")]
     assert (farm.changes, farm.gate.door.denied, farm.router.refused) == (2, denied, 0)
     dealer.close()
 

@@ -21,6 +21,7 @@ import zmq
 from zmq.utils import z85
 
 from zfarm.edge import security, zap
+from zfarm.edge.doors import plan
 from zfarm.edge.places import hold
 from zfarm.edge.refusals import Refusals
 from zfarm.edge.security import (
@@ -28,6 +29,7 @@ from zfarm.edge.security import (
     Access,
     Connection,
     KeyPair,
+    Role,
     ServerKeys,
     connection_path,
     load_connection,
@@ -54,7 +56,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def connection(keys: ServerKeys) -> Connection:
-    return new_connection("main", [ADDRESS, "tcp://127.0.0.1:5555"], 5556, keys)
+    return new_connection("main", plan([ADDRESS, "tcp://127.0.0.1:5555"], {}, None), 5560, keys)
 
 
 def secrets_of(keys: ServerKeys) -> list[str]:
@@ -182,9 +184,12 @@ def test_nothing_is_written_where_others_could_replace_it(home: Path, connection
     [
         (b"not json", "no Connection file"),
         (b"{}", "no Connection file"),
+        ({"format": 1, "addresses": ["tcp://head:5555"]}, "older zfarm .*start the broker.*zfarm key new"),
+        ({"format": 3, "addresses": 7}, "newer zfarm"),
         (b"\xff", "no Connection file"),
-        ({"addresses": []}, "no address"),
-        ({"addresses": ["http://x"]}, "tcp://HOST:PORT"),
+        ({"addresses": {}}, "no address for clients"),
+        ({"addresses": {"client": [ADDRESS], "worker": []}}, "no address for workers"),
+        ({"addresses": {"client": ["http://x"]}}, "tcp://HOST:PORT"),
         ({"keys": {"client": {"public": "x", "secret": "y"}}}, "40 characters"),
         ({"pid": "me"}, "no Connection file"),
     ],
@@ -230,7 +235,7 @@ def test_keys_are_found_by_file_by_environment_and_by_address(home: Path, connec
     file = home / "elsewhere.json"
     write_connection(file, connection)
     wanted = connection.access("client", ADDRESS)
-    assert wanted.notes_address == "tcp://head:5556"
+    assert wanted.notes_address == "tcp://head:5560"
     assert parse_address(ADDRESS, connection_file=file, environ={}) == wanted
     assert parse_address(ADDRESS, environ={"ZFARM_CONNECTION_FILE": str(file)}) == wanted
     assert parse_address(str(file), environ={}).keys == connection.keys["client"]
@@ -241,13 +246,44 @@ def test_keys_are_found_by_file_by_environment_and_by_address(home: Path, connec
     assert parse_address(ADDRESS, "worker", environ={}).keys == connection.keys["worker"]
     assert parse_address("main", environ={}).keys == connection.keys["client"]
     with pytest.raises(ConfigurationError, match="copy the connection file"):
-        parse_address("tcp://head:5557", environ={})
+        parse_address("tcp://head:5559", environ={})
 
 
 def test_an_address_given_with_a_file_wins_say_for_a_tunnel(home: Path, connection: Connection) -> None:
     write_connection(home / "c.json", connection)
     access = parse_address("tcp://localhost:7777", connection_file=home / "c.json", environ={})
     assert (access.address, access.server) == ("tcp://localhost:7777", connection.server)
+
+
+@pytest.mark.parametrize(
+    ("role", "address"),
+    [("client", "tcp://head:5555"), ("worker", "tcp://head:5556"), ("monitor", "tcp://head:5558")],
+)
+def test_each_role_comes_to_its_own_door_by_whatever_name_the_broker_is_known(
+    home: Path, connection: Connection, role: Role, address: str
+) -> None:
+    write_connection(home / "c.json", replace(connection, host="another"))
+    for named, where in (("", address), (ADDRESS, address), (address, address)):
+        access = parse_address(named, role, home / "c.json", environ={})
+        assert (access.address, access.farm_address) == (where, named or ADDRESS)
+    away = parse_address("tcp://10.0.0.7:5555", role, home / "c.json", environ={}).address
+    assert away == address.replace("head", "10.0.0.7")
+
+
+def test_who_has_only_an_admins_key_comes_to_the_admins_door_for_whatever(
+    home: Path, connection: Connection, keys: ServerKeys
+) -> None:
+    mine = replace(connection, keys={"admin": keys.roles["admin"]}, host="another")
+    assert {mine.access(role).address for role in ("client", "monitor")} == {"tcp://head:5557"}
+
+
+def test_doors_that_were_named_one_by_one_are_found(connection: Connection) -> None:
+    odd = replace(
+        connection, host="another", addresses={**connection.addresses, "worker": ("tcp://inner:9000",)}
+    )
+    assert odd.access("worker").address == "tcp://inner:9000"
+    assert odd.access("worker", ADDRESS).address == "tcp://head:9000"
+    assert odd.access("worker", "tcp://inner:9000").address == "tcp://inner:9000"
 
 
 def test_the_newest_of_several_brokers_that_had_an_address_is_taken(
@@ -355,9 +391,9 @@ def test_two_doorkeepers_in_one_context_are_refused(
         [],
         [b"1.0"],
         [b"1.0", b"7", b"zfarm"],
-        [b"1.0", b"7", b"zfarm", b"1.2.3.4", b"", b"CURVE", b"k" * 32, b"more"],
-        [b"9.9", b"7", b"zfarm", b"1.2.3.4", b"", b"CURVE", b"k" * 32],
-        [b"1.0", b"7", b"zfarm", b"1.2.3.4", b"", b"NULL", b""],
+        [b"1.0", b"7", b"zfarm.clients", b"1.2.3.4", b"", b"CURVE", b"k" * 32, b"more"],
+        [b"9.9", b"7", b"zfarm.clients", b"1.2.3.4", b"", b"CURVE", b"k" * 32],
+        [b"1.0", b"7", b"zfarm.clients", b"1.2.3.4", b"", b"NULL", b""],
         [b"1.0", b"7", b"", b"1.2.3.4", b"", b"CURVE", b"k" * 32],
         [b"1.0", b"7", b"\xff", b"\xff", b"\xff", b"CURVE", b"\xff" * 32],
     ],
@@ -388,7 +424,7 @@ def test_strangers_have_a_turn_together_and_those_who_are_known_need_not_wait_fo
     doorkeeper = Doorkeeper(context, table_of(keys.roles))
     doorkeeper._strangers = zap._Bucket(time.monotonic(), burst=10, per_s=2.0)
     answers = [
-        doorkeeper._answer([b"1.0", b"7", b"zfarm", b"1.2.3.4", b"", b"CURVE", bytes([n]) * 32])
+        doorkeeper._answer([b"1.0", b"7", b"zfarm.clients", b"1.2.3.4", b"", b"CURVE", bytes([n]) * 32])
         for n in range(30)
     ]
     at_once = [answer[2] for wait_s, answer in answers if not wait_s]
@@ -398,7 +434,7 @@ def test_strangers_have_a_turn_together_and_those_who_are_known_need_not_wait_fo
     assert later
     assert set(later) == {b"400"}
     key = z85.decode(keys.roles["client"].public)
-    wait_s, answer = doorkeeper._answer([b"1.0", b"7", b"zfarm", b"1.2.3.4", b"", b"CURVE", key])
+    wait_s, answer = doorkeeper._answer([b"1.0", b"7", b"zfarm.clients", b"1.2.3.4", b"", b"CURVE", key])
     assert (wait_s, answer[2]) == (0.0, b"200")
     doorkeeper.stop()
 

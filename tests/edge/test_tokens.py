@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from zfarm.edge.doors import plan
 from zfarm.edge.principals import keys_path
 from zfarm.edge.security import ServerKeys, new_connection, write_connection
 from zfarm.edge.tokens import new_token, read_token, token_of
@@ -19,7 +20,7 @@ from zfarm.errors import ConfigurationError
 def broker(directory: Path) -> Path:
     file = directory / "farm.json"
     keys = ServerKeys.load_or_create(keys_path(file))
-    write_connection(file, new_connection("farm", ["tcp://head:5555"], 5556, keys))
+    write_connection(file, new_connection("farm", plan(["tcp://head:5555"], {}, None), 5560, keys))
     return file
 
 
@@ -28,12 +29,13 @@ def test_a_token_is_a_registered_worker_key(broker: Path) -> None:
     access = read_token(f"  {line}\n")
     keys = ServerKeys.load(keys_path(broker))
     assert access.keys is not None
-    assert (access.address, access.server, access.name) == ("tcp://head:5555", keys.server.public, "w7")
+    assert (access.address, access.server, access.name) == ("tcp://head:5556", keys.server.public, "w7")
     assert [(one.name, one.role, one.public) for one in keys.principals] == [
         ("w7", "worker", access.keys.public)
     ]
     assert access.keys.secret not in repr(access) + keys_path(broker).read_text()
     assert read_token(new_token(broker, address="tcp://10.0.0.1:7")).address == "tcp://10.0.0.1:7"
+    assert read_token(new_token(broker, address="tcp://10.0.0.1:5555")).address == "tcp://10.0.0.1:5556"
     with pytest.raises(ConfigurationError, match="there is a key called 'w7'"):
         new_token(broker, "w7")
 

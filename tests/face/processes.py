@@ -118,7 +118,11 @@ class TcpFarm:
 
     @property
     def port(self) -> int:
-        return int(json.loads(self.connection.read_text())["addresses"][0].rpartition(":")[2])
+        return self.door("client")
+
+    def door(self, role: str) -> int:
+        """The port of a role's door."""
+        return int(json.loads(self.connection.read_text())["addresses"][role][0].rpartition(":")[2])
 
     def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

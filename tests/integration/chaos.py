@@ -312,7 +312,8 @@ def chaos(directory: Path, seconds: float, seed: int, clients: int = 2, workers:
             farm = stack.enter_context(tcp_farm(directory))
             farm.variables["ZFARM_RESTART_HOLD_S"] = "2"
             farm.start_broker()
-            proxies = [stack.enter_context(Proxy(farm.port)) for _ in range(workers + clients)]
+            ports = [farm.door("worker")] * workers + [farm.port] * clients
+            proxies = [stack.enter_context(Proxy(port)) for port in ports]
             nemesis = Nemesis(farm, proxies, rng, history)
             for _ in range(workers):
                 nemesis.add_worker()

@@ -184,9 +184,9 @@ class Proxy:
 
 
 def through(connection: Path, port: int, copy: Path) -> Path:
-    """Write a copy of a connection file in which the broker is at ``port`` of loopback."""
+    """Write a copy of a connection file in which each door of the broker is ``port`` of loopback."""
     content = json.loads(connection.read_text())
-    content["addresses"] = [f"tcp://127.0.0.1:{port}"]
+    content["addresses"] = {role: [f"tcp://127.0.0.1:{port}"] for role in content["addresses"]}
     copy.touch(0o600)
     copy.write_text(json.dumps(content))
     return copy

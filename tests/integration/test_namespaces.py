@@ -49,7 +49,8 @@ def start(farm: TcpFarm, hosts: list[Host]) -> None:
     for number, one in enumerate(hosts):
         file = farm.directory / f"host-{number}.json"
         file.touch(0o600)
-        file.write_text(json.dumps({**known, "addresses": [f"tcp://{one.here}:{farm.port}"]}))
+        there = {role: [f"tcp://{one.here}:{farm.door(role)}"] for role in known["addresses"]}
+        file.write_text(json.dumps({**known, "addresses": there}))
         farm.before, farm.connection, straight = one.before, file, farm.connection
         farm.start_worker(2)
         farm.before, farm.connection = (), straight

@@ -56,10 +56,10 @@ def run_through(farm: TcpFarm, near: str, relay: R, harm: Callable[[R], None], t
 
 
 @pytest.fixture
-def proxy(farm: TcpFarm) -> Iterator[Proxy]:
-    """A proxy before the broker of the farm, which is started."""
+def proxy(farm: TcpFarm, near: str) -> Iterator[Proxy]:
+    """A proxy before the door of the farm's broker that is for those ``near`` it; the broker is started."""
     farm.start_broker()
-    with Proxy(farm.port) as proxy:
+    with Proxy(farm.door(near)) as proxy:
         yield proxy
 
 
@@ -88,7 +88,7 @@ def test_messages_that_are_joined_on_the_way_are_not_lost(farm: TcpFarm, near: s
     reads that gives the link up: it, or the broker's answer, makes the link be dialled anew.
     """
     farm.start_broker()
-    joiner = Joiner(farm.port, FRAMES)
+    joiner = Joiner(farm.door(near), FRAMES)
     harms = 0
 
     def join(joiner: Joiner) -> None:

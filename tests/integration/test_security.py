@@ -20,7 +20,7 @@ from tests.face.processes import TcpFarm, wait_until
 from tests.integration.hostile import Raw, hello, join, submit, versions
 from zfarm.edge import wire
 from zfarm.edge.principals import enrol, keys_path, new_principal, revoke
-from zfarm.edge.security import KeyPair, Role, ServerKeys, load_connection
+from zfarm.edge.security import ROLES, KeyPair, Role, ServerKeys, load_connection
 from zfarm.edge.tokens import read_token
 from zfarm.errors import AccessDenied
 from zfarm.messages import (
@@ -288,7 +288,7 @@ def test_keys_and_files_of_a_principal_outlive_the_broker(farm: TcpFarm) -> None
 # ---------------------------------------------------------------- bad manners
 
 
-def _refusals(farm: TcpFarm) -> dict[str, int]:
+def refusals(farm: TcpFarm) -> dict[str, int]:
     counted: dict[str, int] = farm.status()["refusals"]
     return counted
 
@@ -311,7 +311,7 @@ def test_garbage_and_floods_of_frames_harm_nobody_else(farm: TcpFarm) -> None:
                     mallory.send(bytes(flipped), *sound[1:])
                 mallory.send(b"")
                 assert list(client.map(abs, range(round_, round_ + 20))) == list(range(round_, round_ + 20))
-        counted = _refusals(farm)
+        counted = refusals(farm)
         assert counted["malformed"] > 10
         assert counted["kicked"] + counted["senders"] > 10
     assert broker.process.poll() is None
@@ -332,16 +332,16 @@ def test_who_says_too_much_that_is_wrong_is_disconnected(farm: TcpFarm) -> None:
             return mallory.hear(0.5) is not None
 
         wait_until(answered, "a new connection, which the library makes by itself")
-    assert _refusals(farm)["kicked"] == 1
+    assert refusals(farm)["kicked"] == 1
 
 
 def test_nobody_chooses_a_routing_id(farm: TcpFarm) -> None:
     farm.start_broker()
     for identity in (b"worker", b"x" * 255, b"\x01abcd"):
         with Raw(farm.connection, "client", identity=identity) as mallory:
-            before = _refusals(farm)["senders"]
+            before = refusals(farm)["senders"]
             mallory.say(hello("s"))
-            wait_until(lambda before=before: _refusals(farm)["senders"] > before, "a refusal")  # type: ignore[misc]
+            wait_until(lambda before=before: refusals(farm)["senders"] > before, "a refusal")  # type: ignore[misc]
     assert farm.status()["clients"] == []
 
 
@@ -370,7 +370,7 @@ def test_a_client_beyond_its_limit_is_refused_and_another_is_not(farm: TcpFarm) 
         refused = alice.hear_a(Ended).outcomes
         assert [one.task for one in refused] == list(range(5, 10))
         assert "ZFARM_CLIENT_BYTES_MAX" in refused[0].deaths[0].text
-        assert _refusals(farm)["tasks"] == 36
+        assert refusals(farm)["tasks"] == 36
 
 
 def test_strangers_and_half_greetings_by_the_hundred_keep_nobody_out(farm: TcpFarm) -> None:
@@ -405,7 +405,7 @@ def test_strangers_and_half_greetings_by_the_hundred_keep_nobody_out(farm: TcpFa
             link.close()
     process = psutil.Process(broker.pid)
     wait_until(lambda: process.num_fds() < opened + 20, "descriptors to come back")
-    assert _refusals(farm)["handshakes"] >= 1
+    assert refusals(farm)["handshakes"] >= 1
 
 
 def test_no_process_of_a_farm_shows_a_secret_and_no_child_has_a_file_with_one_open(farm: TcpFarm) -> None:
@@ -463,8 +463,8 @@ def test_only_the_addresses_that_were_bound_listen(farm: TcpFarm) -> None:
     ]
     notes = load_connection(farm.connection).notes_port
     assert {(pid, address) for pid, address, _ in listening} == {(broker.pid, "127.0.0.1")}
-    assert {farm.port, notes} < {port for _, _, port in listening}
-    assert len(listening) == 4, "control, notes, and the two of the relay of items"
+    assert {farm.door(role) for role in ROLES} | {notes} < {port for _, _, port in listening}
+    assert len(listening) == 7, "a door for each role, notes, and the two of the relay of items"
 
 
 def test_a_broker_may_open_as_many_files_as_its_host_allows(farm: TcpFarm) -> None:

@@ -211,6 +211,9 @@ class Books(Needs, Fullness, Inheritance, Aside, Readers, Promptness):
             return
         if isinstance(message, m.Hello) and not self.may_speak(message.session, message.life):
             return
+        if isinstance(message, m.Join) and self._must_wait(message.session):
+            self.farm.story.probe("a worker waits until another one of its key is lost")
+            return
         if isinstance(message, m.Join | m.Hello):
             known = self.known.get(message.session)
             if known is None:
@@ -242,6 +245,11 @@ class Books(Needs, Fullness, Inheritance, Aside, Readers, Promptness):
             if isinstance(message, m.Leave) and message.leases:
                 self.known[session].went_with = set(message.leases)
                 self.farm.story.probe("stopped at once")
+
+    def _must_wait(self, session: str) -> bool:
+        """Its key has as many workers as it may, and this is none of them."""
+        workers = self.farm.broker.machine.workers
+        return session not in workers and len(workers) >= self.farm.mix.settings.worker_sessions_max
 
     def may_tunnel(self, peer: Any, owner: str, hello: m.Hello) -> bool:
         """A worker that the broker knows speaks for a client in one of its children, in a known name."""

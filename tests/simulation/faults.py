@@ -188,6 +188,7 @@ def mix_of(seed: int) -> Mix:
     let_print(mix)
     let_need(mix)
     _let_outlive(mix)
+    _let_crowd(mix)
     rng = Random(f"disk {seed}")
     if mix.journal and not mix.calm and rng.random() < 0.5:
         mix.rates["fill disk"] = rng.choice((0.2, 0.5))
@@ -206,6 +207,15 @@ def _let_outlive(mix: Mix) -> None:
     if mix.jobs:
         mix.rates["kill client"] = rng.choice((0.1, 0.5))
         mix.rates["take over"] = rng.choice((0.0, 0.2, 1.0)) + 1e-9
+
+
+def _let_crowd(mix: Mix) -> None:
+    """In some farms a key may have no more workers than there are: one that was killed and comes back finds
+    its own dead session there."""
+    rng = Random(f"crews {mix.seed}")
+    if not mix.calm and "rogue" not in mix.rates and rng.random() < 0.2:
+        mix.settings = dataclasses.replace(mix.settings, worker_sessions_max=len(mix.slots))
+        mix.rates["kill worker"] = max(mix.rates.get("kill worker", 0.0), 0.1)
 
 
 def _let_choose(mix: Mix) -> None:

@@ -290,6 +290,10 @@ MUTANTS = [
     ),
     Mutant("a file of the archive is another file", "plain", "if need.archived", "if not need.archived"),
     Mutant("two readers of an archive are one", "want", "reader not in self._tasks", "not self._tasks"),
+    # workers of one key
+    Mutant("the dead lock their key out", "drop_worker", "self.crews.leave(worker.session)", "pass"),
+    Mutant("a worker gives up that must wait", "_on_refused", 'message.code == "FarmBusy"', "False"),
+    Mutant("as many workers as may come", "full", "many < self._most", "True"),
     # accounts
     Mutant("a function counts after its last task", "discard", "size += len(function.blob)", "pass"),
     Mutant("what a dropped client had still counts", "drop", "self.accounts.bytes -= size", "pass"),

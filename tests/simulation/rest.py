@@ -19,6 +19,8 @@ KEPT = {
     "Broker.accounts._accounts",
     "Broker.accounts._accounts[].sessions",
     "Broker.accounts._jobs",
+    "Broker.crews._sessions",
+    "Broker.crews._told",
     "Broker.workers",
     "Broker.peers",
     "Broker.functions._known",

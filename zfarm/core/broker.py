@@ -19,6 +19,7 @@ from msgspec import structs
 from zfarm.core import dispatch, pictures, placing, why
 from zfarm.core.aside import Aside
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
+from zfarm.core.crews import Crews
 from zfarm.core.greeting import LOCAL, book_key, principal_of
 from zfarm.core.invariants import check_books
 from zfarm.core.ledger import outcome_of
@@ -56,6 +57,7 @@ from zfarm.messages import (
     Progress,
     Publish,
     Record,
+    Refused,
     Report,
     Reports,
     Return,
@@ -86,6 +88,7 @@ class Broker(Reception):
         self.started_at = now
         self.orphans = Orphans(self)
         self.aside = Aside(self)
+        self.crews = Crews(limits.worker_sessions_max)
         self.stall = Stall(self)
         self._note_at = inf
         self._sweep_at = now + limits.beat_interval_s
@@ -245,12 +248,19 @@ class Broker(Reception):
         if worker is not None and worker.peer == peer:
             worker.heard_at = now
             return  # said again while the Welcome is on its way: the link is in order, so it will arrive
+        if worker is None and (full := self.crews.full(key)):
+            self.refusals["workers"] = self.crews.refused
+            self._send(peer, Refused("FarmBusy", full))
+            if self.crews.news(key):
+                self.tell("warning", f"a worker waits: {full}")
+            return
         if worker is None:
             worker = WorkerRecord(
                 key, peer, message.slots, message.host, message.pid, now, message.resources, message.labels,
                 message.session[:8],
             )  # fmt: skip
             self.workers[key] = worker
+            self.crews.enter(key)
             self.crew += 1
             self.tell("info", f"worker {worker.short_name} joined with {worker.slots} slots")
         else:
@@ -374,6 +384,7 @@ class Broker(Reception):
     def drop_worker(self, worker: WorkerRecord, why: str) -> None:
         """Forget a worker; its leases are void, and their tasks lose an attempt."""
         del self.workers[worker.session]
+        self.crews.leave(worker.session)
         self.crew += 1
         if worker.peer is not None:
             del self.peers[worker.peer]

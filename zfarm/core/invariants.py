@@ -34,6 +34,7 @@ def check_kits(client: ClientRecord) -> None:
 
 def check_books(broker: Broker) -> None:
     """Raise AssertionError when the books contradict themselves."""
+    broker.crews.check(broker.workers)
     for worker in broker.workers.values():
         assert worker.expected_us == sum(task.expected_us for task in worker.leases.values())
         check_resources(broker, worker)

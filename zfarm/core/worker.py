@@ -93,7 +93,7 @@ class Worker(Supply):
         self.session = session
         self.labels = list(labels)
         self._versions = versions
-        self._joined = False
+        self._joined = self._waits = False
         self._join_at = now
         self._beat_at = inf
         self._seen = 0
@@ -332,7 +332,7 @@ class Worker(Supply):
     # ------------------------------------------------------------ messages of the broker
 
     def _on_welcome(self, message: Welcome, payload: Payload, now: float) -> None:
-        self._joined = True
+        self._joined, self._waits = True, False
         self._seen = message.grants
         self._beat_at = now
         self._reports = list(self._owed)
@@ -350,6 +350,11 @@ class Worker(Supply):
             self._join_at = now
 
     def _on_refused(self, message: Refused, payload: Payload, now: float) -> None:
+        if message.code == "FarmBusy":  # its key has too many workers for now, maybe dead ones: it asks again
+            if not self._waits:
+                self._actions.append(Tell("warning", f"not let in yet: {message.text}"))
+            self._waits = True
+            return
         self._over = True
         self._actions.append(Rejected(message.code, message.text))
 

@@ -23,7 +23,7 @@ from zfarm.edge.knock import is_something_else
 from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
 from zfarm.edge.redial import REDIAL_S, STUCK_S
-from zfarm.edge.security import LOCAL, Access, KeyPair
+from zfarm.edge.security import CLIENT, DOORS, LOCAL, Access, KeyPair
 from zfarm.edge.sockets import Context, Line, Socket, bind, connect, hang_up, ipc_path, kick, new_socket
 from zfarm.edge.unfinished import Unfinished, largest_message
 from zfarm.edge.wire import Frame
@@ -31,14 +31,10 @@ from zfarm.errors import AccessDenied, BrokerUnreachable, FarmError
 from zfarm.settings import settings
 
 __all__ = [
-    "CONTROL_DOMAIN",
     "DealerPort",
     "Received",
     "RouterPort",
 ]
-
-CONTROL_DOMAIN: Final = "zfarm"
-"""The ZAP domain of the control socket: it says which roles may connect."""
 
 ROUTING_ID: Final = 5
 """Bytes of a routing id that the library gave: a zero and a number. No peer of ours chooses its own."""
@@ -49,8 +45,8 @@ MISUNDERSTOOD_S: Final = settings.misunderstood_within_s
 """So many messages that make no sense, each within so many seconds after the one before, are no accident."""
 
 _UNKNOWN_KEY: Final = (
-    "the broker at {} does not know our key, or does not allow it this: "
-    "get a new connection file from its host"
+    "the broker at {} does not know our key, or this is not the door for it, as each role has its own: "
+    "get a new connection file or token from its host"
 )
 _WRONG_SERVER: Final = (
     "what listens at {} has another server key than our connection file says, or our key came too often: "
@@ -78,7 +74,7 @@ def _readable(socket: Socket) -> bool:
 
 
 class RouterPort:
-    """The broker's control socket."""
+    """One control socket of the broker: the door of one role, or a local one."""
 
     def __init__(
         self,
@@ -86,10 +82,13 @@ class RouterPort:
         address: str,
         keys: KeyPair | None = None,
         on_lost: Callable[[bytes], None] = lambda peer: None,
+        domain: str = DOORS[CLIENT],
+        mark: bytes = b"",
     ) -> None:
         """Listen on ``address``, with the broker's ``keys`` unless it is a local one.
 
-        ``on_lost`` is called, within ``send`` or ``flush``, with a peer whose connection is gone.
+        ``on_lost`` is called, within ``send`` or ``flush``, with a peer whose connection is gone. ``domain``
+        is the ZAP domain: it says which role is let in. The names of all peers begin with ``mark``.
 
         Raises:
             ConfigurationError: it cannot be bound, is in use, or lacks keys.
@@ -106,6 +105,10 @@ class RouterPort:
         self.known: Container[str] | None = None
         """The principals that may speak; None: all whom the ZAP handler let in."""
         self._secure = keys is not None
+        self._keys = keys
+        self._domain = domain
+        self._mark = mark
+        self._unmarked = len(mark)  # where the routing id begins in a peer's name
         self._links = Links()
         self._outboxes: dict[bytes, Outbox] = {}
         path = ipc_path(address)
@@ -117,16 +120,29 @@ class RouterPort:
         try:
             self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
             self.socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
-            self.address = bind(self.socket, address, keys, CONTROL_DOMAIN)
+            self.address = bind(self.socket, address, keys, domain)
         except BaseException:
             self.close()
             raise
+        self.addresses = [self.address]
+        """All on which it listens."""
+
+    def listen(self, address: str) -> None:
+        """Listen on a further ``address``, under the same keys and domain.
+
+        Raises:
+            ConfigurationError: it cannot be bound, or is in use.
+        """
+        if "[" in address:
+            self.socket.setsockopt(zmq.IPV6, 1)
+        self.addresses.append(bind(self.socket, address, self._keys, self._domain))
 
     def receive(self, limit: int = 200) -> list[Received]:
         """Up to ``limit`` messages that have arrived; whoever sends what is no message is disconnected."""
         socket = self.socket
         self.unfinished.meet()
         got: list[Received] = []
+        mark = self._mark
         for number in range(limit):
             if number and not _readable(socket):
                 break
@@ -134,7 +150,7 @@ class RouterPort:
                 part = socket.recv(_DONTWAIT, copy=False)
             except zmq.Again:
                 break
-            peer = part.bytes
+            peer = mark + part.bytes
             role, principal = self._who(part) if self._secure else (LOCAL, LOCAL)
             frames = None
             if part.more:
@@ -166,7 +182,8 @@ class RouterPort:
         """Whether this principal may speak here; its connection is noted when it does so first."""
         if self.known is not None and principal not in self.known:
             return False
-        if len(peer) != ROUTING_ID or peer[0]:  # it chose its own, which might be that of another
+        start = self._unmarked
+        if len(peer) != start + ROUTING_ID or peer[start]:  # it chose its own, which might be that of another
             return False
         link = self._links.get(peer)
         if link is None or link.principal != principal:
@@ -224,7 +241,7 @@ class RouterPort:
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> None:
         """Give a message to ``peer`` or keep it in its outbox; ``on_lost`` is told of a peer that is gone."""
-        message = [peer, *frames]
+        message = [peer[self._unmarked :], *frames]
         outbox = self._outboxes.get(peer)
         if outbox is None:
             try:

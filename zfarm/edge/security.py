@@ -27,6 +27,7 @@ from zfarm.messages import PROTOCOL
 __all__ = [
     "ADMIN",
     "CLIENT",
+    "DOORS",
     "LOCAL",
     "MONITOR",
     "ROLES",
@@ -54,6 +55,8 @@ WORKER: Final = "worker"
 ADMIN: Final = "admin"
 MONITOR: Final = "monitor"
 ROLES: Final[tuple[Role, ...]] = (CLIENT, WORKER, ADMIN, MONITOR)
+DOORS: Final[Mapping[Role, str]] = {role: f"zfarm.{role}s" for role in ROLES}
+"""The ZAP domain of each role's control socket, which lets in that role and no other."""
 LOCAL: Final = "local"
 """The role of peers on a local socket: only its owner can reach it, and may be client and worker alike."""
 CONNECTION_ROLES: Final[tuple[Role, ...]] = (CLIENT, WORKER, MONITOR)
@@ -64,6 +67,8 @@ _STAND_INS: Final[Mapping[str, tuple[Role, ...]]] = {
 }
 """Whose keys serve a role, the best first: an admin may do what a client and a monitor may, and a client may
 look at what is its own."""
+FORMAT: Final = 2
+"""Of a connection file. Before there was one address for all roles."""
 CONNECTION_ENV: Final = "ZFARM_CONNECTION_FILE"
 
 _Z85: Final = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
@@ -167,17 +172,24 @@ class Access:
     server: str = ""
     keys: KeyPair | None = None
     name: str = ""
+    farm_address: str = ""
+    """By what address people name the farm, where that is another one: that of the clients' door."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """A connection file: where a broker is and the keys to it. Secrets are never part of its repr."""
+    """A connection file: where a broker is and the keys to it. Secrets are never part of its repr.
+
+    ``addresses`` tells where each role's door is; that of a role has as many as that of another, in the same
+    order, unless the doors were named one by one.
+    """
 
     name: str
-    addresses: tuple[str, ...]
+    addresses: dict[Role, tuple[str, ...]]
     notes_port: int
     server: str
     keys: dict[str, KeyPair]
+    format: int = FORMAT
     protocol: int = PROTOCOL
     zfarm: str = ""
     python: str = ""
@@ -187,29 +199,42 @@ class Connection:
     path: str = ""  # where it was read from; not in the file
 
     def access(self, role: Role, address: str = "") -> Access:
-        """What a peer of ``role`` needs; ``address`` replaces the file's own, say for a tunnel.
+        """What a peer of ``role`` needs. ``address`` replaces the file's own: a host with the port of the
+        clients' door names the broker, whatever the role; another port is dialled as it is, say a tunnel's.
 
         Raises:
             ConfigurationError: the file has no keys for ``role``.
         """
-        keys = next((self.keys[one] for one in _STAND_INS.get(role, (role,)) if one in self.keys), None)
-        if keys is None:
+        owner = next((one for one in _STAND_INS.get(role, (role,)) if one in self.keys), None)
+        if owner is None:
             raise ConfigurationError(
                 f"the connection file {self.path} has no {role} key, only {', '.join(self.keys)}: "
                 "get the complete file from the broker's host"
             )
-        address = address or self._nearest()
+        main = address or self._nearest(CLIENT)
+        address = self.door(owner, address) if address else self._nearest(owner)
         host, _ = parse_tcp(address)
         notes = f"tcp://{host}:{self.notes_port}" if self.notes_port else ""
-        return Access(address, notes, self.server, keys, self.name)
+        return Access(address, notes, self.server, self.keys[owner], self.name, main)
 
-    def _nearest(self) -> str:
+    def door(self, role: Role, address: str) -> str:
+        """Where the door of ``role`` is for those who know the broker by ``address``."""
+        host, port = parse_tcp(address)
+        main, own = self.addresses[CLIENT], self.addresses[role]
+        ports = [parse_tcp(one)[1] for one in main]
+        if address in own or port not in ports:
+            return address
+        place = main.index(address) if address in main else ports.index(port)
+        return f"tcp://{host}:{parse_tcp(own[min(place, len(own) - 1)])[1]}"
+
+    def _nearest(self, role: Role) -> str:
         """The loopback address on the broker's own host, elsewhere the first."""
+        addresses = self.addresses[role]
         if self.host == socket.gethostname():
-            for address in self.addresses:
+            for address in addresses:
                 if parse_tcp(address)[0] in ("127.0.0.1", "[::1]", "localhost"):
                     return address
-        return self.addresses[0]
+        return addresses[0]
 
     def subset(self, roles: Iterable[Role]) -> Connection:
         """The same connection with the keys of ``roles`` only: for users or hosts that are to have no more.
@@ -225,17 +250,17 @@ class Connection:
 
 def new_connection(
     name: str,
-    addresses: Iterable[str],
+    addresses: Mapping[Role, Iterable[str]],
     notes_port: int,
     keys: ServerKeys,
     roles: Iterable[Role] = CONNECTION_ROLES,
 ) -> Connection:
-    """What a broker that has just bound ``addresses`` writes for its peers."""
+    """What a broker that has just bound ``addresses``, those of each role, writes for its peers."""
     from zfarm import __version__
 
     return Connection(
         name=name,
-        addresses=tuple(addresses),
+        addresses={role: tuple(where) for role, where in addresses.items()},
         notes_port=notes_port,
         server=keys.server.public,
         keys={role: keys.roles[role] for role in roles},
@@ -287,22 +312,39 @@ def load_connection(path: Path | str) -> Connection:
     Raises:
         ConfigurationError: there is none, it is open to others, or it is not what it should be.
     """
+    found = _decode(Path(path), _Format, "Connection").format
+    if found != FORMAT:
+        whose = "an older" if found < FORMAT else "a newer"
+        raise ConfigurationError(
+            f"the connection file {path} is of {whose} zfarm (format {found}, this one reads {FORMAT}): "
+            "start the broker with this version of zfarm, which writes its file anew, and copy that; "
+            "who has a key of their own gets a file by `zfarm key revoke` and `zfarm key new`"
+        )
     connection = _decode(Path(path), Connection)
-    if not connection.addresses:
-        raise ConfigurationError(f"{path} is no connection file of zfarm: it has no address")
-    for address in connection.addresses:
-        parse_tcp(address)
+    for role in ROLES:
+        if not connection.addresses.get(role):
+            raise ConfigurationError(f"{path} is no connection file of zfarm: it has no address for {role}s")
+        for address in connection.addresses[role]:
+            parse_tcp(address)
     return replace(connection, path=str(path))
+
+
+@dataclass(frozen=True)
+class _Format:
+    """What tells a connection file of another version, which may have all else in another form."""
+
+    server: str
+    format: int = 1
 
 
 T = TypeVar("T")
 
 
-def _decode(path: Path, kind: type[T]) -> T:
+def _decode(path: Path, kind: type[T], name: str = "") -> T:
     try:
         return msgspec.json.decode(read_private(path), type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigurationError(f"{path} is no {kind.__name__} file of zfarm: {error}") from None
+        raise ConfigurationError(f"{path} is no {name or kind.__name__} file of zfarm: {error}") from None
 
 
 # ---------------------------------------------------------------- addresses
@@ -377,5 +419,5 @@ def _found_by_address(address: str) -> Connection | None:
         return None
     private_directory(directory)
     files = [load_connection(path) for path in sorted(directory.glob("*.json"))]
-    fitting = [file for file in files if address in file.addresses]
+    fitting = [file for file in files if any(address in where for where in file.addresses.values())]
     return max(fitting, key=lambda file: file.started_at, default=None)

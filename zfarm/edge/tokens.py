@@ -32,22 +32,27 @@ class _Token(msgspec.Struct, array_like=True):
     public: str
     secret: str
     name: str
+    format: int = 1
+
+
+FORMAT: Final = 2
+"""Of a token. Before, its address was that of a door for all roles."""
 
 
 def new_token(broker: Path, name: str = "", address: str = "") -> str:
     """Register a fresh worker key with the broker whose connection file this is; the line that joins with it.
 
-    ``address`` replaces the first one of the file, say by the name by which other hosts know the broker.
+    ``address`` replaces the first one of the file, say by the name by which other hosts know the broker; with
+    the port of the clients' door it names the broker, and the line has the workers' door.
 
     Raises:
         ConfigurationError: the broker's files cannot be used, or the name is taken.
     """
     connection = load_connection(broker)
-    address = address or connection.addresses[0]
-    parse_tcp(address)
+    address = connection.door(WORKER, address) if address else connection.addresses[WORKER][0]
     name = name or f"worker-{secrets.token_hex(4)}"
     pair = enrol(keys_path(broker), name, WORKER)
-    token = _Token(address, connection.server, pair.public, pair.secret, name)
+    token = _Token(address, connection.server, pair.public, pair.secret, name, FORMAT)
     return PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(token)).decode().rstrip("=")
 
 
@@ -78,5 +83,10 @@ def read_token(text: str) -> Access:
         keys, server = KeyPair(token.public, token.secret), KeyPair(token.server, token.server).public
     except (binascii.Error, msgspec.MsgspecError, ValueError, RecursionError):
         raise ConfigurationError("this token is damaged: copy the whole line, or make a new one") from None
+    if token.format != FORMAT:
+        raise ConfigurationError(
+            f"this token is of another version of zfarm (format {token.format}, this one reads {FORMAT}): "
+            "revoke its key, and make a new one with `zfarm token`"
+        )
     parse_tcp(token.address)
     return Access(token.address, "", server, keys, token.name)

@@ -22,17 +22,16 @@ import zmq
 from zmq.utils import z85
 
 from zfarm.edge.notes import NOTES_DOMAIN
-from zfarm.edge.ports import CONTROL_DOMAIN
 from zfarm.edge.refusals import Refusals
 from zfarm.edge.relay import EMITS_DOMAIN, ITEMS_DOMAIN
-from zfarm.edge.security import ADMIN, CLIENT, MONITOR, ROLES, WORKER, KeyPair, Principal, ServerKeys
+from zfarm.edge.security import ADMIN, CLIENT, DOORS, MONITOR, ROLES, WORKER, KeyPair, Principal, ServerKeys
 from zfarm.edge.sockets import Context, Socket, bind, connect, new_socket
 from zfarm.settings import settings
 
-__all__ = ["DOMAINS", "Doorkeeper", "table_of"]
+__all__ = ["DOMAINS", "Doorkeeper", "knock", "table_of"]
 
 DOMAINS: Final[Mapping[bytes, frozenset[str]]] = {
-    CONTROL_DOMAIN.encode(): frozenset(ROLES),
+    **{domain.encode(): frozenset((role,)) for role, domain in DOORS.items()},
     NOTES_DOMAIN.encode(): frozenset((ADMIN, MONITOR)),
     EMITS_DOMAIN.encode(): frozenset((WORKER,)),
     ITEMS_DOMAIN.encode(): frozenset((CLIENT, ADMIN)),
@@ -268,7 +267,7 @@ def _test_domain(
     try:
         address = bind(socket, "tcp://127.0.0.1:*", server, domain.decode())
         for role, pair in knocking:
-            got_in = _knock(context, address, server.public, pair)
+            got_in = knock(context, address, server.public, pair)
             if got_in is not (role in allowed):
                 said = {True: "let in", False: "refused", None: "not answered"}[got_in]
                 raise RuntimeError(f"the self-test of {domain.decode()} failed: {role} was {said}")
@@ -276,7 +275,7 @@ def _test_domain(
         socket.close(linger=0)
 
 
-def _knock(context: Context, address: str, server: str, keys: KeyPair) -> bool | None:
+def knock(context: Context, address: str, server: str, keys: KeyPair) -> bool | None:
     """True: let in; False: refused; None: neither within a few seconds."""
     socket = new_socket(context, zmq.DEALER, address, 1024)
     monitor: Socket = socket.get_monitor_socket(

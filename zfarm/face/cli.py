@@ -142,6 +142,15 @@ def _json_option(module: str) -> Callable[[Callable[..., Any]], Callable[..., An
     )
 
 
+def _door_option(role: str, aside: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        f"--{role}-bind",
+        multiple=True,
+        metavar="tcp://HOST:PORT",
+        help=f"Where to listen for {role}s; may be repeated.  [default: {aside} after each --bind]",
+    )
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(zfarm.__version__, message="zfarm %(version)s")
 def command() -> None:
@@ -160,8 +169,11 @@ command.add_command(journal)
     "--bind",
     multiple=True,
     metavar="tcp://HOST:PORT",
-    help="Where to listen for workers and clients; may be repeated. Port 0: any free one.",
+    help="Where to listen for clients; may be repeated. Port 0: any free one.",
 )
+@_door_option("worker", "one port")
+@_door_option("admin", "two ports")
+@_door_option("monitor", "three ports")
 @click.option(
     "--notes-bind",
     default="",
@@ -185,6 +197,9 @@ command.add_command(journal)
 @_log_options
 def broker(
     bind: tuple[str, ...],
+    worker_bind: tuple[str, ...],
+    admin_bind: tuple[str, ...],
+    monitor_bind: tuple[str, ...],
     notes_bind: str,
     connection: Path | None,
     name: str | None,
@@ -195,6 +210,10 @@ def broker(
 ) -> int:
     """Run the broker of a farm: it keeps the books and hands the tasks to workers.
 
+    Each role has a door of its own, where no other is let in: with --bind tcp://HOST:5555 clients come to
+    port 5555, workers to 5556, admins to 5557 and monitors to 5558. A broker that is started again with the
+    same --bind and connection file has its doors where they were.
+
     Writes a connection file with the address and the keys, and prints the lines with which workers and
     clients join. SIGTERM or Ctrl-C ends it.
     """
@@ -203,13 +222,15 @@ def broker(
     set_up(log_level, log_format)
     import zfarm.broker
 
-    return zfarm.broker.main(bind, connection, name, notes_bind, _announce, journal, files)
+    doors: Any = {"worker": worker_bind, "admin": admin_bind, "monitor": monitor_bind}
+    return zfarm.broker.main(bind, connection, name, notes_bind, _announce, journal, files, doors)
 
 
 def _announce(connection: Any) -> None:
     """Say where the broker is and how to join it."""
     path = connection.path
-    click.echo(f"broker listens on {', '.join(connection.addresses)}")
+    for role, addresses in connection.addresses.items():
+        click.echo(f"broker listens on {', '.join(addresses)} for {role}s")
     click.echo(f"connection file: {path}  (keep it secret: it holds the keys)")
     click.echo(f"a worker joins with:   zfarm worker --connection {path}")
     click.echo(f"a program connects by: ZFARM_ADDRESS={path} python prog.py")

@@ -124,7 +124,8 @@ def revoke(which: str, connection: Path | None, farm: str) -> None:
     "--address",
     default="",
     metavar="tcp://HOST:PORT",
-    help="Where the new worker reaches the broker.  [default: as in the connection file]",
+    help="Where the new worker reaches the broker: by the port of the clients, or another (a tunnel's)."
+    "  [default: as in the connection file]",
 )
 @_broker_option
 def token(name: str, address: str, connection: Path | None, farm: str) -> None:
