@@ -175,6 +175,19 @@ def test_a_child_that_its_nursery_has_killed_is_told_as_cut_off_and_not_as_dead(
     assert rig.reported() == [(7, CUT)]
 
 
+def test_what_its_nursery_has_killed_in_time_was_cut_off_whatever_was_heard_since() -> None:
+    rig = Rig()
+    rig.grant(7)
+    child = rig.running()
+    rig.turn(1.0)
+    answered = rig.last_beat()
+    rig.now = SILENCE_S * SHARE
+    rig.worker.receive("broker", Noted(answered), (), rig.now)
+    rig.worker.child_died(child, 1, 9, 0, "killed by signal 9", rig.now)
+    rig.turn()
+    assert rig.reported() == [(7, CUT)]
+
+
 def test_in_one_process_with_its_broker_nothing_is_stopped() -> None:
     rig = Rig()
     rig.worker.tether.needless = True

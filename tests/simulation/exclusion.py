@@ -25,6 +25,7 @@ def let_exclude(mix: Mix) -> None:
     if mix.exclusive_share and mix.calm:
         mix.waves, mix.waves_max = ("long", "middling"), 4
     if not mix.exclusive_share or mix.calm or rng.random() < 0.5:
+        mix.exclusive_share *= 1.0 if mix.calm else 0.3
         return
     mix.exclusive_share = 1.0
     mix.waves, mix.waves_max, mix.wave_gap_s = ("long", "long", "bimodal"), 4, 2.0

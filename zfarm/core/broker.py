@@ -284,7 +284,7 @@ class Broker(Reception):
         worker.waiting = frozenset(message.waiting)
         if message.vitals is not None:
             worker.vitals = message.vitals
-        worker.beat = message.beat
+        worker.beat = max(worker.beat, message.beat)
         if message.answer:
             worker.answer = True
             self.touch(worker)

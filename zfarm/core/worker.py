@@ -243,7 +243,7 @@ class Worker(Supply):
             return
         self.deadline = NOW
         if self.tether.leases:
-            self.tether.watch(now)
+            self.tether.died(child, now)
         self._short_until = 0.0  # there is room for another one
         had_calls = kid.calls > 0
         for duty in reversed(kid.void_after(started_seq)):
