@@ -281,8 +281,6 @@ MUTANTS = [
     Mutant("a child knows no store", "_feed", ", place=self._place", ""),
     Mutant("a file that is gone fails nobody", "_refused", "self._fail(", "list("),
     # exclusive calls
-    Mutant("cut off, and it goes on", "watch", "now < self.deadline", "True"),
-    Mutant("counted from when the answer came", "heard", "self._sent[number])", "max(self._sent.values()))"),
     Mutant("silent for twice as long as it may be", "allow", "silence_s * SHARE", "silence_s * 2"),
     Mutant("cut off at once", "allow", "silence_s * SHARE", "silence_s * SHARE / 2"),
     Mutant("a worker that is stopped stops nothing", "arm", "at < inf and", "False and"),
@@ -291,13 +289,6 @@ MUTANTS = [
         "watch",
         "self._doomed if child not in busy",
         "self._doomed if False",
-    ),
-    Mutant("granted too soon by the next broker", "restore", "if task.exclusive and", "if False and"),
-    Mutant(
-        "submitted anew, and granted at once",
-        "counts_books",
-        " or (self.demand is not None and self.demand.exclusive)",
-        "",
     ),
     Mutant("beats are not answered", "_on_beat", "worker.answer = True", "pass"),
     # accounts
