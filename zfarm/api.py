@@ -212,6 +212,7 @@ class Executor(Beyond):
         keep: bool = _SAME,
         files: Mapping[str, str | os.PathLike[str]] | None = _SAME,
         scratch: bool | Literal["cwd"] = _SAME,
+        exclusive: bool = _SAME,
     ) -> View:
         """The same farm with other terms: an Executor whose ``submit`` and ``map`` ask for them.
 
@@ -228,6 +229,11 @@ class Executor(Beyond):
         a second time, whatever dies and is started again, and TaskLost has ``maybe_ran`` when nobody can know
         whether it has. With ``timeout``, ``memory``, ``retry_on`` or ``retries=0`` each item of a ``map``
         travels alone and has its own time, limit and runs.
+
+        ``exclusive`` calls never run in two places at once, also where they are run again: a worker that has
+        no word from its broker for three quarters of ``worker_lost_after_s`` stops them, which costs one of
+        their runs, and where a broker was started anew they wait until such a worker has. So they do not
+        outlive a broker that is away for longer, as other calls do; in ``map`` each item travels alone.
 
         ``memory`` is how many bytes (or a text: ``"500MB"``, ``"2GiB"``) the call's child may have in use,
         together with the processes that it starts, while the call runs. A call that wants more raises
@@ -270,6 +276,7 @@ class Executor(Beyond):
             "priority": priority, "name": name, "force_cancel": force_cancel, "memory": memory,
             "resources": resources, "labels": labels, "output": output, "keep": keep, "files": files,
             "scratch": scratch,
+            "exclusive": exclusive,
         }  # fmt: skip
         terms = getattr(self, "_terms", PLAIN).but(**{k: v for k, v in given.items() if v is not _SAME})
         return View(self, terms)

@@ -43,7 +43,7 @@ def broadcast(
     for worker in workers:
         name = f"{worker.host}/{worker.pid}"
         labels = (*terms.labels, worker.label)
-        bound = View(farm, replace(terms, demand=Demand(terms.resources, labels)))
+        bound = View(farm, replace(terms, demand=Demand(terms.resources, labels, terms.exclusive)))
         futures[name if named[name] == 1 else f"{name}/{worker.name}"] = bound.submit(fn, *args, **kwargs)
     if futures:
         watched(farm, futures)

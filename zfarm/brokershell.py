@@ -183,7 +183,7 @@ class BrokerShell:
         written: list[tuple[Record, Payload]] = []
         self.machine.restore(owners.renamed(pairs, known, written), now)
         journal.append(written)
-        owners.expel(self.machine, known)  # their keys were revoked while there was no broker
+        owners.expel(self.machine, known, now)  # their keys were revoked while there was no broker
 
     def keep_files(self, root: Path) -> None:
         """Have an archive in ``root``. Raises ConfigurationError."""
@@ -212,7 +212,7 @@ class BrokerShell:
     def expel(self, known: Collection[str]) -> int:
         """Let only the ``known`` principals speak, watch and have sessions; how many connections were
         ended."""
-        owners.expel(self.machine, known)
+        owners.expel(self.machine, known, self._loop.now)
         if self.relay is not None:
             self.relay.expel(known)
         return self.doors.expel(known) + self.notes.expel(known)

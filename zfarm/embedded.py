@@ -82,6 +82,7 @@ class _Farm:
             publisher=Publisher(self.loop, self._context, Access(control)),
             stock=stock(),
         )
+        self._worker.machine.tether.needless = True
         self._broker.local[WORKER] = self._worker.receive
         self._lender = self._worker.children.lender = Lender()
         self._lender.unshare = self._worker.children.unshare

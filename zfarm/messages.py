@@ -43,6 +43,7 @@ REFUSED: Final = 6  # no payload; the farm did not take it, and ``deaths`` holds
 TIMEOUT: Final = 7  # no payload; it ran for longer than it may, and the last of ``deaths`` is its end
 MEMORY: Final = 9  # no payload; it was stopped at its memory limit, and the last of ``deaths`` is its end
 MISSING: Final = 10  # no payload; a file that it needs cannot be had, and the last of ``deaths`` says why
+CUT: Final = 11  # of reports alone, no payload; an exclusive call was stopped, since no broker was heard of
 AGAIN: Final = (
     8  # of reports alone, payload as of ERROR (a batch: MIXED); the call wants to be run again for it
 )
@@ -65,10 +66,12 @@ class Versions(Message):
 
 
 class Demand(Message):
-    """What a call takes from its worker while it runs, in thousandths, and which labels that must have."""
+    """What a call takes from its worker while it runs, in thousandths, and which labels that must have.
+    ``exclusive``: it must never run in two places at once, so that a worker which is cut off stops it."""
 
     resources: tuple[tuple[str, int], ...] = ()
     labels: tuple[str, ...] = ()
+    exclusive: bool = False
 
 
 class Need(Message):
@@ -447,6 +450,7 @@ class Welcome(Message, tag="welcome"):
     books: int = 0  # to a client: names its books; what is unknown in books of this name has never begun
     topic: str = ""  # to a client: under which its items are published
     items: str = ""  # where items are published (to a worker) or had (to a client): an address or :PORT
+    silence_us: int = 0  # to a worker: silent for longer than this, and its leases move
 
 
 class Stranger(Message, tag="stranger"):
@@ -621,6 +625,7 @@ class Join(Message, tag="join"):
     held: list[Held] = []
     resources: dict[str, int] = {}  # what it has for its calls, in thousandths
     labels: list[str] = []
+    beat: int = 0  # as in Beat
 
 
 class Beat(Message, tag="beat"):
@@ -632,6 +637,8 @@ class Beat(Message, tag="beat"):
     room: int
     vitals: Vitals | None = None
     waiting: list[int] = []  # those whose calls wait for nested ones
+    beat: int = 0  # the number of this beat or Join; Grants and Noted name the last that was heard
+    answer: bool = False  # it holds calls that are exclusive: tell it by Noted that this was heard
 
 
 class Reports(Message, tag="reports"):
@@ -772,6 +779,7 @@ class Grants(Message, tag="grants"):
     setups: int
     demands: list[Demand] = []
     needs: list[tuple[Need, ...]] = []
+    beat: int = 0  # as in Noted
 
 
 class Revoke(Message, tag="revoke"):
@@ -790,6 +798,13 @@ class Thanks(Message, tag="thanks"):
     """Broker -> worker: the reports about these leases are booked, or not wanted; drop them."""
 
     leases: list[int]
+
+
+class Noted(Message, tag="noted"):
+    """Broker -> worker: this is the last Beat or Join of yours that I have heard, and what was to be said
+    about the leases in it was said before."""
+
+    beat: int
 
 
 class Drain(Message, tag="drain"):
@@ -912,7 +927,7 @@ FromWorker: TypeAlias = (
     | Streams | Items | Sent | Progress | Printed | Want
 )  # fmt: skip
 ToWorker: TypeAlias = (
-    Welcome | Stranger | Refused | Grants | Revoke | Thanks | Drain | Tunnel | Listen | Fetch | Chunks
+    Welcome | Stranger | Refused | Grants | Revoke | Thanks | Noted | Drain | Tunnel | Listen | Fetch | Chunks
 )
 ToChild: TypeAlias = Run | Tunnel | Lent | Unshare
 FromChild: TypeAlias = Dones | Starts | Waits | Tunnel | Emits | Progress | Borrow | Released
@@ -1269,6 +1284,13 @@ class LimitChild(Action):
 
     child: int
     memory_bytes: int
+
+
+class DoomChild(Action):
+    """Worker: kill this child at that time by its clock, also if nobody can say so any more; None: do not."""
+
+    child: int
+    at: float | None
 
 
 class InterruptChild(Action):

@@ -114,9 +114,11 @@ def _label(label: Any) -> str:
     return label
 
 
-def demand_of(resources: tuple[tuple[str, int], ...], labels: tuple[str, ...]) -> Demand | None:
+def demand_of(
+    resources: tuple[tuple[str, int], ...], labels: tuple[str, ...], exclusive: bool = False
+) -> Demand | None:
     """What a call asks of its worker; None: nothing."""
-    return Demand(resources, labels) if resources or labels else None
+    return Demand(resources, labels, exclusive) if resources or labels or exclusive else None
 
 
 def stock(resources: Iterable[str] = (), labels: Iterable[str] = ()) -> Stock:

@@ -41,8 +41,8 @@ class Reason(str):
     Codes: ``ended``, ``cancelled``; ``argument`` (it waits for a future); ``unsent``, ``unreached``,
     ``silent``, ``broken``, ``unknown`` (about the way to the broker); ``running``, ``nested``, ``starting``,
     ``behind`` (a worker has it); ``next``, ``slots``, ``resources``, ``unmet``, ``no-workers``, ``closed``,
-    ``backoff``, ``restart``, ``in-doubt``, ``journal`` (it waits at the broker); ``unwritten`` (it has
-    ended, and the disk of the journal is full).
+    ``backoff``, ``exclusive``, ``restart``, ``in-doubt``, ``journal`` (it waits at the broker);
+    ``unwritten`` (it has ended, and the disk of the journal is full).
     """
 
     __slots__ = ("code",)

@@ -40,7 +40,8 @@ class Terms:
     memory_bytes: int = 0
     resources: tuple[tuple[str, int], ...] = ()
     labels: tuple[str, ...] = ()
-    demand: Demand | None = None  # resources and labels in one
+    exclusive: bool = False
+    demand: Demand | None = None  # resources, labels and exclusive in one
     output: str = ""
     keep: bool = False
     files: tuple[tuple[str, FileHandle], ...] = ()  # for the scratch directory of the call
@@ -60,7 +61,7 @@ class Terms:
     def alone(self) -> bool:
         """Each item of a map travels alone: what holds for a call must hold for each of them."""
         special = self.timeout_us or self.memory_bytes or self.retry_on or self.files or self.scratch
-        return bool(special) or self.max_attempts == 1
+        return bool(special) or self.exclusive or self.max_attempts == 1
 
     def but(self, **given: Any) -> Terms:
         """These terms with what is ``given`` in place of what was.
@@ -74,7 +75,7 @@ class Terms:
         for name, value in given.items():
             chosen.update(_READ[name](value))
         chosen["handles"] = tuple(handle for _, handle in chosen["files"])
-        chosen["demand"] = demand_of(chosen["resources"], chosen["labels"])
+        chosen["demand"] = demand_of(chosen["resources"], chosen["labels"], chosen["exclusive"])
         if chosen["retry_on"] and not chosen["counted"]:
             raise ValueError("retry_on needs retries: how often a call may be run again, such as retries=3")
         if chosen["retry_on"] and chosen["max_attempts"] == 1:
@@ -155,6 +156,12 @@ def _force_cancel(value: Any) -> dict[str, Any]:
     if not isinstance(value, bool):
         raise TypeError(f"force_cancel must be True or False, not {value!r}")
     return {"force_cancel": value}
+
+
+def _exclusive(value: Any) -> dict[str, Any]:
+    if not isinstance(value, bool):
+        raise TypeError(f"exclusive must be True or False, not {value!r}")
+    return {"exclusive": value}
 
 
 def _keep(value: Any) -> dict[str, Any]:
@@ -242,6 +249,7 @@ _READ: Final = {
     "labels": _labels,
     "output": _output,
     "keep": _keep,
+    "exclusive": _exclusive,
 }
 
 PLAIN: Final = Terms()

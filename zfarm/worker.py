@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Blob,
         Connected,
         Done,
+        DoomChild,
         Items,
         Left,
         Payload,
@@ -86,6 +87,7 @@ class WorkerShell:
         self.barren = False
         """It ends since it can start no more children."""
         self._loop = loop
+        self._nursery = nursery
         self._send = send
         self._publisher = publisher
         self._tunnel = tunnel
@@ -99,6 +101,7 @@ class WorkerShell:
             messages.PauseChild: lambda action: children.pause(action.child, action.paused),
             messages.PublishItems: self._publish,
             messages.LimitChild: lambda action: self._memory.limit(action.child, action.memory_bytes),
+            messages.DoomChild: self._doom,
             messages.InterruptChild: lambda action: children.interrupt(action.child),
             messages.StopChild: lambda action: children.stop(action.child, action.kill),
             messages.SeekBlob: keeper.do,
@@ -118,6 +121,10 @@ class WorkerShell:
     def start(self) -> None:
         """Begin to sample vital stats."""
         self._sampler.start()
+
+    def _doom(self, action: DoomChild) -> None:
+        with suppress(OSError):  # the end of the nursery is told in its own time
+            self._nursery.doom(action.child, action.at)
 
     def close(self) -> None:
         """End all children and the sampler."""

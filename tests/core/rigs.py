@@ -37,7 +37,7 @@ FIRST = EPOCH << 32 | 1
 """The first lease that a broker of that epoch grants."""
 
 HELLO = Hello("c", VERSIONS, "host-c", 11, "")
-JOIN = Join("w", VERSIONS, 2, "host-w", 22)
+JOIN = Join("w", VERSIONS, 2, "host-w", 22, beat=1)
 
 
 BOOKS = EPOCH << 32 | 1
@@ -45,7 +45,8 @@ BOOKS = EPOCH << 32 | 1
 
 
 def welcome(workers: int, slots: int, grants: int = 0, books: int = 0, topic: str = "") -> Welcome:
-    return Welcome(EPOCH, VERSIONS, workers, slots, grants, False, books, topic)
+    silence_us = 5_000_000 if grants else 0  # that of a worker, with the ordinary settings
+    return Welcome(EPOCH, VERSIONS, workers, slots, grants, False, books, topic, silence_us=silence_us)
 
 
 def submit(*tasks: int, items: int = 0, attempts: int = 3) -> tuple[Submit, list[Blob]]:
@@ -57,7 +58,7 @@ def submit(*tasks: int, items: int = 0, attempts: int = 3) -> tuple[Submit, list
 def grants(number: int, leases: dict[int, int], owner: str = "c", expected_us: int = 0) -> Grants:
     """Grants of these leases (to task numbers) for one owner."""
     listed = [Lease(lease, 0, task, 0, 0, 0, expected_us) for lease, task in leases.items()]
-    return Grants(number, listed, [owner], 1, 1)
+    return Grants(number, listed, [owner], 1, 1, beat=1)
 
 
 class BrokerRig:

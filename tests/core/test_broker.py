@@ -239,7 +239,7 @@ def test_a_batch_is_given_up_after_one_death(rig: BrokerRig) -> None:
 def test_the_leases_of_a_silent_worker_move(rig: BrokerRig) -> None:
     rig.say("C", *submit(1))
     rig.turn(after=4.0)
-    rig.say("V", Join("v", VERSIONS, 1, "host-v", 33))
+    rig.say("V", Join("v", VERSIONS, 1, "host-v", 33, beat=1))
 
     assert sent(rig.turn(after=1.5), "V") == []  # this sweep is late: who was away may have missed a beat
     moved = rig.turn(after=0.5)
@@ -277,7 +277,8 @@ def test_a_worker_that_leaves_is_blamed_for_nothing(rig: BrokerRig) -> None:
     rig.say("C", *submit(1, attempts=1))
 
     assert sent(rig.say("W", Leave()), "C") == []
-    assert sent(rig.say("V", Join("v", VERSIONS, 1, "host-v", 33)), "V")[1:] == [grants(2, {FIRST + 1: 1})]
+    join = Join("v", VERSIONS, 1, "host-v", 33, beat=1)
+    assert sent(rig.say("V", join), "V")[1:] == [grants(2, {FIRST + 1: 1})]
 
 
 # ---------------------------------------------------------------- repair

@@ -63,7 +63,7 @@ def test_what_a_revoked_client_had_is_stopped_and_dropped_and_others_keep_theirs
     running = {lease.lease for _, m in said if isinstance(m, Grants) for lease in m.leases}
     assert len(running) == 2
 
-    expel(rig.broker, {BOB, W1, W2})
+    expel(rig.broker, {BOB, W1, W2}, 0.0)
     said = rig.turn()
     assert {n for _, m in said if isinstance(m, Revoke) and m.force for n in m.leases} == running
     assert [record.client for record, _ in rig.journal if isinstance(record, Dropped)] == [f"{ALICE}/of a"]
@@ -85,7 +85,7 @@ def test_the_leases_of_a_revoked_worker_move() -> None:
     one = {peer: lease for peer, m in said if isinstance(m, Grants) for lease in m.leases}
     rig.say("2", Reports([Report(one["2"].lease, VALUE, 90_000)]), [b"value"])
 
-    expel(rig.broker, {ALICE, BOB, W2})
+    expel(rig.broker, {ALICE, BOB, W2}, 0.0)
     ((peer, grants),) = [(peer, m) for peer, m in rig.turn() if isinstance(m, Grants)]
     assert (peer, grants.leases[0].task) == ("2", one["1"].task)
     assert grants.leases[0].lease != one["1"].lease
@@ -93,7 +93,7 @@ def test_the_leases_of_a_revoked_worker_move() -> None:
 
 def test_what_a_worker_still_runs_of_a_revoked_client_is_stopped_when_it_joins() -> None:
     after = Broker(2, V, 0.0, journal=True)
-    expel(after, {BOB, W1})
+    expel(after, {BOB, W1}, 0.0)
     after.receive(
         "1", Join("w1", V, 1, "host", 2, [Held(1 << 32 | 1, f"{ALICE}/of a", 1, True)]), (), 0.0, W1
     )
@@ -122,5 +122,5 @@ def test_a_journal_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -
                 (1, b"body", b""), (2, b"", b"value"), (3, b"body", b""),
             ]  # fmt: skip
     assert not written, "once for all"
-    expel(broker, {ALICE, BOB})
+    expel(broker, {ALICE, BOB}, 0.0)
     assert sorted(broker.clients) == [f"{ALICE}/s"], "whose key is not there any more"

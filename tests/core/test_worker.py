@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.core.rigs import FIRST, JOIN, SETUP, VERSIONS, WorkerRig, sent, welcome
 from zfarm.messages import (
@@ -65,11 +66,11 @@ def test_it_joins_again_until_it_is_welcome() -> None:
 
     assert rig.turn() == []
     assert rig.machine.deadline == rig.now + 1.0
-    assert rig.turn(after=1.0) == [Send(BROKER, JOIN)]
+    assert rig.turn(after=1.0) == [Send(BROKER, structs.replace(JOIN, beat=2))]
     assert rig.say(welcome(1, 2, grants=4)) == [
         Connected(welcome(1, 2, grants=4)),
         Send(BROKER, Room(2)),
-        Send(BROKER, Beat(4, [], 2)),
+        Send(BROKER, Beat(4, [], 2, beat=3)),
     ]
 
 
@@ -77,7 +78,7 @@ def test_it_beats_with_all_that_it_holds_and_owes(rig: WorkerRig) -> None:
     rig.granted(1, {FIRST: 1, FIRST + 1: 2})
     rig.done(1, 1)
 
-    assert sent(rig.turn(after=1.0))[-1] == Beat(1, [FIRST + 1, FIRST], 2)
+    assert sent(rig.turn(after=1.0))[-1] == Beat(1, [FIRST + 1, FIRST], 2, beat=3)
 
 
 def test_a_stranger_joins_anew_with_what_it_holds_and_says_again_what_it_owes(rig: WorkerRig) -> None:
@@ -85,11 +86,12 @@ def test_a_stranger_joins_anew_with_what_it_holds_and_says_again_what_it_owes(ri
     rig.done(1, 1)
 
     held = [Held(FIRST + 1, "c", 2, True), Held(FIRST, "c", 1, True)]
-    assert rig.say(Stranger()) == [Send(BROKER, Join("w", VERSIONS, 2, "host-w", 22, held))]
+    join = Join("w", VERSIONS, 2, "host-w", 22, held, beat=3)
+    assert rig.say(Stranger()) == [Send(BROKER, join)]
     assert sent(rig.say(welcome(1, 2))) == [
         Reports([Report(FIRST, VALUE, 50)]),
         Room(2),
-        Beat(0, [FIRST + 1, FIRST], 2),
+        Beat(0, [FIRST + 1, FIRST], 2, beat=4),
     ]
 
 
@@ -106,9 +108,9 @@ def test_a_lease_runs_in_a_child_and_is_reported_until_thanked(rig: WorkerRig) -
 
     assert rig.granted(1, {FIRST: 1}) == [RunCalls(1, run, [b"function", SETUP, b"body 1"])]
     assert rig.done(1, 1) == [Send(BROKER, Reports([Report(FIRST, VALUE, 50)]), [b"value 1"])]
-    assert sent(rig.turn(after=1.0)) == [Beat(1, [FIRST], 2)]
+    assert sent(rig.turn(after=1.0)) == [Beat(1, [FIRST], 2, beat=3)]
     assert rig.say(Thanks([FIRST])) == []
-    assert sent(rig.turn(after=1.0)) == [Beat(1, [], 2)]
+    assert sent(rig.turn(after=1.0)) == [Beat(1, [], 2, beat=4)]
 
 
 def test_a_repeated_grant_runs_once(rig: WorkerRig) -> None:

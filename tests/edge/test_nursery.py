@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 
 import pytest
 
@@ -39,6 +40,22 @@ def test_signals_do_not_end_the_nursery(signum):
         rig.send((number, 2), child=2)
         assert rig.outcome(1, child=2) == (2, None)
         assert rig.call(number, 3) == 3
+
+
+def test_a_child_is_killed_at_its_time_unless_that_is_put_off():
+    with Rig() as rig:
+        assert rig.call(number, 1) == 1
+        rig.send((number, 2), child=2)
+        assert rig.outcome(1, child=2) == (2, None)
+        soon = time.monotonic() + 0.1
+        for child in (1, 2):
+            rig.nursery.doom(child, soon)
+        rig.nursery.doom(2, None)
+        rig.until(lambda: 1 in rig.deaths)
+        assert time.monotonic() >= soon
+        assert rig.deaths[1][1] == signal.SIGKILL
+        rig.send((number, 3), child=2)
+        assert rig.outcome(2, child=2) == (3, None), "it was let live"
 
 
 def test_it_works_without_what_only_linux_has(monkeypatch):

@@ -56,6 +56,24 @@ def hold(path: str, number: int, until: str) -> int:
     return number
 
 
+def hold_alone(lock: str, runs: str) -> str:
+    """Hold a lock for ever, in the first run; the second one says whether it is free."""
+    import fcntl
+    import time as clock
+
+    again = os.path.exists(runs)
+    with open(lock, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "both at once"
+        if again:
+            return "the first is gone"
+        mark(runs, 1)
+        while True:
+            clock.sleep(1)
+
+
 def test_a_broker_that_cannot_unpickle_runs_a_farm(farm: TcpFarm) -> None:
     broker = farm.start(
         "broker", "--bind", "tcp://127.0.0.1:0", "--connection", str(farm.connection), program=["-c", BLIND]
@@ -89,6 +107,24 @@ def test_a_stopped_worker_loses_its_leases_and_is_welcome_again(farm: TcpFarm, t
         assert held.result(30) == 1
         assert sorted(client.map(mark, [str(runs)] * 20, range(100, 120))) == list(range(100, 120))
     assert marked(runs)[1] == 2
+
+
+def test_an_exclusive_call_of_a_worker_that_is_stopped_ends_before_it_runs_elsewhere(
+    farm: TcpFarm, tmp_path: Path
+) -> None:
+    farm.start_broker()
+    first = farm.start_worker(1)
+    farm.wait_slots(1)
+    lock, runs = tmp_path / "lock", tmp_path / "runs"
+    with zfarm.Executor(farm.connection) as client:
+        alone = client.options(exclusive=True).submit(hold_alone, str(lock), str(runs))
+        wait_until(runs.exists, "the call runs")
+        os.kill(first.pid, signal.SIGSTOP)
+        try:
+            farm.start_worker(1)
+            assert alone.result(30) == "the first is gone"
+        finally:
+            os.kill(first.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("journal", [(), ("--journal", "none")], ids=["journal", "no journal"])

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.aside import Aside
+from tests.simulation.exclusion import Exclusion
 from tests.simulation.fullness import Fullness
 from tests.simulation.inheritance import Inheritance
 from tests.simulation.needs import Known, Needs
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tests.simulation.processes import ClientProcess, WorkerProcess
 
 
-class Books(Needs, Fullness, Inheritance, Aside, Readers, Promptness):
+class Books(Exclusion, Needs, Fullness, Inheritance, Aside, Readers, Promptness):
     """Every task, run and lease of a farm as an onlooker sees them."""
 
     def __init__(self, farm: Farm) -> None:
@@ -172,7 +173,8 @@ class Books(Needs, Fullness, Inheritance, Aside, Readers, Promptness):
     def running(self, task: Task) -> None:
         """A client was told that this task runs."""
         task.running_told = True
-        ended_unsent = b"/99" in task.setup  # a worker that reports it broken held it to the end, as started
+        # a worker that reports it broken, or a file of it missing, held it to the end, as started
+        ended_unsent = b"/99" in task.setup or bool(task.needs)
         assert task.sent or ended_unsent, f"task {task.token} is said to run, and no child has it"
         self.farm.story.probe("running told")
 
@@ -409,7 +411,7 @@ class Books(Needs, Fullness, Inheritance, Aside, Readers, Promptness):
         elif lease >> 32 != self.farm.broker.epoch:
             self.farm.story.probe("adopted lease granted again")
         else:
-            waited = task.once and self.farm.disk is not None and self.farm.disk.was_full
+            waited = (task.once or task.exclusive) and self.farm.disk is not None and self.farm.disk.was_full
             aside = session in self.aside and not waited  # else it was granted before, and that had to wait
             assert not aside, f"{session} is set aside, and is granted lease {lease}"
         assert living is None or living == lease, f"task {task.token} gets lease {lease} while {living} lives"
@@ -423,6 +425,7 @@ class Books(Needs, Fullness, Inheritance, Aside, Readers, Promptness):
     # ------------------------------------------------------------ workers and children
 
     def worker_says(self, worker: WorkerProcess, message: m.Message) -> None:
+        self.speaks_of_itself(worker, message)
         if self.quiet_kinds is not None:
             self.quiet_kinds.add(type(message).__name__)
 
@@ -466,6 +469,7 @@ class Books(Needs, Fullness, Inheritance, Aside, Readers, Promptness):
             least = task.raised_at + 0.48 * farm.mix.settings.retry_backoff_s
             assert farm.now >= least or worker.lost, f"{what} did not wait: it had raised at {task.raised_at}"
             task.raised_at = None
+        self.one_place(what, task)
         self._prompt(what, task)
         self.waits_no_more(task)
         self.busy += 1

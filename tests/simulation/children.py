@@ -64,6 +64,7 @@ class Child:
         self.down = Lane(owner.farm)
         self.up = Lane(owner.farm)
         self.meter = Meter(self)
+        self.doomed_at: float | None = None
         self._nested_left = 0
 
     # ------------------------------------------------------------ what the worker does to it
@@ -116,6 +117,12 @@ class Child:
         else:
             grace = self.farm.mix.settings.stop_grace_s
             self.farm.after(grace, lambda: self.die(SIGKILL, 0))
+
+    def meet_doom(self, at: float) -> None:
+        """Its time is over, unless it was put off."""
+        if self.alive and self.doomed_at == at:
+            self.farm.story.probe("killed by its nursery")
+            self.die(SIGKILL, 0, stopped=True)
 
     def die(self, signal: int, exit_code: int, stopped: bool = False, left: Left = NOTHING) -> None:
         """The process ends, whatever it is doing; the pipe is read to its end, then the worker learns of it.
@@ -363,6 +370,16 @@ class Children:
         child = self.all.get(number)
         if child is not None:
             child.meter.set(memory_bytes)
+
+    def doom(self, number: int, at: float | None) -> None:
+        """The nursery kills this child then, whatever its worker does meanwhile."""
+        child = self.all.get(number)
+        if child is None:
+            return
+        child.doomed_at = at
+        if at is not None:
+            when = max(self.farm.now, self.worker.when(at)) + 1e-9
+            self.farm.at(when, partial(child.meet_doom, at))
 
     def pause_child(self, number: int, paused: bool) -> None:
         """Read nothing more from this child, or read on."""

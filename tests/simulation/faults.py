@@ -12,6 +12,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.exclusion import cut_off, let_exclude, stop_a_worker
 from tests.simulation.fullness import empty_disk, fill_disk
 from tests.simulation.listeners import let_print
 from tests.simulation.needs import let_need
@@ -93,6 +94,8 @@ class Mix:
     """Resources and labels of each worker."""
     choosy_share: float = 0.0
     """Tasks that do not run anywhere."""
+    exclusive_share: float = 0.0
+    """Tasks that must never run in two places at once."""
     needs_share: float = 0.0  # calls that need files
     archived_share: float = 0.0
     """Of those files, the part that the broker's archive gives."""
@@ -187,6 +190,7 @@ def mix_of(seed: int) -> Mix:
     _let_choose(mix)
     let_print(mix)
     let_need(mix)
+    let_exclude(mix)
     _let_outlive(mix)
     _let_crowd(mix)
     rng = Random(f"disk {seed}")
@@ -297,7 +301,7 @@ def _spoil(mix: Mix, rng: Random) -> None:
     mix.leave_share = rng.choice((0.0, 0.3))
     mix.deadly_share = max(mix.deadly_share, rng.choice((0.0, 0.02, 0.2)))
     mix.faults_s = rng.choice((3.0, 6.0, 12.0))
-    own = ("take over", "stop at once", "fill disk")  # they have their own dice
+    own = ("take over", "stop at once", "fill disk", "cut off", "stop a worker")  # they have their own dice
     kinds = [kind for kind in FAULTS if kind not in own]
     for kind in rng.sample(kinds, rng.randint(0, len(kinds) // 2 + 1)):
         mix.rates[kind] = rng.choice((0.05, 0.2, 0.6)) * FAULTS[kind][1]
@@ -468,6 +472,8 @@ FAULTS: dict[str, tuple[Callable[[Farm], None], float]] = {
     "take over": (take_over, 1.0),
     "fill disk": (fill_disk, 1.0),
     "stop at once": (stop_worker, 1.0),
+    "cut off": (cut_off, 1.0),
+    "stop a worker": (stop_a_worker, 1.0),
 }
 """What can happen, and how often at rate one, per second of the faulty phase."""
 

@@ -115,7 +115,7 @@ MUTANTS = [
     Mutant(
         "granted all the same",
         "worker_messages",
-        "granted = [task for task in granted if not task.once]",
+        "granted = [task for task in granted if not task.written_first]",
         "pass",
     ),
     Mutant("the turn that failed is lost", "begin", "broker.records[:0] = action.records", "pass"),
@@ -294,6 +294,17 @@ MUTANTS = [
     Mutant("the dead lock their key out", "drop_worker", "self.crews.leave(worker.session)", "pass"),
     Mutant("a worker gives up that must wait", "_on_refused", 'message.code == "FarmBusy"', "False"),
     Mutant("as many workers as may come", "full", "many < self._most", "True"),
+    # exclusive calls
+    Mutant("silent for twice as long as it may be", "allow", "silence_s * SHARE", "silence_s * 2"),
+    Mutant("cut off at once", "allow", "silence_s * SHARE", "silence_s * SHARE / 2"),
+    Mutant("a worker that is stopped stops nothing", "arm", "at < inf and", "False and"),
+    Mutant(
+        "a child is killed for what has ended",
+        "watch",
+        "self._doomed if child not in busy",
+        "self._doomed if False",
+    ),
+    Mutant("beats are not answered", "_on_beat", "worker.answer = True", "pass"),
     # accounts
     Mutant("a function counts after its last task", "discard", "size += len(function.blob)", "pass"),
     Mutant("what a dropped client had still counts", "drop", "self.accounts.bytes -= size", "pass"),

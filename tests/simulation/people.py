@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import structs
 
+from tests.simulation.exclusion import exclude
 from zfarm.messages import ERROR, MIXED, VALUE, Demand, Need, Outcome, Setup
 
 if TYPE_CHECKING:
@@ -148,6 +149,11 @@ class Task:
         return self.max_attempts == 1
 
     @property
+    def exclusive(self) -> bool:
+        """It must never run in two places at once."""
+        return self.demand is not None and self.demand.exclusive
+
+    @property
     def body(self) -> bytes:
         return b"%d" % self.token
 
@@ -280,6 +286,8 @@ class Person:
             self.choose(task)
             delay = rng.choice((0.001, 0.1, 3.0)) * rng.random()
             farm.after(delay, partial(self.hand, "why", task))
+        if mix.exclusive_share:
+            exclude(task, mix.exclusive_share, farm)
         if mix.needs_share and not self.client.job and rng.random() < mix.needs_share:
             task.needs = tuple(rng.sample(farm.library.all, rng.randint(1, min(3, len(farm.library.all)))))
         if mix.archived_share:

@@ -79,6 +79,10 @@ class Process:
         self.alive = False
         self._inbox.clear()
 
+    def when(self, clock: float) -> float:
+        """The virtual time at which its clock will show this."""
+        return (clock - self._offset) / self._rate
+
     def waits_from(self, peer: Any) -> bool:
         """Something of this peer waits in the inbox."""
         return any(entry[0] == "message" and entry[1] == peer for entry in self._inbox)
@@ -280,6 +284,7 @@ class WorkerProcess(Process):
             if isinstance(message, m.Tunnel):
                 self.children.tunnel(message.channel, *payload)
             else:
+                self.farm.books.hears(self, message)
                 self.machine.receive(m.BROKER, message, payload, clock)
         elif kind == "call":
             name, *arguments = entry[1:]
@@ -299,6 +304,8 @@ class WorkerProcess(Process):
         farm = self.farm
         if isinstance(action, m.Tell):
             self._told(action)
+            if action.text.startswith("no word from the broker"):
+                farm.books.cuts_off(self)
             return
         farm.story.tell(farm.now, self.name, "does", action)
         if isinstance(action, m.Send):
@@ -312,6 +319,8 @@ class WorkerProcess(Process):
             self.children.take_back(action.child)
         elif isinstance(action, m.LimitChild):
             self.children.limit(action.child, action.memory_bytes)
+        elif isinstance(action, m.DoomChild):
+            self.children.doom(action.child, action.at)
         elif isinstance(action, m.InterruptChild):
             self.children.interrupt(action.child)
         elif isinstance(action, m.PauseChild):

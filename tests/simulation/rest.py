@@ -34,6 +34,7 @@ KEPT = {
     "Broker.workers[].taken",
     "Worker.resources",
     "Worker.labels",
+    "Worker.tether._sent",
     "Worker._kids",
     "Worker._init_deaths",
 }

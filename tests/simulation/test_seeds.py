@@ -71,6 +71,8 @@ RARE = [
     "a stream begins anew",
     "a stream ends",
     "a stream has a gap",
+    "exclusive calls are stopped",
+    "killed by its nursery",
     "files begin",
     "files end",
     "items lost",

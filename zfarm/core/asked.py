@@ -36,6 +36,11 @@ class Asked(msgspec.Struct, gc=False, eq=False):
     cancelling: bool = False
     books: int = 0  # the books of the broker that it was first sent to, as its Welcome named them
 
+    @property
+    def counts_books(self) -> bool:
+        """It matters whether it may have begun under an earlier broker."""
+        return self.max_attempts == 1 or (self.demand is not None and self.demand.exclusive)
+
     def call(self, function: int, setup: int) -> Call:
         """What a Submit says of it."""
         return Call(

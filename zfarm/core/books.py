@@ -147,6 +147,16 @@ class Task(msgspec.Struct, gc=False, eq=False):
         """It may begin once only: what may have begun is never granted again."""
         return self.max_attempts == 1
 
+    @property
+    def exclusive(self) -> bool:
+        """It must never run in two places at once."""
+        return self.demand is not None and self.demand.exclusive
+
+    @property
+    def written_first(self) -> bool:
+        """It is not granted while the journal is behind: the next broker must know that it may have begun."""
+        return self.once or self.exclusive
+
 
 class ClientRecord:
     """One client: its tasks, its queue, and what this turn has for it."""
@@ -264,7 +274,9 @@ class WorkerRecord:
     """One worker: its slots, the leases it holds, and what this turn has for it."""
 
     __slots__ = (
+        "answer",
         "aside_until",
+        "beat",
         "crowded",
         "deaths",
         "done",
@@ -341,6 +353,8 @@ class WorkerRecord:
         self.stops: list[int] = []
         self.thanks: list[int] = []
         self.thank_now = False
+        self.beat = 0  # the number of its last Beat or Join
+        self.answer = False  # and it wants to hear that it was heard
 
     def suits(self, demand: Demand) -> bool:
         """It could run such a call if it had nothing else to do."""
@@ -382,6 +396,7 @@ class WorkerRecord:
             self.granted
             or self.revokes
             or self.stops
+            or self.answer
             or (thanks and (self.thank_now or self.draining or len(thanks) >= THANKS_AT_ONCE))
         )
 

@@ -32,6 +32,7 @@ from zfarm.messages import (
     AGAIN,
     BROKEN,
     CANCELLED,
+    CUT,
     LOST,
     MEMORY,
     MISSING,
@@ -184,6 +185,9 @@ class Broker(Reception):
             self.apply(record, payload, now)
         self.journal = journal
         for client in self.clients.values():
+            for task in client.tasks.values():
+                if task.exclusive and task.outcome is None and not task.spent:
+                    self.park(task, max(task.until, now + self.exclusive_hold_s))
             if self.parked:
                 client.sort_out()
             client.held = bool(client.queue or client.lines)
@@ -266,13 +270,15 @@ class Broker(Reception):
         else:
             worker.room = message.slots
             self.routes.doubt(worker)
+        worker.beat = message.beat
         self._bind(worker, peer, now)
         self.touch(worker)
         worker.grants_number += 1
         worker.repeated = {}
         worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
         welcome = self._welcome(worker.grants_number)
-        self._send(peer, structs.replace(welcome, items=self.items_addresses[0]))
+        silence_us = int(self.limits.worker_lost_after_s * 1e6)
+        self._send(peer, structs.replace(welcome, items=self.items_addresses[0], silence_us=silence_us))
         held = {h.lease for h in message.held}
         for lease, task in list(worker.leases.items()):
             if lease not in held:  # lost on the way to it: the same lease once more, never another
@@ -288,6 +294,10 @@ class Broker(Reception):
         worker.waiting = frozenset(message.waiting)
         if message.vitals is not None:
             worker.vitals = message.vitals
+        worker.beat = max(worker.beat, message.beat)
+        if message.answer:
+            worker.answer = True
+            self.touch(worker)
         held = set(message.held)
         if message.seen == worker.grants_number:
             worker.repeated.clear()
@@ -329,11 +339,12 @@ class Broker(Reception):
 
     def report(self, worker: WorkerRecord, task: Task, report: Report, blob: Blob, now: float) -> None:
         """Book how a lease of this worker has ended."""
-        if report.kind == LOST:
-            worker.deaths += 1
+        if report.kind in (LOST, CUT):
+            worker.deaths += report.kind == LOST
             fate = report.fate or Fate(host=worker.host, worker=worker.short_name, text="died")
             self.attempt_lost(task, fate)
-            self.aside.died(worker, task, now)
+            if report.kind == LOST:  # else nothing is wrong with the worker
+                self.aside.died(worker, task, now)
             return
         worker.done += task.items or 1
         self.charge(task.client, report.run_us)

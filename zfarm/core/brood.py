@@ -14,6 +14,7 @@ from zfarm.core.kids import Duty, Kid, Owed
 from zfarm.messages import (
     BROKEN,
     CANCELLED,
+    CUT,
     LOST,
     MEMORY,
     TIMEOUT,
@@ -84,6 +85,20 @@ class Brood:
         else:
             duty.queued_at = now
             self._queue.appendleft(duty)
+
+    def _cut(self, duty: Duty, now: float) -> None:
+        """Stop a call that is alone in its child, or give it back if it waits for one."""
+        if duty.kid is not None:
+            del self._leases[duty.lease]
+            fate = self._fate(SIGKILL, 0, "stopped since its worker had no word from the broker")
+            self._owe(duty, Report(duty.lease, CUT, fate=fate), b"")
+            self._stop_kid(duty.kid, kill=True)
+            return
+        self._end_shortage()
+        if self._unsupplied.pop(duty.lease, None) is None:
+            self._queue.remove(duty)
+        duty.revoked = True
+        self._take_home(duty, now)
 
     def _owe(self, duty: Duty, report: Report, blob: Blob) -> None:
         self._owed[report.lease] = Owed(report, blob, duty.owner, duty.task)

@@ -399,7 +399,7 @@ class Client:
             asked = self._tasks.get(number)
             if asked is None or not asked.sent or asked.sent > message.seen:
                 continue  # a late answer: meanwhile it was submitted (again)
-            if asked.cancelling and not self._may_have_begun(asked):
+            if asked.cancelling and not (asked.max_attempts == 1 and self._may_have_begun(asked)):
                 self._resolve(asked, Outcome(task=number, kind=CANCELLED), b"")
             elif not asked.function:  # of a job that was taken over: nobody here knows the call
                 fate = Fate(host="", worker="", text="the broker has lost the job that it belonged to")
@@ -411,9 +411,9 @@ class Client:
                     self._cancels.append(number)
 
     def _may_have_begun(self, asked: Asked) -> bool:
-        """A call that may begin once only was given to books that are no more: nobody knows what became of
-        it, unless a worker comes back with it."""
-        if asked.max_attempts != 1 or not asked.books:
+        """A call that may begin once only, or run in one place, was given to books that are no more: nobody
+        knows what became of it, unless a worker comes back with it."""
+        if not asked.counts_books or not asked.books:
             return False
         return self._welcome is None or self._welcome.books != asked.books
 
@@ -526,7 +526,7 @@ class Client:
                 setup = setups[last_setup]
             asked.sent = self._submits + 1
             calls.append(asked.call(function, setup))
-            if asked.max_attempts == 1:
+            if asked.counts_books:
                 if self._may_have_begun(asked):
                     calls[-1] = msgspec.structs.replace(calls[-1], begun=True)
                 asked.books = asked.books or books

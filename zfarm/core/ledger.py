@@ -442,8 +442,16 @@ class Ledger:
 
     def doubt(self, task: Task, now: float) -> None:
         """A new task, not queued, may have begun under an earlier broker: wait for whoever has it."""
+        if not task.once:
+            self.park(task, now + self.exclusive_hold_s)
+            return
         self._spend(task, ANY_LEASE)
         self.park(task, now + self.limits.restart_hold_s)
+
+    @property
+    def exclusive_hold_s(self) -> float:
+        """After so long whoever ran an exclusive call and is not heard of has stopped it."""
+        return max(self.limits.restart_hold_s, self.limits.worker_lost_after_s)
 
     def park(self, task: Task, until: float) -> None:
         """Grant this task to nobody until then. A replay takes it out of the queue later, once for all."""

@@ -18,6 +18,7 @@ from zfarm.messages import (
     Grants,
     Lease,
     Need,
+    Noted,
     Revoke,
     Send,
     Thanks,
@@ -72,8 +73,8 @@ def worker_messages(worker: WorkerRecord, limits: Settings, stalled: bool = Fals
         return
     if stalled:
         worker.thanks, thanks = thanks, []
-        worker.granted = [task for task in granted if task.once and task.worker is worker]
-        granted = [task for task in granted if not task.once]
+        worker.granted = [task for task in granted if task.written_first and task.worker is worker]
+        granted = [task for task in granted if not task.written_first]
         late = {task.lease for task in worker.granted}
         worker.revokes = [lease for lease in revokes if lease in late]
         revokes = [lease for lease in revokes if lease not in late]
@@ -90,6 +91,9 @@ def worker_messages(worker: WorkerRecord, limits: Settings, stalled: bool = Fals
     for grace_us, leases in graces.items():  # after the grants: what is revoked must have been granted
         for part in _parts(leases, limits):
             yield Send(peer, Revoke(leases=part, force=grace_us > 0, grace_us=grace_us))
+    if worker.answer:  # after the stops: who has this has those, too
+        worker.answer = False
+        yield Send(peer, Noted(worker.beat))
 
 
 def _parts(numbers: list[int], limits: Settings) -> Iterator[list[int]]:
@@ -162,5 +166,6 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
         setups=len(setups),
         demands=list(demands),
         needs=list(needs),
+        beat=worker.beat,
     )
     return Send(worker.peer, grants, [*functions, *setups, *(task.body for task in tasks)])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["expel", "renamed"]
 
 
-def expel(broker: Broker, known: Collection[str]) -> None:
+def expel(broker: Broker, known: Collection[str], now: float) -> None:
     """From now on only the ``known`` principals have sessions.
 
     Of clients whose key is not known any more what waits is cancelled, what runs is stopped by force, and
@@ -36,7 +36,12 @@ def expel(broker: Broker, known: Collection[str]) -> None:
         if not broker.knows(worker.session):
             why = f"the key of worker {worker.short_name} was revoked"
             broker.tell("warning", f"{why}; its {len(worker.leases)} leases move")
+            exclusive = [task for task in worker.leases.values() if task.exclusive]
             broker.drop_worker(worker, why)
+            for task in exclusive:  # they may run there until it has noticed
+                if task.outcome is None and task.worker is None:
+                    task.stray = True
+                    broker.park(task, now + broker.exclusive_hold_s)
     broker.orphans.stop_unknown()
     broker.deadline = NOW
 

@@ -110,6 +110,11 @@ def explain(broker: Broker, task: Task, now: float) -> Explained:
             "it may begin once only, and may have begun under the broker before this one: for up to "
             f"{_seconds(task.until - now)} a worker may come back with it"
         )
+    if task.until and task.exclusive and not task.tries:
+        return "exclusive", (
+            "it must never run in two places at once, and may still run where it did before: for up to "
+            f"{_seconds(task.until - now)} that worker may come back with it"
+        )
     if task.until:
         return "backoff", (
             f"it has raised what it is to be run again for: run {task.attempts + 1} of at most "
@@ -162,7 +167,7 @@ def _waiting(broker: Broker, task: Task, now: float) -> Explained:
             return "unmet", f"{missing}; it waits for a worker that has"
         workers = [worker for worker in workers if worker.suits(demand)]
     opened = [worker for worker in workers if worker.open]
-    what = "workers" if demand is None else f"workers that have {wish(demand)}"
+    what = "workers" if demand is None or not wish(demand) else f"workers that have {wish(demand)}"
     if not opened:
         return "closed", f"none of the {len(workers)} {what} takes calls now: {_closed(workers, now)}"
     if demand is not None and not any(worker.affords(demand) for worker in opened):

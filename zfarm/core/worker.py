@@ -24,9 +24,11 @@ from zfarm.core.machine import NOW, batches
 from zfarm.core.outflow import Outflow
 from zfarm.core.printouts import Printouts
 from zfarm.core.supply import Supply
+from zfarm.core.tether import Tether
 from zfarm.messages import (
     BROKEN,
     BROKER,
+    CUT,
     LOST,
     MEMORY,
     Action,
@@ -47,6 +49,7 @@ from zfarm.messages import (
     LimitChild,
     Listen,
     Message,
+    Noted,
     PauseChild,
     Payload,
     Peer,
@@ -102,6 +105,7 @@ class Worker(Supply):
         self._vitals: Vitals | None = None
         self._outflow = Outflow(limits)
         self._printouts = Printouts(limits)
+        self.tether = Tether(self)
         self._handlers: dict[type, Handler] = {
             Welcome: self._on_welcome,
             Stranger: self._on_stranger,
@@ -109,6 +113,7 @@ class Worker(Supply):
             Grants: self._on_grants,
             Revoke: self._on_revoke,
             Thanks: self._on_thanks,
+            Noted: self._on_noted,
             Drain: self._on_drain,
             Listen: self._on_listen,
             Fetch: self._on_fetch,
@@ -237,6 +242,8 @@ class Worker(Supply):
         if kid is None:
             return
         self.deadline = NOW
+        if self.tether.leases:
+            self.tether.died(child, now)
         self._short_until = 0.0  # there is room for another one
         had_calls = kid.calls > 0
         for duty in reversed(kid.void_after(started_seq)):
@@ -296,6 +303,8 @@ class Worker(Supply):
     def advance(self, now: float) -> list[Action]:
         """Feed the children, watch the clock, and send what this turn has for the broker."""
         if not self._over:
+            if self.tether.leases:
+                self.tether.watch(now)
             self._watch_kids(now)
             if self._lacking:
                 self._supply(now, self._joined)
@@ -303,6 +312,8 @@ class Worker(Supply):
                 self._drain_more()
             if self._queue or self._short:
                 self._feed(now)
+            if self.tether.leases:
+                self.tether.arm()
             self._retire_kids()
             if not self._joined:
                 if self._stopping or (self._draining and not self._leases and not self._owed):
@@ -334,6 +345,7 @@ class Worker(Supply):
     def _on_welcome(self, message: Welcome, payload: Payload, now: float) -> None:
         self._joined, self._waits = True, False
         self._seen = message.grants
+        self.tether.allow(message.silence_us / 1e6)
         self._beat_at = now
         self._reports = list(self._owed)
         self._room_told = -1
@@ -360,6 +372,7 @@ class Worker(Supply):
 
     def _on_grants(self, message: Grants, payload: Payload, now: float) -> None:
         self._seen = message.number
+        self.tether.heard(message.beat)
         first_body = message.functions + message.setups
         functions = [bytes(payload[i]) for i in range(message.functions)]
         setups = [bytes(payload[i]) for i in range(message.functions, first_body)]
@@ -386,7 +399,10 @@ class Worker(Supply):
                 duty.timeout_us, duty.memory_bytes = lease.timeout_us, lease.memory_bytes
                 duty.expected_us = 0
             if lease.demand:
-                duty.takes, duty.expected_us = message.demands[lease.demand - 1].resources, 0
+                demand = message.demands[lease.demand - 1]
+                duty.takes, duty.expected_us = demand.resources, 0
+                if demand.exclusive:
+                    self.tether.leases[number] = duty
             leases[number] = duty
             if not lease.needs or self._has_all(duty, message.needs[lease.needs - 1]):
                 self._queue.append(duty)
@@ -415,6 +431,9 @@ class Worker(Supply):
         for lease in message.leases:
             self._owed.pop(lease, None)
 
+    def _on_noted(self, message: Noted, payload: Payload, now: float) -> None:
+        self.tether.heard(message.beat)
+
     def _on_drain(self, message: Drain, payload: Payload, now: float) -> None:
         self.drain(now)
 
@@ -429,7 +448,7 @@ class Worker(Supply):
     def _owe(self, duty: Duty, report: Report, blob: Blob) -> None:
         if self._outflow.paused(duty.lease) and duty.kid is not None:
             self._actions.append(PauseChild(duty.kid.number, False))
-        died = report.kind == LOST
+        died = report.kind in (LOST, CUT)
         emitted, filed = self._outflow.end(duty.lease, died), self._outflow.end_files(duty.lease, died)
         if emitted or filed:
             report = structs.replace(report, emitted=emitted, filed=filed)
@@ -450,8 +469,9 @@ class Worker(Supply):
         held = [Held(d.lease, d.owner, d.task, d.kid is not None, d.takes) for d in self._leases.values()]
         held += [Held(lease, owed.owner, owed.task, True) for lease, owed in self._owed.items()]
         join = Join(
-            self.session, self._versions, self.slots, self._host, self._pid, held, self.resources, self.labels
-        )
+            self.session, self._versions, self.slots, self._host, self._pid, held, self.resources,
+            self.labels, self.tether.beat(now),
+        )  # fmt: skip
         self._actions.append(Send(BROKER, join))
 
     def _room(self) -> int:
@@ -500,10 +520,12 @@ class Worker(Supply):
         elif now >= self._beat_at:
             self._beat_at = now + limits.beat_interval_s
             held = [*self._leases, *self._owed]
-            send(Send(BROKER, Beat(self._seen, held, room, self._vitals, self._waiting())))
+            beat = self.tether.beat(now), bool(self.tether.leases)
+            send(Send(BROKER, Beat(self._seen, held, room, self._vitals, self._waiting(), *beat)))
             self._vitals = None
 
     def _next_deadline(self) -> float:
         if not self._joined:
-            return min(self._join_at, self._kids_deadline(), self._lacking.deadline)
-        return min(self._beat_at, self._kids_deadline(), self._outflow.deadline, self._lacking.deadline)
+            return min(self._join_at, self._kids_deadline(), self._lacking.deadline, self.tether.deadline)
+        others = self._outflow.deadline, self._lacking.deadline, self.tether.deadline
+        return min(self._beat_at, self._kids_deadline(), *others)

@@ -102,6 +102,7 @@ def _grants(message: m.Grants, blobs: int) -> None:
     leases, owners, functions, setups = message.leases, message.owners, message.functions, message.setups
     _listed("leases", leases, settings.batch_calls_max)
     _number("number", message.number)
+    _number("beat", message.beat)
     _number("functions", functions, settings.blobs_max)
     _number("setups", setups, settings.blobs_max)
     _blobs(message, blobs, functions + setups + len(leases))
@@ -139,7 +140,7 @@ def _reports(message: m.Reports, blobs: int) -> None:
     _blobs(message, blobs, len(reports))
     _numbers("leases", [report.lease for report in reports])
     for kind in {report.kind for report in reports}:
-        if not 0 <= kind <= m.MISSING or kind == m.REFUSED:
+        if not 0 <= kind <= m.CUT or kind == m.REFUSED:
             raise Malformed(f"kinds: a worker reports kind {kind}")
     _numbers("run times", [report.run_us for report in reports])
     _numbers("emitted items", [report.emitted for report in reports])
@@ -147,7 +148,7 @@ def _reports(message: m.Reports, blobs: int) -> None:
     for report in reports:
         if report.fate is not None:
             _fate(report.fate)
-        elif report.kind in (m.LOST, m.TIMEOUT, m.MEMORY, m.MISSING):
+        elif report.kind in (m.LOST, m.TIMEOUT, m.MEMORY, m.MISSING, m.CUT):
             raise Malformed(f"the report of lost lease {report.lease} has no fate")
 
 
@@ -309,6 +310,7 @@ def _welcome(message: m.Welcome, blobs: int) -> None:
     _versions(message.versions)
     counts = message.epoch, message.workers, message.slots, message.grants, message.books
     _numbers("epoch, workers, slots, grants and books", counts)
+    _number("silence_us", message.silence_us)
     _name("a topic or an address", message.topic, message.items)
 
 
@@ -340,6 +342,7 @@ def _join(message: m.Join, blobs: int) -> None:
     _numbers("slots and pid", (message.slots, message.pid), COUNT_MAX)
     _held(message.held)
     _amounts("resources", message.resources.items())
+    _number("beat", message.beat)
     _listed("labels", message.labels, RESOURCES_MAX)
     _name("a label", *message.labels)
 
@@ -347,12 +350,18 @@ def _join(message: m.Join, blobs: int) -> None:
 def _beat(message: m.Beat, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _number("seen", message.seen)
+    _number("beat", message.beat)
     _number("room", message.room, COUNT_MAX)
     _listed("held leases", message.held, settings.held_max)
     _numbers("leases", message.held)
     _waiting(message.waiting)
     if message.vitals is not None:
         _vitals(message.vitals)
+
+
+def _noted(message: m.Noted, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _number("beat", message.beat)
 
 
 def _waiting(leases: Sequence[int]) -> None:
@@ -531,6 +540,7 @@ CHECKS: Final[dict[type, Check]] = {
     m.Revoke: _revoke,
     m.Thanks: _leases,
     m.Drain: _nothing,
+    m.Noted: _noted,
     m.Run: _run,
     m.Dones: _dones,
     m.Starts: _starts,

@@ -16,19 +16,22 @@ import signal
 import socket
 import struct
 import sys
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Any, Final, NamedTuple, TypeAlias
 
 __all__ = ["Failed", "Forked", "Gone", "Nursery", "Report"]
 
-# request: verb, child; reply: verb, child, pid or errno or wait status, peak memory in bytes
-_REQUEST: Final = struct.Struct("<4sQ")
+# request: verb, child, time; reply: verb, child, pid or errno or wait status, peak memory in bytes
+_REQUEST: Final = struct.Struct("<4sQd")
 _REPLY: Final = struct.Struct("<4sQqQ")
 _FORK: Final = b"fork"
 _KILL: Final = b"kill"
 _INTERRUPT: Final = b"int "
+_DOOM: Final = b"doom"
 _FORKED: Final = b"born"
 _FAILED: Final = b"fail"
 _GONE: Final = b"gone"
@@ -107,15 +110,21 @@ class Nursery:
         Raises:
             OSError: the nursery is gone.
         """
-        self._insist(lambda: socket.send_fds(self._sock, [_REQUEST.pack(_FORK, child)], list(fds)))
+        self._insist(lambda: socket.send_fds(self._sock, [_REQUEST.pack(_FORK, child, 0.0)], list(fds)))
 
     def kill(self, child: int) -> None:
         """Kill a child with its process group; nothing happens if it is gone. Raises OSError as ``fork``."""
-        self._insist(lambda: self._sock.send(_REQUEST.pack(_KILL, child)))
+        self._insist(lambda: self._sock.send(_REQUEST.pack(_KILL, child, 0.0)))
 
     def interrupt(self, child: int) -> None:
         """Send SIGINT to a child; nothing happens if it is gone. Raises OSError as ``fork``."""
-        self._insist(lambda: self._sock.send(_REQUEST.pack(_INTERRUPT, child)))
+        self._insist(lambda: self._sock.send(_REQUEST.pack(_INTERRUPT, child, 0.0)))
+
+    def doom(self, child: int, at: float | None) -> None:
+        """Kill a child as ``kill`` does once ``time.monotonic()`` shows ``at``, whatever becomes of the
+        worker until then; None: do not, after all. Raises OSError as ``fork``."""
+        request = _REQUEST.pack(_DOOM, child, inf if at is None else at)
+        self._insist(lambda: self._sock.send(request))
 
     def _insist(self, send: Callable[[], int]) -> None:
         while True:
@@ -173,6 +182,7 @@ class _Keeper:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._pids: dict[int, int] = {}  # pid -> child
+        self._dooms: dict[int, float] = {}  # child -> when it is to be killed
         self._out = b""
 
     def keep(self) -> int:
@@ -222,15 +232,30 @@ class _Keeper:
         poller.register(self._awake, select.POLLIN)
         while True:
             poller.register(self._sock, select.POLLIN | (select.POLLOUT if self._out else 0))
-            ready = dict(poller.poll())
+            ready = dict(poller.poll(self._patience_ms()))
             if ready.get(self._awake):
                 with suppress(BlockingIOError):
                     os.read(self._awake, 4096)
                 self._bury()
             if self._sock.fileno() in ready and not self._take():
                 return
+            if self._dooms and self._sock.fileno() not in ready:  # one may be put off by what waits there
+                self._meet_dooms()
             if not self._give():
                 return
+
+    def _patience_ms(self) -> float | None:
+        """How long nothing has to be done unless somebody says so; None: for ever."""
+        if not self._dooms:
+            return None
+        return max(0.0, min(min(self._dooms.values()) - time.monotonic(), 3600.0)) * 1e3
+
+    def _meet_dooms(self) -> None:
+        now = time.monotonic()
+        for pid, child in self._pids.items():
+            if self._dooms.get(child, inf) <= now:
+                _kill_group(pid)
+        self._dooms = {child: at for child, at in self._dooms.items() if at > now}
 
     def _take(self) -> bool:
         """Read one request; False when the worker is gone."""
@@ -248,13 +273,17 @@ class _Keeper:
             data += more
         if not data:
             return False
-        verb, child = _REQUEST.unpack(data)
+        verb, child, at = _REQUEST.unpack(data)
         if verb == _FORK and len(fds) < _FDS:  # the system has dropped those that are too many for us
             for fd in fds:
                 os.close(fd)
             self._reply(_FAILED, child, errno.EMFILE)
         elif verb == _FORK:
             self._fork(child, fds)
+        elif verb == _DOOM:
+            self._dooms.pop(child, None)
+            if at < inf and child in self._pids.values():
+                self._dooms[child] = at
         else:
             for pid, number in self._pids.items():
                 if number == child and verb == _KILL:
@@ -309,7 +338,9 @@ class _Keeper:
             if not _CAN_PEEK:
                 with suppress(OSError):
                     os.killpg(pid, signal.SIGKILL)
-            self._reply(_GONE, self._pids.pop(pid), status, usage.ru_maxrss * _MAXRSS_UNIT)
+            child = self._pids.pop(pid)
+            self._dooms.pop(child, None)
+            self._reply(_GONE, child, status, usage.ru_maxrss * _MAXRSS_UNIT)
 
     def _bury_all(self) -> None:
         for pid in self._pids:
