@@ -234,6 +234,8 @@ class Books(Needs, Fullness, Inheritance, Aside, Readers, Promptness):
                     self._raises(session, report.lease)
                 self._lease_ends(session, report.lease, started=True)
         elif isinstance(message, m.Return):
+            if message.lacks:
+                self.farm.story.probe("a worker lacks a function")
             for lease in message.leases:
                 if message.seen >= self.known[session].numbers.get(lease, 0):  # else granted again since
                     self._lease_ends(session, lease, started=False)

@@ -186,6 +186,7 @@ def mix_of(seed: int) -> Mix:
     let_print(mix)
     let_need(mix)
     _let_outlive(mix)
+    _let_name(mix)
     rng = Random(f"disk {seed}")
     if mix.journal and not mix.calm and rng.random() < 0.5:
         mix.rates["fill disk"] = rng.choice((0.2, 0.5))
@@ -204,6 +205,14 @@ def _let_outlive(mix: Mix) -> None:
     if mix.jobs:
         mix.rates["kill client"] = rng.choice((0.1, 0.5))
         mix.rates["take over"] = rng.choice((0.0, 0.2, 1.0)) + 1e-9
+
+
+def _let_name(mix: Mix) -> None:
+    """In some farms every function travels once, and few are kept. The dice are of their own here, too."""
+    rng = Random(f"names {mix.seed}")
+    if rng.random() < 0.4:
+        kept = rng.choice((1, 20, 40, 1000))
+        mix.settings = dataclasses.replace(mix.settings, named_from_bytes=1, named_kept_bytes=kept)
 
 
 def _let_choose(mix: Mix) -> None:

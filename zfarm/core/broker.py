@@ -260,6 +260,7 @@ class Broker(Reception):
         self.touch(worker)
         worker.grants_number += 1
         worker.repeated = {}
+        worker.told.clear()
         worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
         welcome = self._welcome(worker.grants_number)
         self._send(peer, structs.replace(welcome, items=self.items_addresses[0]))
@@ -341,12 +342,13 @@ class Broker(Reception):
         self.settle(task, outcome_of(task, report.kind, report), blob)
 
     def _on_return(self, worker: WorkerRecord, message: Return, payload: Payload, now: float) -> None:
+        worker.told.lacked(message.lacks, message.seen)
         for lease in reversed(message.leases):  # they go to the front of the queue, the first one last
             task = worker.leases.get(lease)
             if (
                 task is not None and worker.repeated.get(lease, 0) <= message.seen
             ):  # else it comes there again
-                worker.crowded |= not task.cancelling
+                worker.crowded |= not (task.cancelling or message.lacks)
                 self.give_back(task)
 
     def _on_began(self, worker: WorkerRecord, message: Began, payload: Payload, now: float) -> None:
