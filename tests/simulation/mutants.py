@@ -281,7 +281,7 @@ MUTANTS = [
     Mutant("a child knows no store", "_feed", ", place=self._place", ""),
     Mutant("a file that is gone fails nobody", "_refused", "self._fail(", "list("),
     # functions that travel once
-    Mutant("nobody says which function is lacking", "client_messages", "submit_seen, lacks)", "submit_seen)"),
+    Mutant("nobody says which function is lacking", "_named", "client.lacks.append(digest)", "pass"),
     Mutant("sent once, whatever is lacking", "lacked", "numbers.pop(digest, None)", "pass"),
     Mutant("named to the broker, and never sent", "tell", "numbers[digest] = number", "return False"),
     Mutant("calls without a function are lost", "_on_submit", "client.unknown.append(call.task)", "pass"),
