@@ -32,6 +32,13 @@ CHUNK_BYTES: Final = 1024 * 1024
 DIGEST_BYTES: Final = 32
 """Bytes of a digest: BLAKE3."""
 
+
+class Named(bytes):
+    """The pickle of a function that travels once and is named by its digest from then on."""
+
+    digest = b""
+
+
 # How a task ended. One byte on the wire, so numbers and not words.
 VALUE: Final = 0  # payload: the pickled value (of a batch: the pickled list of values)
 ERROR: Final = 1  # payload: the pickled exception with its remote traceback
@@ -321,7 +328,8 @@ class Attach(Message, tag="attach"):
 
 class Submit(Message, tag="submit"):
     """Client -> broker: run these. Payload: ``len(names)`` functions, ``setups`` setups, then one body per
-    call."""
+    call. ``digests`` has one for each function, empty for those without a name; a function that has one may
+    be empty in the payload: it was sent before. Who does not have it any more answers Unknown."""
 
     calls: list[Call]
     names: list[str]
@@ -330,6 +338,7 @@ class Submit(Message, tag="submit"):
     number: int = 0  # counts the Submits of this client
     demands: list[Demand] = []
     needs: list[tuple[Need, ...]] = []
+    digests: list[bytes] = []  # empty: no function has a name
 
 
 class Cancel(Message, tag="cancel"):
@@ -506,10 +515,12 @@ class Unknown(Message, tag="unknown"):
     """Broker -> client: I have never heard of these, or forgot them when you said so; submit them (again).
 
     ``seen`` is the number of your last Submit here: what you have said in a later one is on its way.
+    ``lacks``: functions that some of them named, which are not here; send them again, too.
     """
 
     tasks: list[int]
     seen: int = 0
+    lacks: list[bytes] = []
 
 
 class Echo(Message, tag="echo"):
@@ -651,11 +662,12 @@ class Return(Message, tag="return"):
     """Worker -> broker: these leases were not started here and will not be; give them to somebody else.
 
     ``seen`` is the last Grants (or Welcome) that the worker had seen: of a lease that was granted again
-    since, this says nothing.
+    since, this says nothing. ``lacks``: functions that they named, which are not here; send them again.
     """
 
     leases: list[int]
     seen: int = 0
+    lacks: list[bytes] = []
 
 
 class Streams(Message, tag="streams"):
@@ -769,7 +781,8 @@ class TunnelClosed(Message, tag="tunnel_closed"):
 class Grants(Message, tag="grants"):
     """Broker -> worker: run these. ``number`` counts on from the ``grants`` of the Welcome.
 
-    Payload: ``functions`` functions, ``setups`` setups, then one body per lease.
+    Payload: ``functions`` functions, ``setups`` setups, then one body per lease. ``digests`` as in Submit;
+    leases whose function is not here come back in a Return.
     """
 
     number: int
@@ -780,6 +793,7 @@ class Grants(Message, tag="grants"):
     demands: list[Demand] = []
     needs: list[tuple[Need, ...]] = []
     beat: int = 0  # as in Noted
+    digests: list[bytes] = []
 
 
 class Revoke(Message, tag="revoke"):
@@ -828,13 +842,15 @@ class ChildCall(Message):
 
 class Run(Message, tag="run"):
     """Worker -> child: run these in order. Payload: ``functions`` functions, one setup if ``setup``, one
-    body per call."""
+    body per call. ``digests`` as in Submit; ``drops`` are those that are not named any more after this."""
 
     calls: list[ChildCall]
     functions: int
     setup: bool = False
     store: str = ""  # where the files are that its calls need
     worker: str = ""  # with it: whose child this is, as HOST/PID
+    digests: list[bytes] = []
+    drops: list[bytes] = []
 
 
 class Done(Message):

@@ -115,6 +115,12 @@ class Settings:
     """Messages that wait in a broker for one peer; with one more it counts as lost."""
     outbox_bytes_max: int = 256 * MIB
     """The same in bytes; a single message may be larger."""
+    named_from_bytes: int = 4096
+    """Pickles of functions of at least this size travel once to each broker, worker and child, and are named
+    by their digest from then on; smaller ones travel with each message that needs them."""
+    named_kept_bytes: int = 64 * MIB
+    """Bytes of such functions that a broker keeps for each client, and a worker and each of its children for
+    the calls to come: those that were used last. A single one may be larger for a broker or worker."""
     tasks_max: int = 20_000_000
     """Tasks that one broker holds at most."""
     text_bytes_max: int = 64 * 1024

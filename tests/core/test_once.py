@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import structs
+
 from tests.core.rigs import (
     BOOKS,
     EPOCH,
@@ -118,6 +120,17 @@ def test_its_start_is_recorded_before_its_grant_is_sent() -> None:
     assert [type(record) for record, _ in first.records] == [Accepted, Begun]
     assert rig.begun() == [Begun("c", 1, FIRST)]
     assert [type(action.message) for action in others if action.peer == "W"] == [Grants]
+
+
+def test_a_join_that_comes_late_from_an_old_link_takes_nothing_away() -> None:
+    rig = Rig(broker())
+    rig.say("W1", structs.replace(JOIN, beat=1))
+    rig.say("W3", structs.replace(JOIN, beat=3))
+    rig.submit(1)
+
+    assert rig.say("W2", structs.replace(JOIN, beat=2)) == []
+    assert not rig.outcomes(), "it said that nothing is held, before anything was granted"
+    assert rig.say("W3", Beat(2, [FIRST], 1, beat=4)) == []
 
 
 def test_a_task_of_more_attempts_costs_no_record() -> None:

@@ -218,18 +218,25 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Aside, Readers, Promptness)
             return
         if isinstance(message, m.Join | m.Hello):
             known = self.known.get(message.session)
+            beat = message.beat if isinstance(message, m.Join) else 0
             if known is None:
-                self.known[message.session] = Known(peer, clock)
+                known = self.known[message.session] = Known(peer, clock)
+            elif beat < known.beat:
+                self.farm.story.probe("a Join is overtaken by a later one")
+                return
             else:
                 self.by_peer.pop(known.peer, None)
                 known.peer, known.heard_at = peer, clock
                 self.farm.story.probe("joins again" if isinstance(message, m.Join) else "says hello again")
             self.by_peer[peer] = message.session
+            known.beat = beat
             return
         session = self.by_peer.get(peer)
         if session is None:
             return
         self.known[session].heard_at = clock
+        if isinstance(message, m.Beat):
+            self.known[session].beat = max(self.known[session].beat, message.beat)
         if isinstance(message, m.Reports):
             for report in message.reports:
                 if report.lease >> 32 != self.farm.broker.epoch:
@@ -239,6 +246,8 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Aside, Readers, Promptness)
                     self._raises(session, report.lease)
                 self._lease_ends(session, report.lease, started=True)
         elif isinstance(message, m.Return):
+            if message.lacks:
+                self.farm.story.probe("a worker lacks a function")
             for lease in message.leases:
                 if message.seen >= self.known[session].numbers.get(lease, 0):  # else granted again since
                     self._lease_ends(session, lease, started=False)

@@ -44,6 +44,8 @@ class Child:
         self.setup = b""
         self.realm = ""
         self.place = "", ""  # its store and its worker, as far as it was told
+        self.named: dict[bytes, bytes] = {}
+        """Functions that it has by name."""
         self.calls: deque[tuple[ChildCall, Task]] = deque()
         self.started_seq = 0
         self.stillborn = False  # it died before its first call
@@ -74,6 +76,7 @@ class Child:
         if not self.alive:
             return
         bodies = len(payload) - len(run.calls)
+        functions = self._functions(run, payload[: run.functions])
         if run.setup:
             assert not self.realm or self.realm == _SETUPS.decode(payload[run.functions]).realm, (
                 "two realms in a child"
@@ -83,7 +86,7 @@ class Child:
         self.place = (run.store, run.worker) if run.store else self.place
         for n, call in enumerate(run.calls):
             task = self.farm.tasks[int(bytes(payload[bodies + n]))]
-            assert bytes(payload[call.function]) == task.function, f"{task.token} would run another function"
+            assert functions[call.function] == task.function, f"{task.token} would run another function"
             assert self.setup == task.setup, f"{task.token} would run in the realm of another"
             assert call.items == task.items
             assert not task.needs or self.place == self.owner.worker.shelf.place, "it knows no store"
@@ -91,6 +94,24 @@ class Child:
             if call.seq > self.void_to:
                 self.calls.append((call, task))
         self._go_on()
+
+    def _functions(self, run: RunMessage, blobs: Payload) -> list[bytes]:
+        """What it runs: a body, or what came before under that name."""
+        functions: list[bytes] = []
+        for digest, blob in zip(run.digests or [b""] * run.functions, blobs, strict=True):
+            if digest and len(blob):
+                assert digest not in self.named, "a child was sent a function twice"
+                self.named[digest] = bytes(blob)
+            elif digest:
+                assert digest in self.named, "a child was told the name of a function that it does not have"
+                self.farm.story.probe("a child has the function already")
+            functions.append(self.named[digest] if digest else bytes(blob))
+        for digest in run.drops:
+            del self.named[digest]
+            self.farm.story.probe("a child drops a function")
+        most = self.farm.mix.settings.named_kept_bytes
+        assert sum(map(len, self.named.values())) <= most, "a child has too many functions"
+        return functions
 
     def void(self) -> None:
         """What has not started will never run; a millisecond later it is safe to say what has."""

@@ -193,6 +193,7 @@ def mix_of(seed: int) -> Mix:
     let_exclude(mix)
     _let_outlive(mix)
     _let_crowd(mix)
+    _let_name(mix)
     rng = Random(f"disk {seed}")
     if mix.journal and not mix.calm and rng.random() < 0.5:
         mix.rates["fill disk"] = rng.choice((0.2, 0.5))
@@ -220,6 +221,14 @@ def _let_crowd(mix: Mix) -> None:
     if not mix.calm and "rogue" not in mix.rates and rng.random() < 0.2:
         mix.settings = dataclasses.replace(mix.settings, worker_sessions_max=len(mix.slots))
         mix.rates["kill worker"] = max(mix.rates.get("kill worker", 0.0), 0.1)
+
+
+def _let_name(mix: Mix) -> None:
+    """In some farms every function travels once, and few are kept. The dice are of their own here, too."""
+    rng = Random(f"names {mix.seed}")
+    if rng.random() < 0.4:
+        kept = rng.choice((1, 20, 40, 1000))
+        mix.settings = dataclasses.replace(mix.settings, named_from_bytes=1, named_kept_bytes=kept)
 
 
 def _let_choose(mix: Mix) -> None:

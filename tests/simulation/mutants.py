@@ -305,8 +305,32 @@ MUTANTS = [
         "self._doomed if False",
     ),
     Mutant("beats are not answered", "_on_beat", "worker.answer = True", "pass"),
+    # functions that travel once
+    Mutant("nobody says which function is lacking", "_named", "client.lacks.append(digest)", "pass"),
+    Mutant("sent once, whatever is lacking", "lacked", "numbers.pop(digest, None)", "pass"),
+    Mutant("named to the broker, and never sent", "tell", "numbers[digest] = number", "return False"),
+    Mutant("calls without a function are lost", "_on_submit", "client.unknown.append(call.task)", "pass"),
+    Mutant("leases without a function are lost", "_on_grants", "self._nameless.append(number)", "pass"),
+    Mutant("lacking, and nobody is asked", "all_of", "lacks.append(digest)", "pass"),
+    Mutant(
+        "a child is thought to have what it dropped",
+        "give",
+        "sizes.popitem(last=False)",
+        "(next(iter(sizes)), 0)",
+    ),
+    Mutant(
+        "a child keeps every function", "_named", "len(function), most, drops)", "len(function), most, [])"
+    ),
+    Mutant(
+        "the function of another name",
+        "take",
+        "bodies.get(digest)",
+        "bodies.get(digest, next(iter(bodies.values()), None))",
+    ),
+    Mutant("names count for ever", "unname", "size = self._use_no_more(client, function)", "size = 0"),
+    Mutant("functions are named for ever", "_forget", "client.named_bytes > most", "False"),
     # accounts
-    Mutant("a function counts after its last task", "discard", "size += len(function.blob)", "pass"),
+    Mutant("a function counts after its last task", "_use_no_more", "return len(function.blob)", "return 0"),
     Mutant("what a dropped client had still counts", "drop", "self.accounts.bytes -= size", "pass"),
     Mutant(
         "a setup is let go while a task needs it",

@@ -42,11 +42,12 @@ def let_need(mix: Mix) -> None:
 class Known:
     """What the broker's end of the network has seen of one session."""
 
-    __slots__ = ("heard_at", "numbers", "peer", "said_goodbye", "went_with")
+    __slots__ = ("beat", "heard_at", "numbers", "peer", "said_goodbye", "went_with")
 
     def __init__(self, peer: Any, heard_at: float) -> None:
         self.peer = peer
         self.heard_at = heard_at
+        self.beat = 0
         self.said_goodbye = False
         self.went_with: set[int] = set()
         """Leases that may have begun where a worker has stopped."""

@@ -15,12 +15,14 @@ import msgspec
 from msgspec import structs
 
 from tests.simulation.exclusion import exclude
-from zfarm.messages import ERROR, MIXED, VALUE, Demand, Need, Outcome, Setup
+from zfarm.core.named import digest_of
+from zfarm.messages import ERROR, MIXED, VALUE, Demand, Named, Need, Outcome, Setup
 
 if TYPE_CHECKING:
     from random import Random
 
     from tests.simulation.farm import Farm
+    from tests.simulation.faults import Mix
     from tests.simulation.processes import ClientProcess, WorkerProcess
 
 
@@ -222,6 +224,15 @@ def setup_of(session: str, realm: int, initializer: bytes = b"", tasks_max: int 
     return msgspec.msgpack.encode(setup)
 
 
+def named(mix: Mix, function: bytes) -> bytes:
+    """A function as programs send it: a large one has a name."""
+    if len(function) < mix.settings.named_from_bytes:
+        return function
+    known = Named(function)
+    known.digest = digest_of(function)
+    return known
+
+
 def demand_on(stock: tuple[dict[str, int], tuple[str, ...]], rng: Random) -> Demand | None:
     """What a worker with this stock can meet: all that there is of something, or a part of it."""
     resources, labels = stock
@@ -273,7 +284,7 @@ class Person:
         attempts = rng.choice((1, 2, 3, 3, 3))
         if mix.once_share and rng.random() < mix.once_share:
             attempts = 1
-        function = b"function " + name.encode()
+        function = named(mix, b"function " + name.encode())
         task = new_task(farm, self.name, name, function, setup, parts, attempts, on_end)
         if mix.timeout_share and rng.random() < mix.timeout_share:
             task.timeout_s = rng.choice((0.0005, 0.02, 1.0))

@@ -16,7 +16,7 @@ import msgspec
 
 from zfarm.messages import Message, RunCalls, Send, Tell
 
-encode = msgspec.msgpack.encode
+encode = msgspec.msgpack.Encoder(enc_hook=bytes).encode  # a function with a name is bytes of its own kind
 _time = struct.Struct("<d").pack
 _NUMBERS = re.compile(r"\d+")
 

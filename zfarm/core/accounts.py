@@ -71,12 +71,7 @@ class Accounts:
         kit = client.kits.get((function, setup))
         if kit is not None:
             return kit
-        size = 0
-        used = client.functions.get(function, 0)
-        if not used:
-            function.refs += 1
-            size += len(function.blob)
-        client.functions[function] = used + 1
+        size = self._use(client, function)
         setup, used = client.setups.get(setup, (setup, 0))
         if not used:
             size += len(setup)
@@ -96,15 +91,47 @@ class Accounts:
             client.setups[setup] = setup, used - 1
         else:
             size += len(setup)
-        used = client.functions.pop(function)
-        if used > 1:
-            client.functions[function] = used - 1
-        else:
-            function.refs -= 1
-            size += len(function.blob)
+        size += self._use_no_more(client, function)
         client.account.bytes -= size
         self.bytes -= size
         return not function.refs
+
+    def name(self, client: ClientRecord, function: Function) -> None:
+        """From now on this client may name that function, which it has sent."""
+        size = self._use(client, function)
+        client.names[function.digest] = function
+        client.named_bytes += len(function.blob)
+        client.account.bytes += size
+        self.bytes += size
+
+    def unname(self, client: ClientRecord, digest: bytes) -> Function:
+        """This client would have to send it again; the function, which nobody may need any more."""
+        function = client.names.pop(digest)
+        size = self._use_no_more(client, function)
+        client.named_bytes -= len(function.blob)
+        client.account.bytes -= size
+        self.bytes -= size
+        return function
+
+    @staticmethod
+    def _use(client: ClientRecord, function: Function) -> int:
+        """A kit or a name of this client needs it; the bytes that it has more for that."""
+        used = client.functions.get(function, 0)
+        client.functions[function] = used + 1
+        if used:
+            return 0
+        function.refs += 1
+        return len(function.blob)
+
+    @staticmethod
+    def _use_no_more(client: ClientRecord, function: Function) -> int:
+        """One of them does not any more; the bytes that it has less for that."""
+        used = client.functions.pop(function)
+        if used > 1:
+            client.functions[function] = used - 1
+            return 0
+        function.refs -= 1
+        return len(function.blob)
 
     def close(self, client: ClientRecord) -> None:
         """Strike a session without tasks, and the account with its last one."""

@@ -15,6 +15,7 @@ import msgspec
 
 from zfarm.core.accounts import Account, Kit
 from zfarm.core.lines import Lines
+from zfarm.core.named import Told, digest_of
 from zfarm.messages import WORKER_LABEL, Blob, Demand, Fate, Need, Outcome, Peer, Vitals
 
 __all__ = ["ANY_LEASE", "Amounts", "ClientRecord", "Function", "Functions", "Task", "WorkerRecord"]
@@ -44,10 +45,11 @@ CALL_US = 12
 class Function:
     """A function's pickle, shared by its tasks, with what is known about its run time."""
 
-    __slots__ = ("blob", "mean_us", "name", "refs")
+    __slots__ = ("blob", "digest", "mean_us", "name", "refs")
 
-    def __init__(self, blob: bytes, name: str) -> None:
+    def __init__(self, blob: bytes, name: str, digest: bytes = b"") -> None:
         self.blob = blob
+        self.digest = digest  # that it goes by; empty: it travels whole with each message
         self.name = name
         self.refs = 0  # clients with tasks of it
         self.mean_us = 0.0  # per item; 0: never measured
@@ -68,20 +70,25 @@ class Function:
 class Functions:
     """Functions by their bytes, each stored once; a bounded number outlives its last task."""
 
-    def __init__(self) -> None:
+    def __init__(self, named_from: int) -> None:
+        """Those of ``named_from`` bytes and more go by their digest."""
         self._known: OrderedDict[tuple[bytes, str], Function] = OrderedDict()
+        self._named_from = named_from
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def intern(self, blob: bytes, name: str) -> Function:
-        """The one Function with these bytes and this name."""
+    def intern(self, blob: bytes, name: str, digest: bytes = b"") -> Function:
+        """The one Function with these bytes and this name; ``digest`` is theirs, if that is known."""
         key = (blob, name)
         function = self._known.get(key)
         if function is None:
-            function = self._known[key] = Function(blob, name)
+            if not digest and len(blob) >= self._named_from:
+                digest = digest_of(blob)
+            function = self._known[key] = Function(blob, name, digest)
         else:
             self._known.move_to_end(key)
+            function.digest = function.digest or digest
         return function
 
     def rest(self, function: Function) -> None:
@@ -176,11 +183,14 @@ class ClientRecord:
         "host",
         "job",
         "kits",
+        "lacks",
         "leased",
         "life",
         "lines",
         "lives",
         "name",
+        "named_bytes",
+        "names",
         "others",
         "peer",
         "pid",
@@ -221,7 +231,10 @@ class ClientRecord:
         self.served_us = 0.0  # run time of its calls, and where it has begun; see zfarm.core.turns
         self.account = Account("")  # until it is entered
         self.kits: dict[tuple[Function, bytes], Kit] = {}
-        self.functions: dict[Function, int] = {}  # and in how many kits each is
+        self.functions: dict[Function, int] = {}  # and in how many kits and names each is
+        self.names: OrderedDict[bytes, Function] = OrderedDict()  # what it has sent, last used last
+        self.named_bytes = 0
+        self.lacks: list[bytes] = []
         self.setups: dict[bytes, tuple[bytes, int]] = {}  # the one copy of each, and in how many kits it is
         self.leased = 0
         self.ended_count = 0
@@ -305,6 +318,7 @@ class WorkerRecord:
         "takes",
         "thank_now",
         "thanks",
+        "told",
         "vitals",
         "waiting",
     )
@@ -348,6 +362,7 @@ class WorkerRecord:
         self.aside_until = 0.0  # it is granted nothing until then; 0: it is not set aside
         self.vitals = Vitals()
         self.waiting: frozenset[int] = frozenset()  # leases whose calls wait for nested ones
+        self.told = Told()  # functions that it was sent over its link
         self.granted: list[Task] = []
         self.revokes: list[int] = []
         self.stops: list[int] = []

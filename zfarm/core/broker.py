@@ -252,6 +252,8 @@ class Broker(Reception):
         if worker is not None and worker.peer == peer:
             worker.heard_at = now
             return  # said again while the Welcome is on its way: the link is in order, so it will arrive
+        if worker is not None and message.beat < worker.beat:
+            return  # it comes late, from a link that was given up: what is held now was said on another
         if worker is None and (full := self.crews.full(key)):
             self.refusals["workers"] = self.crews.refused
             self._send(peer, Refused("FarmBusy", full))
@@ -275,6 +277,7 @@ class Broker(Reception):
         self.touch(worker)
         worker.grants_number += 1
         worker.repeated = {}
+        worker.told.clear()
         worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
         welcome = self._welcome(worker.grants_number)
         silence_us = int(self.limits.worker_lost_after_s * 1e6)
@@ -362,12 +365,13 @@ class Broker(Reception):
         self.settle(task, outcome_of(task, report.kind, report), blob)
 
     def _on_return(self, worker: WorkerRecord, message: Return, payload: Payload, now: float) -> None:
+        worker.told.lacked(message.lacks, message.seen)
         for lease in reversed(message.leases):  # they go to the front of the queue, the first one last
             task = worker.leases.get(lease)
             if (
                 task is not None and worker.repeated.get(lease, 0) <= message.seen
             ):  # else it comes there again
-                worker.crowded |= not task.cancelling
+                worker.crowded |= not (task.cancelling or message.lacks)
                 self.give_back(task)
 
     def _on_began(self, worker: WorkerRecord, message: Began, payload: Payload, now: float) -> None:

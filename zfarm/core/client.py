@@ -22,6 +22,7 @@ from zfarm.core.asked import EARLIER, Asked
 from zfarm.core.giving import Giving
 from zfarm.core.inflow import Inflow
 from zfarm.core.machine import NOW, Indexed
+from zfarm.core.named import Told, name_of
 from zfarm.messages import (
     BROKER,
     CANCELLED,
@@ -117,6 +118,7 @@ class Client:
         self._unsent: deque[Asked] = deque()
         self._next_task = 1
         self._submits = 0
+        self._told = Told()  # functions that this link's broker has been sent
         self._welcome: Welcome | None = None
         self._hello_at = now
         self._pulse_at = inf
@@ -340,6 +342,7 @@ class Client:
         self._pulse_at = now + self._limits.beat_interval_s
         self._actions.append(Connected(message))
         self._inflow.welcome()
+        self._told.clear()
         # Whatever was on the old link may be lost in either direction: ask for all that was sent, and say
         # again what has arrived, or the broker would keep those outcomes for ever.
         self._forgets = [*chain(*self._unconfirmed.values()), *self._forgot, *self._forgets]
@@ -395,6 +398,7 @@ class Client:
                 self._actions.append(Running(asked.token))
 
     def _on_unknown(self, message: Unknown, payload: Payload, now: float) -> None:
+        self._told.lacked(message.lacks, message.seen)
         for number in message.tasks:
             asked = self._tasks.get(number)
             if asked is None or not asked.sent or asked.sent > message.seen:
@@ -507,7 +511,7 @@ class Client:
             body = asked.body
             size = len(body)
             if asked.function is not last_function and (asked.function, asked.name) not in functions.index:
-                size += len(asked.function)
+                size += 0 if name_of(asked.function) in self._told else len(asked.function)
             if asked.setup is not last_setup and asked.setup not in setups.index:
                 size += len(asked.setup)
             if calls and size > room:
@@ -536,8 +540,10 @@ class Client:
                 calls[-1] = msgspec.structs.replace(calls[-1], needs=needs[asked.needs] + 1)
             bodies.append(body)
         if calls:
-            payload: list[Blob] = [*(blob for blob, _ in functions), *setups, *bodies]
             self._submits += 1
-            forgets, tables = self._take_forgets(), (list(demands), list(needs))
-            submit = Submit(calls, names, len(setups), forgets, self._submits, *tables)
+            names_of = [name_of(blob) for blob, _ in functions]
+            carried, digests = self._told.carry([blob for blob, _ in functions], names_of, self._submits)
+            payload: list[Blob] = [*carried, *setups, *bodies]
+            tables = list(demands), list(needs), digests
+            submit = Submit(calls, names, len(setups), self._take_forgets(), self._submits, *tables)
             actions.append(Send(BROKER, submit, payload))

@@ -16,6 +16,7 @@ from msgspec import structs
 
 from zfarm.core.kids import Duty, Kid
 from zfarm.core.machine import Indexed
+from zfarm.core.named import name_of
 from zfarm.messages import Blob, ChildCall, Run, RunCalls
 from zfarm.settings import Settings
 
@@ -67,12 +68,26 @@ def feed(
         calls = [structs.replace(calls[0], timed=True, memory_bytes=duties[0].memory_bytes)]
     kid.runs.append(calls[-1].seq)
     setup = [duties[0].setup] if new_setup else []
-    payload: list[Blob] = [*functions, *setup, *[duty.body for duty in duties]]
-    return RunCalls(
-        kid.number,
-        Run(calls, len(functions), new_setup, *(place if any(duty.needy for duty in duties) else NOWHERE)),
-        payload,
-    )
+    where = place if any(duty.needy for duty in duties) else NOWHERE
+    run = Run(calls, len(functions), new_setup, *where)
+    carried: list[Blob] = list(functions)
+    if any(map(name_of, functions)):
+        carried, digests, drops = _named(kid, functions, limits.named_kept_bytes)
+        run = structs.replace(run, digests=digests, drops=drops)
+    return RunCalls(kid.number, run, [*carried, *setup, *[duty.body for duty in duties]])
+
+
+def _named(kid: Kid, functions: Iterable[bytes], most: int) -> tuple[list[Blob], list[bytes], list[bytes]]:
+    """What of these functions is carried, the digests that they go by, and what the child drops for them."""
+    carried: list[Blob] = []
+    digests: list[bytes] = []
+    drops: list[bytes] = []
+    for function in functions:
+        digest = name_of(function) if len(function) <= most else b""  # else it is freed after its calls
+        told = digest and not kid.given.give(digest, len(function), most, drops)
+        carried.append(b"" if told else function)
+        digests.append(digest)
+    return carried, digests, drops
 
 
 def _take(kid: Kid, queue: deque[Duty], limits: Settings, share: int) -> list[Duty]:

@@ -27,7 +27,10 @@ def check_kits(client: ClientRecord) -> None:
     """What tasks have in common is there while one of them needs it, and no longer."""
     uses = Counter(id(task.kit) for task in client.tasks.values())
     assert uses == {id(kit): kit.refs for kit in client.kits.values()}
-    assert client.functions == Counter(kit.function for kit in client.kits.values())
+    named = list(client.names.values())
+    assert client.functions == Counter([*(kit.function for kit in client.kits.values()), *named])
+    assert all(function.digest == digest for digest, function in client.names.items())
+    assert client.named_bytes == sum(len(function.blob) for function in named)
     copies = Counter(kit.setup for kit in client.kits.values())
     assert client.setups == {setup: (setup, count) for setup, count in copies.items()}
 
@@ -66,6 +69,8 @@ def check_books(broker: Broker) -> None:
         assert leased == client.leased
         assert client.unforgotten == sum(task.outcome is not None for task in client.tasks.values())
         check_kits(client)
+        most = broker.limits.named_kept_bytes
+        assert client.named_bytes <= most or len(client.names) == 1, "a client can name too much"
         tasks += len(client.tasks)
     assert tasks == broker.tasks
     assert sum(len(client.functions) for client in broker.clients.values()) == broker.functions.referenced()

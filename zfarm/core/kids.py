@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from zfarm.core.named import Given
 from zfarm.messages import Blob, Left, Report, Setup
 
 __all__ = ["Duty", "Kid", "Owed", "facts", "limit_of", "starved"]
@@ -73,6 +74,7 @@ class Kid:
     __slots__ = (
         "ending",
         "expected_us",
+        "given",
         "head_began",
         "head_since",
         "limited",
@@ -98,6 +100,7 @@ class Kid:
         self.realm = ""  # of a fresh one
         self.owner = ""  # the client whose realm that is
         self.setup = b""
+        self.given = Given()  # functions that it has by name
         self.sent: deque[Duty] = deque()
         self.runs: deque[int] = deque()  # the last call of each message in the pipe
         self.seq = 0

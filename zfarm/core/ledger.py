@@ -80,7 +80,7 @@ class Ledger:
         self.clients: dict[str, ClientRecord] = {}
         self.accounts = Accounts()
         self.workers: dict[str, WorkerRecord] = {}
-        self.functions = Functions()
+        self.functions = Functions(limits.named_from_bytes)
         self.ready: dict[str, ClientRecord] = {}  # clients with something in their queue, next one first
         self.choosy: dict[str, ClientRecord] = {}  # clients with something in their lines
         self.crew = 0  # counts the comings and goings of workers
@@ -262,6 +262,13 @@ class Ledger:
         if self.accounts.discard(client, kit):
             self.functions.rest(kit.function)
 
+    def unname(self, client: ClientRecord, digests: list[bytes]) -> None:
+        """This client would have to send these functions again."""
+        for digest in digests:
+            function = self.accounts.unname(client, digest)
+            if not function.refs:
+                self.functions.rest(function)
+
     def drop(self, client: ClientRecord) -> None:
         """Close the books of a client: what it has in the queue is dropped, what runs is stopped."""
         size = 0
@@ -276,6 +283,7 @@ class Ledger:
         self.accounts.bytes -= size
         for kit in list(client.kits.values()):
             self._discard(client, kit)
+        self.unname(client, list(client.names))
         self.accounts.close(client)
         self.tasks -= len(client.tasks)
         client.tasks.clear()

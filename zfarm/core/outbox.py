@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from msgspec import structs
 
+from zfarm.core.accounts import Kit
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.deaths import words_of_outcome
 from zfarm.core.machine import Indexed, batches
@@ -34,8 +35,8 @@ def client_messages(client: ClientRecord, limits: Settings, stalled: bool = Fals
 
     ``stalled``: what rests on records that are not written stays where it is.
     """
-    ended, began, unknown = client.ended, client.began, client.unknown
-    client.ended, client.began, client.unknown = [], [], []
+    ended, began, unknown, lacks = client.ended, client.began, client.unknown, client.lacks
+    client.ended, client.began, client.unknown, client.lacks = [], [], [], []
     booked, client.booked = client.booked, []
     refused, client.refused = client.refused, []
     peer = client.peer
@@ -43,6 +44,7 @@ def client_messages(client: ClientRecord, limits: Settings, stalled: bool = Fals
         return
     if stalled:
         client.ended, client.unknown, client.booked = ended, unknown, booked
+        client.lacks = lacks
         ended, unknown, booked = [], [], []
     if refused:
         ended = refused + ended
@@ -56,7 +58,7 @@ def client_messages(client: ClientRecord, limits: Settings, stalled: bool = Fals
         tasks = client.tasks
         still = [number for number in unknown if number not in tasks]  # some came in this very turn
         for part in _parts(still, limits):
-            yield Send(peer, Unknown(part, client.submit_seen))
+            yield Send(peer, Unknown(part, client.submit_seen, lacks))
 
 
 def worker_messages(worker: WorkerRecord, limits: Settings, stalled: bool = False) -> Iterator[Send]:
@@ -82,7 +84,7 @@ def worker_messages(worker: WorkerRecord, limits: Settings, stalled: bool = Fals
         yield Send(peer, Thanks(leases=part))
     for part in _parts(stops, limits):
         yield Send(peer, Revoke(leases=part, force=True))
-    for batch in _batches([task for task in granted if task.worker is worker], limits):
+    for batch in _batches([task for task in granted if task.worker is worker], limits, worker):
         yield _grants(worker, batch)
     graces: dict[int, list[int]] = {}
     for lease in revokes:
@@ -101,7 +103,7 @@ def _parts(numbers: list[int], limits: Settings) -> Iterator[list[int]]:
         yield numbers[start : start + limits.batch_calls_max]
 
 
-def _batches(tasks: list[Task], limits: Settings) -> Iterator[list[Task]]:
+def _batches(tasks: list[Task], limits: Settings, worker: WorkerRecord) -> Iterator[list[Task]]:
     """Cut what is granted into messages of limited calls and bytes, with the functions and setups that each
     of them takes along."""
     calls_max, bytes_max = limits.batch_calls_max, limits.batch_bytes_max
@@ -113,12 +115,12 @@ def _batches(tasks: list[Task], limits: Settings) -> Iterator[list[Task]]:
         length = len(task.body)
         kit = task.kit
         if kit is not last_kit:
-            length += sum(len(blob) for blob in (kit.function.blob, kit.setup) if id(blob) not in taken)
+            length += sum(len(blob) for blob in _carried(kit, worker) if id(blob) not in taken)
         if batch and (len(batch) >= calls_max or size + length > bytes_max):
             yield batch
             batch, size, last_kit = [], 0, None
             taken.clear()
-            length = len(task.body) + len(kit.function.blob) + len(kit.setup)
+            length = len(task.body) + sum(map(len, _carried(kit, worker)))
         if kit is not last_kit:
             last_kit = kit
             taken.update((id(kit.function.blob), id(kit.setup)))
@@ -128,8 +130,16 @@ def _batches(tasks: list[Task], limits: Settings) -> Iterator[list[Task]]:
         yield batch
 
 
+def _carried(kit: Kit, worker: WorkerRecord) -> tuple[bytes, ...]:
+    """What a message takes along for this kit."""
+    function = kit.function
+    told = function.digest and function.digest in worker.told
+    return (kit.setup,) if told else (function.blob, kit.setup)
+
+
 def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
     functions: Indexed[bytes] = Indexed()
+    digests: list[bytes] = []
     setups: Indexed[bytes] = Indexed()
     owners: Indexed[str] = Indexed()
     leases: list[Lease] = []
@@ -141,6 +151,8 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
         if task.kit is not last_kit:
             last_kit = task.kit
             function = functions[last_kit.function.blob]
+            if function == len(digests):
+                digests.append(last_kit.function.digest)
             setup = setups[last_kit.setup]
         if task.client is not last_client:
             last_client = task.client
@@ -158,6 +170,7 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
     if worker.repeated:
         again = [task.lease for task in tasks if task.lease in worker.repeated]
         worker.repeated.update(dict.fromkeys(again, worker.grants_number))
+    carried, digests = worker.told.carry(functions, digests, worker.grants_number)
     grants = Grants(
         number=worker.grants_number,
         leases=leases,
@@ -167,5 +180,6 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
         demands=list(demands),
         needs=list(needs),
         beat=worker.beat,
+        digests=digests,
     )
-    return Send(worker.peer, grants, [*functions, *setups, *(task.body for task in tasks)])
+    return Send(worker.peer, grants, [*carried, *setups, *(task.body for task in tasks)])

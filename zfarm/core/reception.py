@@ -16,6 +16,7 @@ from zfarm.core.books import ClientRecord, WorkerRecord
 from zfarm.core.greeting import LOCAL, bare, book_key, mismatch, principal_of
 from zfarm.core.ledger import Ledger
 from zfarm.core.machine import NOW
+from zfarm.core.naming import functions_of, make_room
 from zfarm.core.orphans import Orphans
 from zfarm.core.routes import Routes
 from zfarm.messages import (
@@ -116,6 +117,7 @@ class Reception(Ledger):
         client.ended = []  # what waits for the journal it asks for anew
         client.booked = []
         client.unknown = []
+        client.lacks = []
         self._bind(client, peer, now)
         welcome = self._welcome(books=client.books)
         self._send(peer, structs.replace(welcome, topic=key, items=self.items_addresses[1]))
@@ -181,15 +183,17 @@ class Reception(Ledger):
         client.submit_seen = message.number
         if message.forgets:
             self.forget(client, message.forgets)
-        names = message.names
-        first_setup = len(names)
+        first_setup = len(message.names)
         first_body = first_setup + message.setups
-        functions = [self.functions.intern(bytes(payload[i]), name) for i, name in enumerate(names)]
+        roomy = self._is_roomy(client, message, sum(map(len, payload)))
+        functions = functions_of(self, client, message, payload)
+        if functions is None:
+            self._refuse(client.peer, "ProtocolError", "the digest of a function is not that of its bytes")
+            return
         setups = [bytes(payload[i]) for i in range(first_setup, first_body)]
         tasks = client.tasks
         refused: list[int] = []
         text = ""
-        roomy = self._has_room(client, len(message.calls), sum(map(len, payload)))
         last_function = last_setup = -1
         kit: Kit | None = None
         for i, call in enumerate(message.calls, first_body):
@@ -199,6 +203,8 @@ class Reception(Ledger):
                     self.show(known)
                 elif self.journal:
                     client.booked.append(call.task)
+            elif (function := functions[call.function]) is None:
+                client.unknown.append(call.task)  # it must be submitted again, with its function
             elif not call.begun and (
                 full := ("" if roomy else self._full(client))
                 or (self._too_choosy(client, message, call) if call.demand else "")
@@ -210,18 +216,20 @@ class Reception(Ledger):
                     self.record(client)
                 if kit is None or call.function != last_function or call.setup != last_setup:
                     last_function, last_setup = call.function, call.setup
-                    kit = self.accounts.kit(client, functions[last_function], setups[last_setup])
+                    kit = self.accounts.kit(client, function, setups[last_setup])
                 demand = message.demands[call.demand - 1] if call.demand else None
                 needs = message.needs[call.needs - 1] if call.needs else ()
                 task = self.accept(client, call, kit, payload[i], not call.begun, demand, needs)
                 if call.begun:
                     self.doubt(task, now)
-        if client.booked:
+        if client.booked or client.unknown:
             self.touch(client)
         if self.orphans:
-            self.orphans.claimed(client, [call.task for call in message.calls], now)
+            here = [call.task for call in message.calls if functions[call.function] is not None]
+            self.orphans.claimed(client, here, now)
         self.make_ready(client)
         if refused:
+            make_room(self, client)  # what came with them is not to be kept for nothing
             self.refusals["tasks"] = self.refusals.get("tasks", 0) + len(refused)
             self.touch(client)
             fate = Fate(host="", worker="", text=text)
@@ -229,7 +237,7 @@ class Reception(Ledger):
             # the journal may still have the same of an earlier life of this client: that is written first
             (client.ended if client.session in self.dropped else client.refused).extend(said)
         for function in functions:  # a repeated submit must not leave a function behind that no task needs
-            if not function.refs:
+            if function is not None and not function.refs:
                 self.functions.rest(function)
 
     def _too_choosy(self, client: ClientRecord, message: Submit, call: Call) -> str:
@@ -240,6 +248,13 @@ class Reception(Ledger):
         return (
             f"calls of this client wait with {most} different demands, its limit (ZFARM_CLIENT_DEMANDS_MAX)"
         )
+
+    def _is_roomy(self, client: ClientRecord, message: Submit, size: int) -> bool:
+        """All of it is within every limit, perhaps without the functions that nobody needs now."""
+        calls = len(message.calls)
+        if self._has_room(client, calls, size):
+            return True
+        return make_room(self, client, message.digests) and self._has_room(client, calls, size)
 
     def _has_room(self, client: ClientRecord, calls: int, size: int) -> bool:
         """So many further tasks of so many bytes are within every limit: none needs a look of its own."""

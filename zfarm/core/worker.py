@@ -21,6 +21,7 @@ from zfarm.core.brood import NOTHING
 from zfarm.core.deaths import words_of_report
 from zfarm.core.kids import Duty, facts, limit_of, starved
 from zfarm.core.machine import NOW, batches
+from zfarm.core.named import Bodies
 from zfarm.core.outflow import Outflow
 from zfarm.core.printouts import Printouts
 from zfarm.core.supply import Supply
@@ -106,6 +107,9 @@ class Worker(Supply):
         self._outflow = Outflow(limits)
         self._printouts = Printouts(limits)
         self.tether = Tether(self)
+        self._bodies = Bodies(limits.named_kept_bytes)
+        self._nameless: list[int] = []  # leases of functions that are not here, and those functions
+        self._lacks: list[bytes] = []
         self._handlers: dict[type, Handler] = {
             Welcome: self._on_welcome,
             Stranger: self._on_stranger,
@@ -339,6 +343,7 @@ class Worker(Supply):
         assert not self._leases.keys() & self._owed.keys(), "a lease is held and owed at once"
         self._outflow.check()
         self._lacking.check()
+        self._bodies.check()
 
     # ------------------------------------------------------------ messages of the broker
 
@@ -350,6 +355,7 @@ class Worker(Supply):
         self._reports = list(self._owed)
         self._room_told = -1
         self._begans, self._returns = [], []
+        self._nameless, self._lacks = [], []
         self._outflow.welcome()
         self._lacking.welcome()
         for kid in self._kids.values():  # what was said on the old link may be lost
@@ -374,7 +380,7 @@ class Worker(Supply):
         self._seen = message.number
         self.tether.heard(message.beat)
         first_body = message.functions + message.setups
-        functions = [bytes(payload[i]) for i in range(message.functions)]
+        functions = self._bodies.all_of(message.digests, payload[: message.functions], self._lacks)
         setups = [bytes(payload[i]) for i in range(message.functions, first_body)]
         known = [facts(setup) for setup in setups]
         owners = message.owners
@@ -383,13 +389,17 @@ class Worker(Supply):
             number = lease.lease
             if number in leases or number in self._owed:
                 continue  # repeated
+            function = functions[lease.function]
+            if function is None:
+                self._nameless.append(number)
+                continue
             duty = Duty(
                 number,
                 owners[lease.owner],
                 lease.task,
                 lease.items,
                 lease.expected_us,
-                functions[lease.function],
+                function,
                 setups[lease.setup],
                 payload[i],
                 *known[lease.setup],
@@ -494,6 +504,10 @@ class Worker(Supply):
                 part = numbers[start : start + limits.batch_calls_max]
                 send(Send(BROKER, Began(tasks=part) if kind is Began else Return(part, self._seen)))
         self._begans, self._returns = [], []
+        for start in range(0, len(self._nameless), limits.batch_calls_max):
+            nameless = self._nameless[start : start + limits.batch_calls_max]
+            send(Send(BROKER, Return(nameless, self._seen, self._lacks)))
+        self._nameless, self._lacks = [], []
         self._outflow.reap(self._leases)
         if now >= self._outflow.deadline:
             self._outflow.advance(now, self._actions)

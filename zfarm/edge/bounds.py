@@ -7,10 +7,12 @@ from math import isfinite
 from typing import Final
 
 from zfarm.errors import ProtocolError
+from zfarm.messages import DIGEST_BYTES
+from zfarm.settings import settings
 
 __all__ = [
     "AMOUNT_MAX", "COUNT_MAX", "NAME_MAX", "NUMBER_MAX", "RESOURCES_MAX", "SESSION_MAX", "TASK_NUMBER_MAX",
-    "Malformed", "blobs", "listed", "name", "number", "numbers", "real",
+    "Malformed", "blobs", "listed", "name", "named", "names", "number", "numbers", "real",
 ]  # fmt: skip
 
 NUMBER_MAX: Final = 2**63 - 1
@@ -55,6 +57,23 @@ def numbers(what: str, values: Sequence[int], most: int = NUMBER_MAX, least: int
     """All of them within these bounds."""
     if values and (min(values) < least or max(values) > most):
         raise Malformed(f"{what} from {min(values)} to {max(values)}, not within {least} to {most}")
+
+
+def named(digests: Sequence[bytes], *others: int) -> None:
+    """Digests of functions, or of one of the ``others`` sizes."""
+    if len(digests) > settings.blobs_max:
+        raise Malformed(f"{len(digests)} digests, at most {settings.blobs_max} allowed")
+    for size in set(map(len, digests)).difference(others):
+        if size != DIGEST_BYTES:
+            raise Malformed(f"the digest of a function has {size} bytes")
+
+
+def names(digests: Sequence[bytes], functions: int) -> None:
+    """One for each function, empty where it has no name; or none at all."""
+    if digests:
+        if len(digests) != functions:
+            raise Malformed(f"{len(digests)} digests of {functions} functions")
+        named(digests, 0)
 
 
 def real(what: str, *values: float) -> None:

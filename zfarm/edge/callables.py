@@ -22,7 +22,8 @@ from zfarm.edge.cargo import Apart, Cargo, Large, large, small, start_again
 from zfarm.edge.culprits import not_portable
 from zfarm.edge.origins import by_reference, place_in_home
 from zfarm.errors import NotPortable
-from zfarm.messages import Blob
+from zfarm.messages import Blob, Named
+from zfarm.settings import settings
 
 if TYPE_CHECKING:
     from zfarm.edge.stowage import Stowage
@@ -69,6 +70,8 @@ class Portable:
             raise
         except BaseException as error:
             raise not_portable([("function", function), ("retry_on", retry_on)], error) from error
+        if len(blob) >= settings.named_from_bytes:
+            blob = _named(blob)
         self._remember(key, function, blob)
         return blob
 
@@ -231,6 +234,15 @@ class _Memo:
             and not _by_value
             and _modules.get(self._module_name) is self._module
         )
+
+
+def _named(blob: bytes) -> Named:
+    """The same, to be sent once."""
+    from zfarm.edge.parcels import digest_of
+
+    named = Named(blob)
+    named.digest = digest_of(blob)
+    return named
 
 
 def _encode(thing: Any, callback: Any = None) -> bytes:

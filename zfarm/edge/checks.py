@@ -24,6 +24,8 @@ from zfarm.edge.bounds import (
 from zfarm.edge.bounds import blobs as _blobs
 from zfarm.edge.bounds import listed as _listed
 from zfarm.edge.bounds import name as _name
+from zfarm.edge.bounds import named as _named
+from zfarm.edge.bounds import names as _names
 from zfarm.edge.bounds import number as _number
 from zfarm.edge.bounds import numbers as _numbers
 from zfarm.edge.bounds import real as _real
@@ -72,6 +74,7 @@ def _needs(needs: Sequence[Sequence[m.Need]]) -> None:
 
 def _submit(message: m.Submit, blobs: int) -> None:
     calls, functions, setups = message.calls, len(message.names), message.setups
+    _names(message.digests, functions)
     _listed("calls", calls, settings.batch_calls_max)
     _number("setups", setups, settings.blobs_max)
     _blobs(message, blobs, functions + setups + len(calls))
@@ -105,6 +108,7 @@ def _grants(message: m.Grants, blobs: int) -> None:
     _number("beat", message.beat)
     _number("functions", functions, settings.blobs_max)
     _number("setups", setups, settings.blobs_max)
+    _names(message.digests, functions)
     _blobs(message, blobs, functions + setups + len(leases))
     _name("an owner", *owners)
     _numbers("leases", [lease.lease for lease in leases])
@@ -176,6 +180,8 @@ def _run(message: m.Run, blobs: int) -> None:
     calls, functions = message.calls, message.functions
     _listed("calls", calls, settings.batch_calls_max)
     _number("functions", functions, settings.blobs_max)
+    _names(message.digests, functions)
+    _named(message.drops)
     _blobs(message, blobs, functions + message.setup + len(calls))
     _numbers("seqs", [call.seq for call in calls])
     _numbers("functions", [call.function for call in calls], functions - 1)
@@ -233,11 +239,13 @@ def _tasks(message: m.Cancel | m.Ask | m.Forget | m.Booked | m.Unknown | m.Began
 def _unknown(message: m.Unknown, blobs: int) -> None:
     _tasks(message, blobs)
     _number("seen", message.seen)
+    _named(message.lacks)
 
 
 def _return(message: m.Return, blobs: int) -> None:
     _leases(message, blobs)
     _number("seen", message.seen)
+    _named(message.lacks)
 
 
 def _leases(message: m.Return | m.Revoke | m.Thanks | m.Leave, blobs: int) -> None:

@@ -125,7 +125,7 @@ class Child:
             self._dones = [Done(call.seq, BROKEN, 0) for call in message.calls]
             self._blobs = [self._realm.broken] * len(self._dones)
         else:
-            functions = [self._realm.function(blob) for blob in blobs[: message.functions]]
+            functions = self._realm.functions(message, blobs[: message.functions])
             bodies = blobs[first_body:]
             del blobs
             self._run(message.calls, functions, bodies)

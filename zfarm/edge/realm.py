@@ -14,7 +14,7 @@ from zfarm.edge import homes, wire
 from zfarm.edge.callables import Function, open_blob
 from zfarm.edge.missing import opened
 from zfarm.edge.outcomes import encode_error, forget_frames
-from zfarm.messages import Blob, Setup
+from zfarm.messages import Blob, Run, Setup
 
 if TYPE_CHECKING:
     from zfarm.edge.shipped import Shipment
@@ -38,6 +38,7 @@ class Realm:
         self._shipment: Shipment | None = None
         self._functions: OrderedDict[bytes, Function] = OrderedDict()
         self._function_bytes = 0
+        self._named: dict[bytes, Function] = {}  # the worker says which of them are to go
 
     def adopt(self, blob: Blob, store: str = "") -> None:
         """Take on a setup: the first makes the realm and runs its initializer, others change its world.
@@ -87,6 +88,24 @@ class Realm:
     def _break(self, error: BaseException) -> None:
         self.broken = encode_error(error, skip=1)
         forget_frames(error)
+
+    def functions(self, run: Run, blobs: list[Blob]) -> list[Function]:
+        """The functions of these calls: of ``blobs``, or what was sent before by the same digest."""
+        if not run.digests:
+            return [self.function(blob) for blob in blobs]
+        functions: list[Function] = []
+        for digest, blob in zip(run.digests, blobs, strict=True):
+            if not digest:
+                functions.append(self.function(blob))
+                continue
+            if len(blob):
+                self._named[digest] = Function(bytes(blob))
+            elif digest not in self._named:
+                raise wire.Malformed("a function is named that was never sent")
+            functions.append(self._named[digest])
+        for digest in run.drops:
+            self._named.pop(digest, None)
+        return functions
 
     def function(self, blob: Blob) -> Function:
         """The function of a blob, the same one for the same bytes."""
