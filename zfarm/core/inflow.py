@@ -32,6 +32,7 @@ from zfarm.messages import (
     StreamOver,
     Streams,
 )
+from zfarm.packed import bytes_of
 from zfarm.settings import Settings
 
 __all__ = ["InStream", "Inflow"]
@@ -313,7 +314,7 @@ class Inflow:
             blobs = blobs[stream.next - first :]
             first = stream.next
         stream.next = first + len(blobs)
-        stream.sizes.append((stream.next - 1, sum(map(len, blobs))))
+        stream.sizes.append((stream.next - 1, bytes_of(blobs)))
         self._actions.append(Arrived(stream.token, stream.attempt, first, blobs, stream.task < 0))
 
     def _miss(self, stream: InStream, last: int) -> None:
