@@ -257,6 +257,8 @@ class Inflow:
             return
         stream.seen = max(stream.seen, message.last)
         self._hand_on(stream, message.first, payload)
+        # items keep their order on their way: while they come, those that were told of may just be behind
+        stream.fetch_at = max(stream.fetch_at, now + self._limits.stream_retry_s / 5)
         if stream.ahead:
             self._drain(stream)
         self.deadline = NOW
