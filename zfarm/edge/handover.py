@@ -16,7 +16,6 @@ from typing import Final
 
 from zfarm.edge.parcels import Handed
 from zfarm.edge.scratch import scratch_root
-from zfarm.edge.writeback import SOON_BYTES, write_soon
 from zfarm.errors import ConfigurationError
 
 __all__ = ["HANDED_FROM_BYTES", "copy_content", "copy_some", "snapshot", "take_back", "take_over"]
@@ -39,7 +38,7 @@ def snapshot(fd: int, path: str) -> int:
     """
     out = os.open(path, _NEW, 0o600)
     try:
-        return copy_content(fd, out, to_last=True)
+        return copy_content(fd, out)
     except BaseException:
         os.unlink(path)
         raise
@@ -47,19 +46,16 @@ def snapshot(fd: int, path: str) -> int:
         os.close(out)
 
 
-def copy_content(source: int, target: int, to_last: bool = False) -> int:
-    """Copy a file into an empty one, by the kernel if it can; the bytes copied. What is ``to_last`` will be
-    synced by somebody, and its writing begins here. Raises OSError."""
+def copy_content(source: int, target: int) -> int:
+    """Copy a file into an empty one, by the kernel if it can; the bytes copied. Raises OSError."""
     try:
         fcntl.ioctl(target, _FICLONE, source)
         return os.fstat(target).st_size
     except OSError:
         pass  # most file systems share no blocks
     at = 0
-    while got := copy_some(source, target, SOON_BYTES - at % SOON_BYTES if to_last else _COPY_BYTES, at):
+    while got := copy_some(source, target, _COPY_BYTES, at):
         at += got
-        if to_last:
-            write_soon(target, at)
     return at
 
 
@@ -137,7 +133,7 @@ def take_over(handed: Handed, folder: int, name: str) -> int | None:
 def _copied(fd: int, folder: int, name: str) -> int:
     target = os.open(name, _NEW, 0o600, dir_fd=folder)
     try:
-        copy_content(fd, target, to_last=True)
+        copy_content(fd, target)
     except OSError:
         os.close(target)
         with suppress(OSError):

@@ -13,12 +13,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from threading import Thread
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from zfarm.edge.cores import usable_cores
 from zfarm.errors import TransferError
 from zfarm.messages import CHUNK_BYTES, DIGEST_BYTES, Blob
 from zfarm.settings import settings
@@ -48,9 +46,6 @@ __all__ = [
 
 SMALL_BYTES: Final = 64 * 1024
 """A file up to this size is one item."""
-DIGEST_THREADS_MAX: Final = 4
-DIGEST_SHARE_BYTES: Final = 16 * 1024 * 1024
-"""A file is read for its digest by up to so many threads, each of which has at least so much of it."""
 _LENGTH: Final = 4
 _TEXT_MAX: Final = 2000
 
@@ -162,36 +157,13 @@ def head_of(fd: int, name: str) -> Head:
 
 def digest_of_file(fd: int, size: int, name: str) -> bytes:
     """The digest of so many bytes of a file. Raises TransferError: it has less, or cannot be read."""
-    digests = bytearray(DIGEST_BYTES * -(-size // CHUNK_BYTES))
-    crew = max(1, min(usable_cores(), DIGEST_THREADS_MAX, size // DIGEST_SHARE_BYTES))
-    errors: list[BaseException] = []
-
-    def share(first: int) -> None:
-        try:
-            _digest_some(fd, size, name, digests, first, crew)
-        except BaseException as error:
-            errors.append(error)
-
-    others = [Thread(target=share, args=(n,), name="zfarm-digest") for n in range(1, crew)]
-    for other in others:  # reading and hashing leave the interpreter alone: cores share the chunks
-        other.start()
-    share(0)
-    for other in others:
-        other.join()
-    if errors:
-        raise errors[0]
-    return whole_digest(digests)
-
-
-def _digest_some(fd: int, size: int, name: str, digests: bytearray, first: int, step: int) -> None:
-    """Put the digests of each ``step``-th chunk into their places."""
+    digests = bytearray()
     buffer = bytearray(min(size, CHUNK_BYTES))
-    for number in range(first, len(digests) // DIGEST_BYTES, step):
-        at = number * CHUNK_BYTES
+    for at in range(0, size, CHUNK_BYTES):
         if size - at < len(buffer):
             buffer = bytearray(size - at)
-        digest = digest_of(_read(fd, buffer, 0, at, name))
-        digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES] = digest
+        digests += digest_of(_read(fd, buffer, 0, at, name))
+    return whole_digest(digests)
 
 
 def handed_item(head: Head, scratch: str, number: int) -> bytes:
