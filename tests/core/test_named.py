@@ -191,7 +191,7 @@ def test_a_worker_is_sent_it_again_over_a_new_link() -> None:
     (grants,) = sent(rig.say("C", *submit(1, LARGE)), "W")
     assert grants.digests == [LARGE.digest]
 
-    again = rig.say("W2", Join("w", VERSIONS, 2, "host-w", 22))
+    again = rig.say("W2", Join("w", VERSIONS, 2, "host-w", 22, beat=2))
 
     assert payloads(again, Grants) == [[LARGE, SETUP, b"body"]]
 

@@ -32,6 +32,7 @@ from zfarm.messages import (
     StreamOver,
     Streams,
 )
+from zfarm.packed import bytes_of
 from zfarm.settings import Settings
 
 __all__ = ["InStream", "Inflow"]
@@ -256,6 +257,8 @@ class Inflow:
             return
         stream.seen = max(stream.seen, message.last)
         self._hand_on(stream, message.first, payload)
+        # items keep their order on their way: while they come, those that were told of may just be behind
+        stream.fetch_at = max(stream.fetch_at, now + self._limits.stream_retry_s / 5)
         if stream.ahead:
             self._drain(stream)
         self.deadline = NOW
@@ -313,7 +316,7 @@ class Inflow:
             blobs = blobs[stream.next - first :]
             first = stream.next
         stream.next = first + len(blobs)
-        stream.sizes.append((stream.next - 1, sum(map(len, blobs))))
+        stream.sizes.append((stream.next - 1, bytes_of(blobs)))
         self._actions.append(Arrived(stream.token, stream.attempt, first, blobs, stream.task < 0))
 
     def _miss(self, stream: InStream, last: int) -> None:

@@ -32,6 +32,7 @@ from zfarm.messages import (
     Streaming,
     Streams,
 )
+from zfarm.packed import bytes_of
 from zfarm.settings import Settings
 
 __all__ = ["OutStream", "Outflow"]
@@ -121,7 +122,7 @@ class OutStream:
             replaced = self.unsent.pop()
             self.bytes -= replaced.size
             self.count -= 1
-        size = sum(map(len, blobs))
+        size = bytes_of(blobs)
         self.unsent.append(Chunk(self.count + 1, self.count + len(blobs), blobs, size, latest))
         self.count += len(blobs)
         self.bytes += size

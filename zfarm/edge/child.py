@@ -24,7 +24,7 @@ from zfarm.edge.hatch import Hatch
 from zfarm.edge.homes import PROTOCOL
 from zfarm.edge.inside import Inside, Pipe, TunnelPort, current
 from zfarm.edge.missing import opened
-from zfarm.edge.outcomes import encode_error, encode_value, encode_values, forget_frames
+from zfarm.edge.outcomes import ATOMS, encode_error, encode_value, encode_values, forget_frames
 from zfarm.edge.page import ChildPage
 from zfarm.edge.pipe import PIPE_LOST, Frames
 from zfarm.edge.realm import Realm, unfit
@@ -126,7 +126,7 @@ class Child:
             self._blobs = [self._realm.broken] * len(self._dones)
         else:
             functions = self._realm.functions(message, blobs[: message.functions])
-            bodies = blobs[first_body:]
+            bodies = list(blobs[first_body:])
             del blobs
             self._run(message.calls, functions, bodies)
         self._answer()
@@ -205,7 +205,7 @@ class Child:
                 del args
                 if type(value) is GeneratorType:
                     value = self._emit_all(value)
-                if type(value) in _PLAIN:
+                if type(value) in ATOMS:
                     kind, blob = VALUE, _dumps(value, PROTOCOL)
                 elif function.placing is not None and function.placing.keep:
                     from zfarm.edge.keeping import keep
@@ -231,7 +231,7 @@ class Child:
         try:
             while True:
                 item = next(items)
-                emit(seq, _dumps(item, PROTOCOL) if type(item) in _PLAIN else encode_value(item))
+                emit(seq, encode_value(item))
         except StopIteration as stop:
             return stop.value
         finally:
@@ -258,9 +258,6 @@ class Child:
             self._pipe.send(Dones(dones, self._capture.used), blobs)
             self._page.clear()
         return self._dones, self._blobs, 0
-
-
-_PLAIN: Final = frozenset((type(None), bool, int, float, complex))
 
 
 def _run_batch(

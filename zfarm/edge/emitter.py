@@ -19,6 +19,9 @@ __all__ = ["Emitter"]
 ITEMS_MAX: Final = 1024
 """Items in one message: enough to pay for it, few enough for it to be on its way soon."""
 BYTES_MAX: Final = 256 * 1024
+GATHER_S: Final = 0.003
+"""From one message of items to the next, unless it is full or the call has ended: a turn of worker, relay and
+client each is worth many items, and must not be had by each of them. What comes after a rest goes at once."""
 
 
 class Emitter:
@@ -38,32 +41,37 @@ class Emitter:
         self._seq = 0
         self._items: list[bytes] = []
         self._bytes = 0
+        self._full = False  # of items
         self._latest: bytes | None = None  # comes after the items; replaced while it waits
         self._progress: Progress | None = None
         self._progress_at = 0.0
         self._hurry = False
         self._sending = False
+        self._sent_at = 0.0  # when items were taken to be sent
         self._broken: OSError | None = None
         self._thread: threading.Thread | None = None
 
     def emit(self, seq: int, blob: bytes) -> None:
         """Send an item of call ``seq``; waits while there is no room. Raises OSError: the worker is gone."""
-        changed = self._changed
         with self._lock:
             if seq != self._seq:
                 self._begin(seq)
-            while len(self._items) >= ITEMS_MAX or self._bytes >= BYTES_MAX:
-                changed.wait()
+            while self._full:
+                self._changed.wait()
                 if self._broken is not None:
                     raise self._broken
             if self._latest is not None:
                 self._items.append(self._latest)
                 self._bytes += len(self._latest)
                 self._latest = None
-            self._items.append(blob)
+            items = self._items
+            items.append(blob)
             self._bytes += len(blob)
-            if len(self._items) <= 2:
-                changed.notify_all()
+            if len(items) >= ITEMS_MAX or self._bytes >= BYTES_MAX:
+                self._full = True
+                self._changed.notify_all()
+            elif len(items) <= 2:
+                self._changed.notify_all()
 
     def emit_latest(self, seq: int, blob: bytes) -> None:
         """Send an item of call ``seq`` soon, or the next such one in its place. Raises as ``emit``."""
@@ -100,6 +108,7 @@ class Emitter:
             raise self._broken
         self._seq = seq
         self._items, self._bytes, self._latest, self._progress = [], 0, None, None
+        self._full = False
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="zfarm-emitter", daemon=True)
             self._thread.start()
@@ -134,10 +143,17 @@ class Emitter:
                         self._progress_at = monotonic() + settings.progress_interval_s
                     else:
                         progress = None
-                if self._items or self._latest is not None or progress is not None:
+                if progress is not None or self._full:
                     break
+                if self._items or self._latest is not None:
+                    gather_s = self._sent_at + GATHER_S - monotonic()
+                    if gather_s <= 0 or self._hurry:
+                        break
+                    wait_s = gather_s if wait_s is None else min(wait_s, gather_s)
                 self._changed.wait(wait_s)
-            items, self._items, self._bytes = self._items, [], 0
+            if self._items:
+                self._sent_at = monotonic()
+            items, self._items, self._bytes, self._full = self._items, [], 0, False
             latest, self._latest = self._latest, None
             self._sending = True
             self._changed.notify_all()

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 
 from zfarm.edge import wire
 from zfarm.edge.emitter import Emitter
+from zfarm.edge.outcomes import encode_value
 from zfarm.edge.page import ChildPage
 from zfarm.edge.pipe import Frames, Outbox, Reader, send_all
 from zfarm.messages import Blob, Message, Released, Setup, Waits
@@ -89,6 +90,8 @@ class Inside:
         self.tunnel = tunnel
         self.emitter = Emitter(pipe.send)
         self.filer = Emitter(pipe.send, files=True)
+        self.encode = encode_value
+        """What makes the blob of a value that is emitted."""
         self.endings: list[Callable[[], None]] = []
         """What is to be done when the running call has ended, before that is told."""
         self.store = ""

@@ -21,12 +21,22 @@ from zfarm.errors import NotPortable, RemoteError, RemoteTraceback
 from zfarm.messages import MIXED, VALUE, Blob
 from zfarm.settings import settings
 
-__all__ = ["add_note", "decode_batch", "decode_outcome", "encode_error", "encode_value", "encode_values"]
+__all__ = [
+    "ATOMS",
+    "add_note",
+    "decode_batch",
+    "decode_outcome",
+    "encode_error",
+    "encode_value",
+    "encode_values",
+]
 
 _PROTOCOL: Final = homes.PROTOCOL
 _SUMMARY_MAX: Final = 2000
 NOTHING: Final = pickle.dumps(None, _PROTOCOL)
 """The pickle of None, the most frequent value."""
+ATOMS: Final = frozenset((type(None), bool, int, float, complex))
+"""Types of values that have no parts: nothing to say where, and no buffers."""
 
 
 # ---------------------------------------------------------------- in the child
@@ -38,6 +48,8 @@ def encode_value(value: Any, callback: Callable[[pickle.PickleBuffer], bool] | N
     Raises:
         NotPortable: it cannot be pickled; the text says where in it.
     """
+    if type(value) in ATOMS:
+        return pickle.dumps(value, _PROTOCOL)
     try:
         data = pickle.dumps(value, _PROTOCOL, buffer_callback=callback)
         if b"__main__" not in data:

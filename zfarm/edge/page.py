@@ -131,17 +131,13 @@ class ChildPage:
         self._map = mmap.mmap(fd, PAGE_BYTES)
         self._words = memoryview(self._map).cast("Q")
         self._used = 0
-        self._before = 0  # the call that was entered last
+        self.entered = 0
+        """The number of the call that runs, or ran last: also without a look into the page."""
 
     def close(self) -> None:
         """Unmap it."""
         self._words.release()
         self._map.close()
-
-    @property
-    def entered(self) -> int:
-        """The number of the call that runs."""
-        return int(self._words[_STARTED])
 
     def start(self, seq: int) -> bool:
         """Enter the number of the call that runs next. False: it is void, skip it."""
@@ -151,7 +147,7 @@ class ChildPage:
         words[_STARTED] = seq
         if seq <= words[_HIGH]:
             return self._verdict(seq)
-        self._before = seq
+        self.entered = seq
         return True
 
     def _verdict(self, seq: int) -> bool:
@@ -160,9 +156,9 @@ class ChildPage:
         while words[_SETTLED] != words[_ASKED]:
             time.sleep(_VERDICT_POLL_S)  # a page cannot be waited for
         if words[_LOW] <= seq:
-            words[_STARTED] = self._before
+            words[_STARTED] = self.entered
             return False
-        self._before = seq
+        self.entered = seq
         return True
 
     def keep(self, seq: int, kind: int, run_us: int, blob: bytes) -> bool:

@@ -17,6 +17,7 @@ import msgspec
 from zfarm import messages
 from zfarm.edge.checks import CHECKS, NAME_MAX, Malformed
 from zfarm.messages import Blob, Payload
+from zfarm.packed import Packed
 from zfarm.settings import settings
 
 __all__ = [
@@ -46,6 +47,9 @@ _BAD: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Overflo
 _VIEW_FROM: Final = 16 * 1024
 """Mean size of shared blobs from which slicing a foreign buffer in place is cheaper than copying it first."""
 
+_KEPT_PACKED: Final[frozenset[type]] = frozenset((messages.Emits, messages.Items))
+"""What is only passed on by most who decode it, many blobs at a time."""
+
 _pack: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -53,6 +57,8 @@ def encode(message: messages.Message, payload: Payload = ()) -> list[Frame]:
     """The frames of ``message`` with ``payload``; blobs above ``frame_share_max`` are taken as they are."""
     if not payload:
         return [_pack(((), message))]
+    if type(payload) is Packed:
+        return [_pack((payload.sizes, message)), payload.data]
     sizes = list(map(len, payload))
     if max(sizes) <= settings.frame_share_max:
         shared = b"".join(payload)
@@ -85,10 +91,11 @@ class Decoder(Generic[M]):
         self._unpack: Callable[[Frame], tuple[list[int], M]]
         self._unpack = msgspec.msgpack.Decoder(tuple[list[int], union]).decode
 
-    def decode(self, frames: Sequence[Frame]) -> tuple[M, list[Blob]]:
+    def decode(self, frames: Sequence[Frame]) -> tuple[M, Payload]:
         """The message and its blobs.
 
-        Blobs that share a frame come as bytes; the others are the very frames, uncopied.
+        Blobs that share a frame come as bytes, and items stay together; the others are the very frames,
+        uncopied.
 
         Raises:
             Malformed: anything about the frames is not as it must be; the text says what.
@@ -108,18 +115,26 @@ class Decoder(Generic[M]):
             return message, []
         if sizes and min(sizes) < 0:
             return message, _mixed_blobs(sizes, frames)
+        if type(message) in _KEPT_PACKED and any(sizes):
+            return message, Packed(bytes(_shared_frame(sizes, frames[1:])), sizes)
         return message, _shared_blobs(sizes, frames[1:])
 
 
-def _shared_blobs(sizes: list[int], frames: Sequence[Frame]) -> list[Blob]:
+def _shared_frame(sizes: list[int], frames: Sequence[Frame]) -> Frame:
     total = sum(sizes)
     if len(frames) != (1 if total else 0):
         raise Malformed(f"{len(frames)} payload frames for {total} bytes of shared blobs")
-    if not total:
-        return [b""] * len(sizes)
-    shared = frames[0]
+    shared = frames[0] if total else b""
     if len(shared) != total:
         raise Malformed(f"the shared frame has {len(shared)} bytes, its blobs {total}")
+    return shared
+
+
+def _shared_blobs(sizes: list[int], frames: Sequence[Frame]) -> list[Blob]:
+    shared = _shared_frame(sizes, frames)
+    total = len(shared)
+    if not total:
+        return [b""] * len(sizes)
     if not isinstance(shared, bytes):
         if total > _VIEW_FROM * len(sizes):
             with memoryview(shared) as view:

@@ -1,0 +1,106 @@
+"""How what a call emits is put together: in order, whole messages, nothing left behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from time import monotonic
+
+import pytest
+
+from zfarm.edge import emitter
+from zfarm.edge.emitter import BYTES_MAX, ITEMS_MAX, Emitter
+from zfarm.link import _see_off
+from zfarm.messages import Blob, Emits, Message
+
+
+class Taken:
+    """What a worker would get, as soon as it is ``open``."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[Message, list[Blob]]] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.began = threading.Event()
+        self.gone = False
+
+    def __call__(self, message: Message, payload: Sequence[Blob]) -> None:
+        self.began.set()
+        self.open.wait()
+        if self.gone:
+            raise BrokenPipeError
+        self.messages.append((message, list(payload)))
+
+    @property
+    def items(self) -> list[Blob]:
+        return [blob for _, payload in self.messages for blob in payload]
+
+
+@pytest.fixture
+def taken() -> Taken:
+    return Taken()
+
+
+@pytest.fixture
+def out(taken: Taken) -> Iterator[Emitter]:
+    """One whose thread ends, as that of a child ends whose worker has gone."""
+    made = Emitter(taken)
+    yield made
+    taken.gone = True
+    made.emit(1, b"the last")
+    assert made._thread is not None
+    made._thread.join()
+    _see_off(made._thread)
+
+
+def test_all_comes_in_order_and_messages_have_bounds(out: Emitter, taken: Taken) -> None:
+    blobs = [b"%d" % n for n in range(5 * ITEMS_MAX + 7)]
+    for blob in blobs:
+        out.emit(1, blob)
+    out.flush()
+    assert taken.items == blobs
+    assert all(len(payload) <= ITEMS_MAX for _, payload in taken.messages)
+
+
+def test_many_bytes_are_a_full_message_too(out: Emitter, taken: Taken) -> None:
+    for _ in range(5):
+        out.emit(1, bytes(BYTES_MAX))
+    out.flush()
+    assert [len(payload) for _, payload in taken.messages] == [1] * 5
+
+
+def test_items_are_gathered_until_the_message_before_is_long_ago(
+    out: Emitter, taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emitter, "GATHER_S", 3600.0)
+    out._sent_at = monotonic()
+    for n in range(10):
+        out.emit(1, b"%d" % n)
+    assert not taken.messages
+    out.flush()
+    assert [len(payload) for _, payload in taken.messages] == [10], "the end of a call does not wait"
+    for _ in range(ITEMS_MAX + 1):
+        out.emit(2, b"x")
+    out.flush()
+    assert taken.messages[1][0] == Emits(2)
+    assert len(taken.messages[1][1]) == ITEMS_MAX, "a full one goes"
+    assert len(taken.items) == 10 + ITEMS_MAX + 1
+
+
+def test_who_emits_waits_while_nothing_is_taken(out: Emitter, taken: Taken) -> None:
+    taken.open.clear()
+    done = threading.Event()
+
+    def emit() -> None:
+        for _ in range(3 * ITEMS_MAX):
+            out.emit(1, b"x")
+        done.set()
+
+    thread = threading.Thread(target=emit)
+    thread.start()
+    assert taken.began.wait(60)
+    assert not done.wait(0.05), "one message is being written, one waits, and there is no room for more"
+    taken.open.set()
+    thread.join()
+    out.flush()
+    assert len(taken.items) == 3 * ITEMS_MAX
