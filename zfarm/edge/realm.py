@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -89,7 +90,7 @@ class Realm:
         self.broken = encode_error(error, skip=1)
         forget_frames(error)
 
-    def functions(self, run: Run, blobs: list[Blob]) -> list[Function]:
+    def functions(self, run: Run, blobs: Sequence[Blob]) -> list[Function]:
         """The functions of these calls: of ``blobs``, or what was sent before by the same digest."""
         if not run.digests:
             return [self.function(blob) for blob in blobs]
