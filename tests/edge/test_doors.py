@@ -84,3 +84,23 @@ def test_one_routing_id_at_two_doors_is_two_peers(context: Context, directory: P
         assert dealers[role].poll(5000)
         assert dealers[role].recv_multipart() == [role.encode(), b"heard"]
     doors.close()
+
+
+@pytest.mark.parametrize("identity", [b"", b"worker", b"c"])
+def test_whatever_routing_id_a_local_peer_chooses_it_is_answered(
+    context: Context, directory: Path, identity: bytes
+) -> None:
+    """Nobody is kept from choosing one there, and no choice may end the farm."""
+    doors = Doors(context, f"ipc://{directory}/b")
+    dealer = new_socket(context, zmq.DEALER, "ipc://", 1024)
+    if identity:
+        dealer.setsockopt(zmq.IDENTITY, identity)
+    dealer.connect(f"ipc://{directory}/b")
+    dealer.send(b"hello")
+    (got,) = until(doors.receive)
+    doors.send(got.peer, [b"heard"])
+    assert dealer.poll(5000)
+    assert dealer.recv_multipart() == [b"heard"]
+    assert not doors.fault(got.peer), "a local socket counts no faults"
+    doors.forget(got.peer)
+    doors.close()

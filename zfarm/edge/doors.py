@@ -32,10 +32,11 @@ from zfarm.errors import ConfigurationError
 __all__ = ["Doors", "dialable", "plan"]
 
 _MARKS: Final[Mapping[Role, bytes]] = {CLIENT: b"c", WORKER: b"w", ADMIN: b"a", MONITOR: b"m"}
-"""What the names of peers at a door begin with; on a local socket with a zero of the library's."""
+"""What the names of peers at a door begin with."""
 _ASIDE: Final[Mapping[Role, int]] = {CLIENT: 0, WORKER: 1, ADMIN: 2, MONITOR: 3}
 """How many ports after the clients' door a door stands. A firewall opens four in a row."""
-_LOCAL_MARK: Final = 0
+_LOCAL_MARK: Final = b"l"
+"""The same on a local socket: there a peer may choose its own routing id, which begins with anything."""
 
 
 class Doors:
@@ -60,7 +61,8 @@ class Doors:
         self._of: dict[int, RouterPort] = {}  # by the first byte of a peer's name
         try:
             if isinstance(addresses, str):
-                self._add(_LOCAL_MARK, RouterPort(context, addresses, keys, on_lost))
+                port = RouterPort(context, addresses, keys, on_lost, mark=_LOCAL_MARK)
+                self._add(_LOCAL_MARK[0], port)
             else:
                 for role, where in addresses.items():
                     self._open(context, role, where, keys, on_lost)
