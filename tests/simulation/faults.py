@@ -17,6 +17,7 @@ from tests.simulation.fullness import empty_disk, fill_disk
 from tests.simulation.listeners import let_print
 from tests.simulation.needs import let_need
 from tests.simulation.rogues import rogue_speaks
+from tests.simulation.scarce import let_crowd, let_name
 from zfarm.settings import Settings
 
 if TYPE_CHECKING:
@@ -192,8 +193,8 @@ def mix_of(seed: int) -> Mix:
     let_need(mix)
     let_exclude(mix)
     _let_outlive(mix)
-    _let_crowd(mix)
-    _let_name(mix)
+    let_crowd(mix)
+    let_name(mix)
     rng = Random(f"disk {seed}")
     if mix.journal and not mix.calm and rng.random() < 0.5:
         mix.rates["fill disk"] = rng.choice((0.2, 0.5))
@@ -212,23 +213,6 @@ def _let_outlive(mix: Mix) -> None:
     if mix.jobs:
         mix.rates["kill client"] = rng.choice((0.1, 0.5))
         mix.rates["take over"] = rng.choice((0.0, 0.2, 1.0)) + 1e-9
-
-
-def _let_crowd(mix: Mix) -> None:
-    """In some farms a key may have no more workers than there are: one that was killed and comes back finds
-    its own dead session there."""
-    rng = Random(f"crews {mix.seed}")
-    if not mix.calm and "rogue" not in mix.rates and rng.random() < 0.2:
-        mix.settings = dataclasses.replace(mix.settings, worker_sessions_max=len(mix.slots))
-        mix.rates["kill worker"] = max(mix.rates.get("kill worker", 0.0), 0.1)
-
-
-def _let_name(mix: Mix) -> None:
-    """In some farms every function travels once, and few are kept. The dice are of their own here, too."""
-    rng = Random(f"names {mix.seed}")
-    if rng.random() < 0.4:
-        kept = rng.choice((1, 20, 40, 1000))
-        mix.settings = dataclasses.replace(mix.settings, named_from_bytes=1, named_kept_bytes=kept)
 
 
 def _let_choose(mix: Mix) -> None:
