@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation import run
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.run import simulate
 from tests.simulation.test_seeds import seeds
@@ -22,6 +23,9 @@ from tests.simulation.test_seeds import seeds
 FILE = Path(__file__).with_name("hints.txt")
 CHEAP_S = 0.5
 """Processor time of a seed for which no cheaper one is looked for."""
+REST_S = 1000.0
+"""Virtual seconds within which a farm with a bug must be at rest: three times what any of these seeds takes
+without one, and a third of what they are given then. A farm that hangs is what takes longest."""
 TRIES = 6
 """Of how many seeds that catch a bug the cheapest is taken."""
 
@@ -35,6 +39,7 @@ def read() -> dict[str, int]:
 def caught_by(number: int, first: Iterable[int] = ()) -> int | str | None:
     """A seed that fails with this bug planted, None if none does; text: why it cannot be planted."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "REST_S", REST_S)
         try:
             MUTANTS[number].plant(patch)
         except AssertionError as error:
@@ -54,6 +59,7 @@ def cheapest(number: int) -> int | None:
     """Of the first seeds that fail with this bug planted, the one that takes least: some farms wait for long
     for what does not come."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "REST_S", REST_S)
         MUTANTS[number].plant(patch)
         costs: list[tuple[float, int]] = []
         for seed in seeds():
