@@ -153,6 +153,41 @@ def test_a_part_that_lies_there_is_counted_once(tmp_path: Path) -> None:
         one.close()
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_part_is_gone_on_with_in_the_room_that_it_has(tmp_path: Path, again: bool) -> None:
+    answers: list[Any] = []
+    path = tmp_path / "large"
+    path.write_bytes(b"x" * 6 * CHUNK_BYTES)
+    need = hold(path).need
+    data = b"x" * CHUNK_BYTES
+    (tmp_path / "files").mkdir(mode=0o700)
+    one = shelf(tmp_path, 8 * CHUNK_BYTES, answers, {name_of(need)})
+    one.seek(1, need)
+    for at in range(4):
+        one.store_chunk(StoreChunk(1, need, at * CHUNK_BYTES, digest_of(data), data))
+    assert one._quota.take(3 * CHUNK_BYTES), "all of its room is reserved"
+    assert not one._quota.take(2 * CHUNK_BYTES), "and no more"
+    if again:  # the broker was started again
+        one.close()
+        one = shelf(tmp_path, 8 * CHUNK_BYTES, answers, {name_of(need)})
+    else:
+        one.drop(1, need)
+    try:
+        answers.clear()
+        one.seek(2, need)
+        assert answers == [("blob_found", 2, 4 * CHUNK_BYTES, ())]
+        bad = b"y" * CHUNK_BYTES
+        one.store_chunk(StoreChunk(2, need, 4 * CHUNK_BYTES, digest_of(data), bad))  # it begins anew
+        for at in range(6):
+            one.store_chunk(StoreChunk(2, need, at * CHUNK_BYTES, digest_of(data), data))
+        assert answers[-1] == ("blob_stored", 2, need.size)
+        one.drop(2, need)
+        assert one._quota._reserved == 0
+        assert one._quota._bytes == need.size
+    finally:
+        one.close()
+
+
 def test_names_of_an_embedded_farm_live_as_long_as_the_executor(tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.write_text("1 2 3")

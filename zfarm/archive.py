@@ -65,6 +65,14 @@ ToPeer: TypeAlias = Callable[[Peer, Any, Payload], None]
 ToWorker: TypeAlias = Callable[[str, Chunks, Payload], None]
 
 
+WANT_BYTES: Final = 256
+"""What one blob in a Want takes about."""
+
+
+def _weight(message: Any, payload: Payload) -> int:
+    return sum(map(len, payload)) + WANT_BYTES * len(getattr(message, "wants", ()))
+
+
 class Keeper:
     """All shelves of one broker, for its loop: every method is called there, and returns at once."""
 
@@ -172,8 +180,10 @@ class _Owner:
         with self._lock:
             if self._dead:
                 return False
+            if job is not None and job[0] == "wanted" and self._queue.qsize() >= WAITING_MAX:
+                return True
             if job is not None and job[0] == "said":
-                size = sum(map(len, job[3]))
+                size = _weight(job[2], job[3])
                 most = 4 * self._keeper.limits.wants_window_bytes
                 if self._queue.qsize() >= WAITING_MAX or (size and self._waiting_bytes + size > most):
                     return True
@@ -263,7 +273,7 @@ class _Owner:
         else:
             _, peer, message, payload = job
             with self._lock:
-                self._waiting_bytes -= sum(map(len, payload))
+                self._waiting_bytes -= _weight(message, payload)
             self._hear(peer, message, payload, now)
 
     def _hear(self, peer: Peer, message: Any, payload: Payload, now: float) -> None:

@@ -131,7 +131,8 @@ class Beyond(concurrent.futures.Executor):
         not at all where the same content is already; on this host it is copied. Of a directory all comes,
         with permissions, empty directories, and links that stay within it. The handle may stand anywhere in
         the arguments of a call, or of the items of a map. The file must stay as it is until the calls have
-        ended that need it: else they raise TransferError. What tasks see is read-only.
+        ended that need it: else they raise TransferError. What tasks see is read-only; that holds
+        nobody back on a worker which runs as root, where a task that writes to it changes it for others.
 
         With a ``name`` the broker keeps it, in place of what had this name, for programs to come that ask for
         ``handle(name)`` with the same key, until it is discarded; and the file may change or go once this

@@ -173,6 +173,7 @@ class BrokerShell:
         loop.add_flusher(self.doors.flush)
         loop.add_timer(self._sweep, SWEEP_S)
         if self.doors.watched or self.notes.unfinished.active:
+            self.doors.tell_coming(lambda peer: self.machine.coming(peer, self._loop.now))
             loop.add_timer(self._check_unfinished, settings.unfinished_check_s)
 
     def _restore(self, journal: Journal, known: Collection[str] | None, now: float) -> None:

@@ -390,6 +390,16 @@ def test_a_client_that_asks_anything_is_there(rig: BrokerRig, question: Any) -> 
     assert list(rig.machine.clients) == ["c"]
 
 
+def test_a_worker_whose_large_message_goes_on_to_come_is_not_lost(rig: BrokerRig) -> None:
+    rig.say("C", *submit(1))
+    for _ in range(2 * int(LIMITS.worker_lost_after_s)):
+        rig.turn(after=1.0)
+        rig.machine.coming("W", rig.now)
+        rig.machine.coming("nobody", rig.now)
+
+    assert list(rig.machine.workers) == ["w"]
+
+
 def test_a_pulse_is_answered_with_the_slots_of_the_farm(rig: BrokerRig) -> None:
     assert rig.say("C", Pulse(5, 0)) == [Send("C", Echo(5, 2))]
 

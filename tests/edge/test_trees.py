@@ -6,6 +6,7 @@ import dataclasses
 import os
 import socket
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zfarm.edge.holdings import FileHolding, TreeHolding, hold
-from zfarm.edge.trees import Entry, Manifest, build_tree, check_link, pack_manifest, read_manifest
+from zfarm.edge.trees import Entry, Manifest, build_tree, check_link, check_list, pack_manifest, read_manifest
 from zfarm.errors import TransferError, UnsafeName
 from zfarm.settings import settings as limits
 
@@ -73,6 +74,40 @@ def test_too_many_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = [Entry(str(n), "d") for n in range(4)]
     with pytest.raises(TransferError, match="ZFARM_FILES_MAX"):
         read_manifest(pack_manifest(Manifest(0o755, listed)))
+
+
+@pytest.mark.parametrize("mode", [b"\x00", b"\xcd\x01\xed", b"\xd1\x01\xed", b"\xce\x00\x00\x01\xed"])
+def test_a_list_of_too_many_files_costs_no_memory(mode: bytes) -> None:
+    many = 1 << 21
+    blob = b"\x92" + mode + b"\xdd" + many.to_bytes(4, "big") + b"\x92\xa0\xa0" * many
+    other = b"\xdc\x00\x02" + blob[1:]
+    tracemalloc.start()
+    try:
+        for one in (blob, other):
+            with pytest.raises(TransferError):
+                read_manifest(one)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("files", [0, 15, 16, 70_000])
+@pytest.mark.parametrize("mode", [0, 0o177, 0o200, 0o755, 0o777])
+def test_what_is_packed_is_read(files: int, mode: int) -> None:
+    one = Manifest(mode, [Entry(str(n), "d") for n in range(files)])
+    assert read_manifest(pack_manifest(one)) == one
+
+
+def test_a_list_that_is_too_large_is_not_even_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zfarm.edge.trees.settings", dataclasses.replace(limits, files_max=3))
+    with pytest.raises(TransferError, match="ZFARM_FILES_MAX"):
+        check_list(3 * 256 + 1)
+    check_list(3 * 256, 3)
+
+
+def test_a_directory_that_is_listed_twice_is_refused() -> None:
+    with pytest.raises(UnsafeName, match="twice"):
+        read_manifest(pack_manifest(Manifest(0o755, [Entry("a", "d"), Entry("a", "d")])))
 
 
 def test_bytes_that_are_no_manifest_are_refused() -> None:

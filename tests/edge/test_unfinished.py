@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import inf
+from typing import cast
 
 import pytest
 import zmq
@@ -17,11 +18,11 @@ from zfarm.edge.items import ItemsWriter
 from zfarm.edge.notes import NotesPort
 from zfarm.edge.ports import DealerPort, RouterPort
 from zfarm.edge.relay import Relay
-from zfarm.edge.security import Access, ServerKeys
+from zfarm.edge.security import ROLES, Access, ServerKeys
 from zfarm.edge.sockets import Context, connect, new_socket
 from zfarm.edge.tcpinfo import TcpInfo, available
 from zfarm.edge.unfinished import SLACK
-from zfarm.edge.zap import Doorkeeper
+from zfarm.edge.zap import DOMAINS, Doorkeeper
 from zfarm.settings import settings
 
 pytestmark = pytest.mark.skipif(not available(), reason="only Linux tells what came on a connection")
@@ -131,6 +132,7 @@ def place(
     context: Context, keys: ServerKeys, doorkeeper: Doorkeeper, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Place]:
     monkeypatch.setattr(ports, "largest_message", lambda size: MOST)
+    monkeypatch.setitem(cast("dict[bytes, frozenset[str]]", DOMAINS), b"zfarm.clients", frozenset(ROLES))
     place = Place(context, keys)
     yield place
     place.close()
@@ -186,9 +188,12 @@ def test_who_sends_the_largest_message_slowly_is_not(place: Place) -> None:
     slow.send([b"x" * MOST])
     until(lambda: place.got, dam.turn, slow.flush, place.read, place.check, place.check)
     assert place.got[0].frames == [b"x" * MOST]
+    coming: list[bytes] = []
+    place.router.on_coming = coming.append
     slow.send([b"y" * MOST])
     until(lambda: len(place.got) == 2, dam.turn, slow.flush, place.read, place.check, place.check)
     assert place.ended == 0
+    assert set(coming) == {place.got[0].peer}, "it lives, though nothing whole comes from it"
 
 
 @pytest.mark.parametrize("others", [unfinished.OTHERS, 0], ids=["many others", "its turn soon"])

@@ -313,12 +313,6 @@ MUTANTS = [
     Mutant("leases without a function are lost", "_on_grants", "self._nameless.append(number)", "pass"),
     Mutant("lacking, and nobody is asked", "all_of", "lacks.append(digest)", "pass"),
     Mutant(
-        "a child is thought to have what it dropped",
-        "give",
-        "sizes.popitem(last=False)",
-        "(next(iter(sizes)), 0)",
-    ),
-    Mutant(
         "a child keeps every function", "_named", "len(function), most, drops)", "len(function), most, [])"
     ),
     Mutant(

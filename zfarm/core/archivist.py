@@ -33,6 +33,8 @@ from zfarm.settings import Settings
 
 __all__ = ["Archivist", "Reader"]
 
+READERS_MAX: Final = 64
+"""Downloads that one client has at a time."""
 SOME_NEED: Final = (Need(b"", 0),)
 """A reader needs something: what, its shell finds in its owner's store, or not."""
 
@@ -107,6 +109,9 @@ class Archivist:
         """A worker or a client asks for blobs."""
         self.deadline = NOW
         if reader not in self._tasks:
+            mine = sum(other.peer == reader.peer and not other.owner for other in self._tasks)
+            if not reader.owner and mine >= READERS_MAX:
+                return  # it is said again, and one of its others may have ended by then
             self._made += 1
             self._tasks[reader] = self._made
             self._readers[self._made] = Taker(reader)

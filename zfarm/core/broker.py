@@ -149,6 +149,12 @@ class Broker(Reception):
             else:
                 handler(record, message, payload, now)
 
+    def coming(self, peer: Peer, now: float) -> None:
+        """A large message of this peer goes on to come: nothing else that it says can overtake it."""
+        record = self.peers.get(peer)
+        if record is not None:
+            record.heard_at = now
+
     def tunnelled(
         self, worker: Peer, channel: int, owner: str, message: Message, payload: Payload, now: float
     ) -> None:

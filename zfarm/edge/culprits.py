@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -31,7 +32,10 @@ def not_portable(
     else:
         name, value = found
         path, value = walk.deepest([name], value)
-    reason = _reason(walk.reason or error)
+    if found is not None and _is_future(value):
+        reason = "a future may be an argument of submit, not within one or of map: pass its result()"
+    else:
+        reason = _reason(walk.reason or error)
     where = " -> ".join(path) or "it"
     kind = "" if found is None else f" ({_type_name(value)})"
     return NotPortable(f"{where}{kind} cannot be sent: {reason}")
@@ -59,7 +63,7 @@ class _Walk:
     def deepest(self, path: list[str], value: Any) -> tuple[list[str], Any]:
         """The way down to the smallest part that fails."""
         seen = {id(value)}
-        while len(path) < _DEPTH_MAX:
+        while len(path) < _DEPTH_MAX and not _is_future(value):
             found = self.first((name, part) for name, part in _parts(value) if id(part) not in seen)
             if found is None:
                 break
@@ -77,6 +81,11 @@ class _Walk:
         except BaseException as error:
             return error
         return None
+
+
+def _is_future(value: Any) -> bool:
+    futures = sys.modules.get("concurrent.futures._base")
+    return futures is not None and isinstance(value, futures.Future)
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:

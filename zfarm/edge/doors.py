@@ -84,7 +84,7 @@ class Doors:
     ) -> None:
         mark = _MARKS[role]
         try:
-            port = RouterPort(context, where[0], keys, on_lost, DOORS[role], mark)
+            port = RouterPort(context, where[0], keys, on_lost, DOORS[role], mark, len(_MARKS))
             self._add(mark[0], port)
             for more in where[1:]:
                 port.listen(more)
@@ -129,6 +129,11 @@ class Doors:
     def watched(self) -> bool:
         """Whether there is anything for ``check_unfinished`` to do."""
         return any(port.unfinished.active for port in self.ports)
+
+    def tell_coming(self, on_coming: Callable[[bytes], None]) -> None:
+        """Call this, within ``check_unfinished``, with each peer of which a large message goes on to come."""
+        for port in self.ports:
+            port.on_coming = on_coming
 
     def check_unfinished(self, now: float) -> None:
         """As Unfinished.check, of all doors."""
@@ -196,7 +201,8 @@ def plan(
     Raises:
         ConfigurationError: two doors would be at one place, or there is no such port.
     """
-    same = before is not None and [dialable(bind) for bind in binds] == list(before.addresses.get(CLIENT, ()))
+    here = [parse_tcp(bind)[1] for bind in binds]  # a host may have been named in another way
+    same = before is not None and here == [parse_tcp(one)[1] for one in before.addresses.get(CLIENT, ())]
     planned: dict[Role, list[str]] = {}
     for role in ROLES:
         old = before.addresses.get(role, ()) if same and before is not None else ()

@@ -84,11 +84,13 @@ class RouterPort:
         on_lost: Callable[[bytes], None] = lambda peer: None,
         domain: str = DOORS[CLIENT],
         mark: bytes = b"",
+        share: int = 1,
     ) -> None:
         """Listen on ``address``, with the broker's ``keys`` unless it is a local one.
 
         ``on_lost`` is called, within ``send`` or ``flush``, with a peer whose connection is gone. ``domain``
-        is the ZAP domain: it says which role is let in. The names of all peers begin with ``mark``.
+        is the ZAP domain: it says which role is let in. The names of all peers begin with ``mark``. ``share``
+        ports share what all messages that are unfinished may have.
 
         Raises:
             ConfigurationError: it cannot be bound, is in use, or lacks keys.
@@ -115,7 +117,12 @@ class RouterPort:
         self._claim: Claim | None = claim_socket(Path(path)) if path else None
         size_max = settings.payload_bytes_max + OVERHEAD
         self.socket = new_socket(context, zmq.ROUTER, address, size_max)
-        self.unfinished = Unfinished(self.socket, largest_message(size_max), self._end, active=self._secure)
+        self.on_coming: Callable[[bytes], None] = lambda peer: None
+        """Called with a peer of which a large message goes on to come."""
+        self.unfinished = Unfinished(
+            self.socket, largest_message(size_max), self._end,
+            active=self._secure, share=share, coming=self._coming,
+        )  # fmt: skip
         """What has begun to come and does not end; to be checked a few times a second."""
         try:
             self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -224,6 +231,11 @@ class RouterPort:
         self._links.end(peer)
         self.forget(peer)
         self.on_lost(peer)
+
+    def _coming(self, line: Line) -> None:
+        peer = self._links.at(line)
+        if peer is not None:
+            self.on_coming(peer)
 
     def _end(self, line: Line) -> bool:
         """Disconnect; False when it is gone already."""

@@ -19,7 +19,7 @@ from zfarm.edge.store import Store, name_of
 from zfarm.edge.storeroom import READ
 from zfarm.edge.trees import Manifest, build_tree
 from zfarm.errors import FarmError, TransferError
-from zfarm.messages import CHUNK_BYTES, Blob, Chunk, Need, Wanted
+from zfarm.messages import CHUNK_BYTES, Blob, Chunk, Need, StoreChunk, Wanted
 
 __all__ = ["Gathering", "Quota", "Shelf"]
 
@@ -161,6 +161,7 @@ class Shelf(Gathering):
         self._quota = quota
         self._kept = kept
         self._reserved: dict[int, int] = {}
+        self._counted: dict[int, int] = {}  # bytes of parts that are being written, which the quota has
         self._reading: tuple[Need | None, int] = (None, -1)
 
     def close(self) -> None:
@@ -186,16 +187,48 @@ class Shelf(Gathering):
                 raise TransferError(full, errno.ENOSPC)
 
     def _begin(self, errand: int, need: Need) -> int:
-        """A part that lies there is counted, and one that is being written has all its room reserved."""
-        before = 0
+        """A part that lies there is counted as it is, and the room for what is missing is reserved."""
+        self._counted[errand] = 0
         with suppress(FileNotFoundError):
-            before = os.stat(name_of(need), dir_fd=self._parts, follow_symlinks=False).st_size
+            status = os.stat(name_of(need), dir_fd=self._parts, follow_symlinks=False)
+            self._counted[errand] = status.st_size
         have = super()._begin(errand, need)
-        self._quota.add(-before)
-        if have < need.size:
-            self._ask(need.size, need.size)
-            self._reserved[errand] = need.size
+        if errand not in self._writing:
+            self._counted.pop(errand, None)
+            return have
+        self._count(errand)
+        left = need.size - self._counted[errand]
+        self._ask(left, left)
+        self._reserved[errand] = left
         return have
+
+    def _count(self, errand: int) -> int:
+        """See how large the part is by now; the bytes that it has more than before."""
+        writing = self._writing.get(errand)
+        size = 0 if writing is None else os.fstat(writing.fd).st_size
+        grown = size - self._counted[errand]
+        self._counted[errand] = size
+        self._quota.add(grown)
+        return grown
+
+    def _take_chunk(self, action: StoreChunk) -> None:
+        super()._take_chunk(action)
+        if action.errand in self._writing:
+            self._use(action.errand)
+
+    def _use(self, errand: int) -> None:
+        """Of what was reserved, what has been written is not any more."""
+        grown = self._count(errand)
+        if errand in self._reserved:
+            self._reserved[errand] -= grown
+            self._quota.release(grown)
+
+    def _failed(self, errand: int, need: Need, error: Exception) -> None:
+        super()._failed(errand, need, error)
+        if errand in self._writing:  # it begins anew
+            self._use(errand)
+        elif errand in self._counted:  # the part is gone
+            self._quota.add(-self._counted.pop(errand))
 
     def _take_small(self, errand: int, need: Need, data: Blob) -> None:
         self._ask(need.size)
@@ -209,14 +242,12 @@ class Shelf(Gathering):
     def _adopt(self, errand: int, need: Need, fd: int) -> None:
         super()._adopt(errand, need, fd)
         self._release(errand)
-        self._quota.add(need.size)
+        self._quota.add(need.size - self._counted.pop(errand, 0))
 
     def drop(self, errand: int, need: Need) -> None:
         """See Store.drop."""
-        writing = self._writing.get(errand)
-        if writing is not None:
-            self._quota.add(os.fstat(writing.fd).st_size)
         super().drop(errand, need)
+        self._counted.pop(errand, None)
         self._release(errand)
 
     def _release(self, errand: int) -> None:

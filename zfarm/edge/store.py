@@ -22,7 +22,7 @@ from zfarm.edge.names import file_name
 from zfarm.edge.parcels import digest_of, digest_of_file, open_regular, whole_digest
 from zfarm.edge.scratch import remove_tree
 from zfarm.edge.storeroom import DIRECTORY, PART, READ, Storeroom
-from zfarm.edge.trees import STORED_MODE, Manifest, build_tree, read_manifest
+from zfarm.edge.trees import STORED_MODE, Manifest, build_tree, check_list, read_manifest
 from zfarm.edge.writeback import write_soon
 from zfarm.errors import FarmError, TransferError
 from zfarm.messages import CHUNK_BYTES, Blob, Need, StoreChunk
@@ -192,6 +192,7 @@ class Store(Storeroom):
         self._answer("blob_found", errand, 0, tuple(lacks))
 
     def _manifest(self, need: Need) -> Manifest | None:
+        check_list(need.size)
         fd = self._open_blob(Need(need.digest, need.size))
         if fd is None:
             return None

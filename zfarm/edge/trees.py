@@ -23,7 +23,7 @@ from zfarm.errors import TransferError, UnsafeName
 from zfarm.messages import DIGEST_BYTES, Blob, Need
 from zfarm.settings import settings
 
-__all__ = ["Entry", "Manifest", "build_tree", "pack_manifest", "read_manifest", "walk_tree"]
+__all__ = ["Entry", "Manifest", "build_tree", "check_list", "pack_manifest", "read_manifest", "walk_tree"]
 
 FILE: Final = "f"
 FOLDER: Final = "d"
@@ -34,6 +34,8 @@ LINK_MAX: Final = 2048
 """Characters of the target of a symbolic link."""
 STORED_MODE: Final = 0o444
 """Of a file in the store."""
+ENTRY_BYTES: Final = 256
+"""Of a file in a list, on an average, at most: a list is read whole."""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -75,15 +77,11 @@ def read_manifest(blob: Blob) -> Manifest:
         TransferError: it is none, or lists more than there may be.
         UnsafeName: a name or link in it leads out of its directory, cannot be a name, or clashes.
     """
+    check_list(len(blob), _listed(blob))
     try:
         manifest = _unpack(blob)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise TransferError(f"the list of a directory's files cannot be read: {error}") from None
-    if len(manifest.entries) > settings.files_max:
-        raise TransferError(
-            f"a directory lists {len(manifest.entries):,} files, at most {settings.files_max:,} may travel: "
-            "pack them, or set ZFARM_FILES_MAX"
-        )
     names = Names()
     folders = {""}
     for entry in manifest.entries:
@@ -92,8 +90,38 @@ def read_manifest(blob: Blob) -> Manifest:
             raise UnsafeName(f"{entry.name!a} is in a directory that is not listed before it")
         _judge(entry)
         if entry.kind == FOLDER:
+            if entry.name in folders:
+                raise UnsafeName(f"{entry.name!a} is listed twice")
             folders.add(entry.name)
     return manifest
+
+
+def check_list(size: int, files: int = 0) -> None:
+    """Raise TransferError: a list of so many bytes and files is more than may be read."""
+    most = settings.files_max
+    if files > most:
+        raise TransferError(
+            f"a directory lists {files:,} files, at most {most:,} may travel: "
+            "pack them, or set ZFARM_FILES_MAX"
+        )
+    if size > most * ENTRY_BYTES:
+        raise TransferError(
+            f"the list of a directory's files has {size:,} bytes, at most {most * ENTRY_BYTES:,} may travel: "
+            "pack them, or set ZFARM_FILES_MAX"
+        )
+
+
+def _listed(blob: Blob) -> int:
+    """How many entries a list has by its own words: a few bytes of each can be a hundred times as much in
+    memory. Raises TransferError: it does not begin as pack_manifest has it."""
+    head = bytes(blob[:16]).ljust(16, b"\0")
+    skip = 1 if head[1] < 0x80 else {0xCC: 2, 0xCD: 3}.get(head[1], 0)  # the mode
+    kind = head[1 + skip]
+    if head[0] == 0x92 and skip and kind & 0xF0 == 0x90:
+        return kind & 0x0F
+    if head[0] == 0x92 and skip and kind in (0xDC, 0xDD):
+        return int.from_bytes(head[2 + skip : 2 + skip + (2 if kind == 0xDC else 4)], "big")
+    raise TransferError("the list of a directory's files cannot be read: it does not begin as one")
 
 
 def _judge(entry: Entry) -> None:

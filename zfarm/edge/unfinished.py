@@ -57,7 +57,19 @@ def largest_message(frame_bytes: int) -> int:
 
 
 class _Connection:
-    __slots__ = ("credit", "fd", "lasting", "line", "owed", "principal", "received", "seen", "since", "sure")
+    __slots__ = (
+        "came",
+        "credit",
+        "fd",
+        "lasting",
+        "line",
+        "owed",
+        "principal",
+        "received",
+        "seen",
+        "since",
+        "sure",
+    )
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -65,6 +77,7 @@ class _Connection:
         self.principal = ""
         self.credit = 0  # bytes of messages that were given to us since the last check
         self.received = 0  # bytes that had come by then
+        self.came = 0  # and since the check before that
         self.owed = 0  # of these, those that were in no message yet
         self.lasting = 0  # and what the library has read of that
         self.seen = 0  # the same when it began to be silent
@@ -88,11 +101,14 @@ class Unfinished:
         *,
         active: bool = True,
         share: int = 1,
+        coming: Callable[[Line], None] = lambda line: None,
     ) -> None:
         """Watch ``socket``, before it is bound, for messages of more than ``most`` bytes on the wire.
 
         All together may have ``unfinished_bytes_max`` divided by ``share``, and less when memory is short.
-        ``end`` disconnects, and tells whether there was something to disconnect. Sockets that are not
+        ``end`` disconnects, and tells whether there was something to disconnect. ``coming`` is told at each
+        check on which connections a large message goes on to come: their peers live, though no beat of
+        theirs can overtake it. Sockets that are not
         ``active``, since only this user reaches them, are not watched; nor is any where the kernel does not
         count, which is logged.
         """
@@ -105,6 +121,7 @@ class Unfinished:
         self._memory = memory_bytes() if self.active else 0
         self._full_until = 0.0
         self._end = end
+        self._coming = coming
         self._kernel = TcpInfo()
         self._connections: dict[int, _Connection] = {}  # by descriptor
         self._messages = 0
@@ -153,6 +170,8 @@ class Unfinished:
             return
         for connection in heavy:
             self._judge(connection)
+            if connection.came and connection.line is not None:
+                self._coming(connection.line)
         for connection in heavy:
             if connection.sure > self._most:
                 limit = f"a message may have {_mib(self._most)}"
@@ -184,7 +203,7 @@ class Unfinished:
             if received < 0 or one.line is None:
                 del self._connections[one.fd]
                 continue
-            came = received - one.received
+            came = one.came = received - one.received
             one.received = received
             owed = one.owed + came - one.credit - silent
             if one.credit:
