@@ -13,7 +13,7 @@ import msgspec
 
 from zfarm.edge import sockets
 from zfarm.edge.ports import DealerPort, RouterPort
-from zfarm.edge.security import WORKER, Access, KeyPair, ServerKeys
+from zfarm.edge.security import CLIENT, Access, KeyPair, ServerKeys
 from zfarm.edge.zap import Doorkeeper, table_of
 
 HEARTBEAT_MS = 30
@@ -50,9 +50,9 @@ def dials(address: str, server: str, public: str, secret: str) -> None:
 
 
 def keys_of(directory: Path) -> tuple[str, KeyPair]:
-    """The server's public key, and a worker's keys."""
+    """The server's public key, and a client's keys."""
     keys = ServerKeys.load_or_create(directory / "keys")
-    return keys.server.public, keys.roles[WORKER]
+    return keys.server.public, keys.roles[CLIENT]
 
 
 if __name__ == "__main__":

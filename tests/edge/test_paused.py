@@ -19,7 +19,7 @@ import pytest
 from tests.edge.paused import HEARTBEAT_MS, keys_of
 from tests.edge.waiting import until
 from zfarm.edge.ports import DealerPort, RouterPort
-from zfarm.edge.security import WORKER, Access, ServerKeys
+from zfarm.edge.security import CLIENT, Access, ServerKeys
 from zfarm.edge.sockets import Context
 from zfarm.edge.zap import Doorkeeper
 
@@ -82,7 +82,7 @@ def test_a_client_that_is_busy_survives_its_broker(
     context: Context, keys: ServerKeys, doorkeeper: Doorkeeper
 ) -> None:
     router = RouterPort(context, "tcp://127.0.0.1:*", keys.server)
-    pair = keys.roles[WORKER]
+    pair = keys.roles[CLIENT]
     with program("dials") as process:
         assert process.stdin is not None
         access = router.address, keys.server.public, pair.public, pair.secret

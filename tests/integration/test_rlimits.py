@@ -7,6 +7,8 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -14,7 +16,10 @@ import pytest
 
 import zfarm
 from tests.face.processes import Command, TcpFarm, tcp_farm, wait_until
+from zfarm.edge import bales
+from zfarm.edge.bales import Bales
 from zfarm.errors import BrokerUnreachable, FarmBusy
+from zfarm.settings import settings
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -70,7 +75,7 @@ def test_what_a_worker_without_any_child_cannot_run_runs_elsewhere(farm: TcpFarm
 
 def test_a_broker_without_free_files_keeps_its_peers_and_takes_others_later(farm: TcpFarm) -> None:
     binding = ["--bind", "tcp://127.0.0.1:0", "--connection", str(farm.connection)]
-    farm.start("broker", *binding, program=within(resource.RLIMIT_NOFILE, 40))
+    farm.start("broker", *binding, program=within(resource.RLIMIT_NOFILE, 64))
     wait_until(farm.connection.exists, "it listens")
     farm.start_worker(1)
     farm.wait_slots(1)
@@ -96,8 +101,10 @@ def test_a_broker_without_free_files_keeps_its_peers_and_takes_others_later(farm
 
 @pytest.mark.parametrize("size", [200_000, 3 * MB], ids=["in the log", "in a file of its own"])
 def test_a_broker_that_may_not_write_more_says_so_stops_accepting_and_recovers(
-    farm: TcpFarm, size: int
+    farm: TcpFarm, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # else the large ones are no part of their messages
+    monkeypatch.setattr(bales, "Bales", partial(Bales, replace(settings, blobs_from_bytes=1 << 40)))
     broker = farm.start_broker()
     process = psutil.Process(broker.pid)
     with zfarm.Executor(farm.connection) as client:

@@ -89,17 +89,10 @@ MUTANTS = [
     Mutant("leases of a lost worker leaked", "drop_worker", "reversed(worker.leases.values())", "()"),
     Mutant("Return ignored", "_on_return", "self.give_back(task)", "pass"),
     Mutant("Return lost", "_take_home", "self._returns.append(duty.lease)", "pass"),
-    Mutant(
-        "a reported lease comes back",
-        "_may_live",
-        "not ours and self._from_before(task, lease)",
-        "True",
-    ),
     Mutant("leavers are blamed", "_on_leave", "self.give_back(task)", "pass"),
     Mutant(
         "workers lost too soon", "_lose_silent", "> limits.worker_lost_after_s", "> limits.beat_interval_s"
     ),
-    Mutant("a late Return counts", "_on_return", "worker.repeated.get(lease, 0) <= message.seen", "True"),
     # the journal
     Mutant("shown before it is recorded", "advance", "actions.insert(0, Append(", "actions.append(Append("),
     Mutant(
@@ -111,7 +104,6 @@ MUTANTS = [
     Mutant("tasks not recorded", "accept", "if self.journal", "if False"),
     # the disk of the journal is full
     Mutant("outcomes shown all the same", "client_messages", "if stalled:", "if False:"),
-    Mutant("thanked all the same", "worker_messages", "worker.thanks, thanks = thanks, []", "pass"),
     Mutant(
         "granted all the same",
         "worker_messages",
@@ -119,22 +111,10 @@ MUTANTS = [
         "pass",
     ),
     Mutant("the turn that failed is lost", "begin", "broker.records[:0] = action.records", "pass"),
-    Mutant(
-        "what was forgotten comes back",
-        "_on_pulse",
-        "0 if self.stalled else message.number",
-        "message.number",
-    ),
     Mutant("taken, and no room", "_full", "self.stalled or self.refusing:", "False:"),
     # at most once
     Mutant("starts not recorded", "_spend", "if self.journal", "if False"),
     Mutant("granted again after the restart", "unpark", "if task.spent", "if False"),
-    Mutant(
-        "the first start is forgotten",
-        "apply",
-        "self.park(task, now + self.limits.restart_hold_s)",
-        "task.spent = 0",
-    ),
     Mutant(
         "submitted again without a word", "_may_have_begun", "self._welcome.books != asked.books", "False"
     ),
@@ -146,16 +126,12 @@ MUTANTS = [
         "False",
     ),
     Mutant("returned, and in doubt for ever", "give_back", "self._spend(task, 0)", "pass"),
-    Mutant("stopped, and nothing had begun", "_flush", "Leave(given)", "Leave()"),
     # jobs
-    Mutant("the dead go on submitting", "_on_attach", "if client.peer is not None:", "if False:"),
     Mutant("a job has two speakers", "_on_hello", "client.life != message.life", "False"),
     Mutant("taken over in parts", "_on_attached", "len(self._inherited) == message.total", "True"),
-    Mutant("a job ends with its program", "_on_bye", "if client.job and client.tasks:", "if False:"),
     # errors for which a call is run again
     Mutant("no backoff", "attempt_failed", "now + delay_us / 1e6", "now"),
     Mutant("errors not recorded", "attempt_failed", "if self.journal", "if False"),
-    Mutant("one run too many", "attempt_failed", "task.attempts + 1 >=", "task.attempts + 1 >"),
     Mutant("run again for ever", "attempt_failed", "task.tries += 1", "pass"),
     Mutant("never run again", "attempt_failed", "self.park(task, now + delay_us / 1e6)", "pass"),
     # bad workers and bad calls
@@ -238,7 +214,6 @@ MUTANTS = [
     Mutant("resources given back twice", "give", "-= amount", "-= 2 * amount"),
     Mutant("resources kept after the end", "unlease", "worker.give(task.lease)", "pass"),
     Mutant("what an orphan took stays taken", "_stop", "worker.give(lease)", "pass"),
-    Mutant("given back before the child is gone", "_feed", "not self._affords(queue[0])", "False"),
     Mutant("demands forgotten with the broker", "apply", "demand=record.demand", "demand=None"),
     Mutant("demands forgotten by the client", "_send_submit", "asked.demand is not None", "False"),
     Mutant("what is missing blocks the others", "place", "for h in heads if", "for h in heads[:1] if"),
@@ -324,7 +299,6 @@ MUTANTS = [
     Mutant("names count for ever", "unname", "size = self._use_no_more(client, function)", "size = 0"),
     Mutant("functions are named for ever", "_forget", "client.named_bytes > most", "False"),
     # accounts
-    Mutant("a function counts after its last task", "_use_no_more", "return len(function.blob)", "return 0"),
     Mutant("what a dropped client had still counts", "drop", "self.accounts.bytes -= size", "pass"),
     Mutant(
         "a setup is let go while a task needs it",
