@@ -35,9 +35,6 @@ class Stock:
     files: dict[str, str]
 
 
-EVENTFD = "anon_inode:[eventfd]"
-
-
 def mark_processes() -> None:
     """From now on, processes started from here can be found again by their environment."""
     os.environ[MARK] = _value
@@ -122,8 +119,6 @@ def _descriptors() -> dict[tuple[int, str], str]:
             target = os.readlink(_fds / name) if _fds.parts[1] == "proc" else str(os.fstat(int(name)))
         except OSError:
             continue  # the one that listdir itself had open
-        if target == EVENTFD:
-            continue  # libzmq leaves one behind now and then when a watched SUB socket is closed
         found[int(name), target] = f"{name} -> {target}"
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ from zfarm.edge.notes import NotesPort
 from zfarm.edge.ports import DealerPort, RouterPort
 from zfarm.edge.relay import Relay
 from zfarm.edge.security import ROLES, Access, ServerKeys
-from zfarm.edge.sockets import Context, connect, new_socket
+from zfarm.edge.sockets import Context, connect, hang_up, is_up, new_socket
 from zfarm.edge.tcpinfo import TcpInfo, available
 from zfarm.edge.unfinished import SLACK
 from zfarm.edge.zap import DOMAINS, Doorkeeper
@@ -382,3 +383,16 @@ def test_the_kernel_counts_what_came_and_what_waits() -> None:
             assert kernel.unread(far.fileno()) == 400
             fd = far.fileno()
         assert (kernel.received(fd), kernel.unread(fd)) == (-1, 0)
+
+
+def test_a_descriptor_that_names_something_else_by_now_is_left_alone() -> None:
+    reading, writing = os.pipe()
+    line = reading, ("127.0.0.1", 5555)
+    before = os.listdir("/proc/self/fd")
+    assert not is_up(line)
+    assert not hang_up(line)
+    assert os.listdir("/proc/self/fd") == before
+    os.write(writing, b"!")
+    assert os.read(reading, 1) == b"!"
+    os.close(reading)
+    os.close(writing)

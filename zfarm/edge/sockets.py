@@ -211,17 +211,23 @@ def kick(frame: zmq.Frame) -> bool:
     The descriptor may have been given to another connection since: the peer's address must still fit.
     """
     try:
-        fd = os.dup(int(frame.get(zmq.SRCFD)))
-    except (zmq.ZMQError, OSError):
-        return False
-    with sockets.socket(fileno=fd) as link:
-        try:
+        with _borrowed(int(frame.get(zmq.SRCFD))) as link:
             if link.family != sockets.AF_UNIX and str(frame.get("Peer-Address")) != link.getpeername()[0]:
                 return False
             link.shutdown(sockets.SHUT_RDWR)
-        except (zmq.ZMQError, OSError):
-            return False
+    except (zmq.ZMQError, OSError):
+        return False
     return True
+
+
+def _borrowed(fd: int) -> sockets.socket:
+    """A second handle on the connection behind ``fd``, to be closed. Raises OSError: it is none any more."""
+    own = os.dup(fd)
+    try:
+        return sockets.socket(fileno=own)
+    except OSError:  # the library has closed it, and the number names something else by now
+        os.close(own)
+        raise
 
 
 # ---------------------------------------------------------------- connections that are kept in mind
@@ -243,7 +249,7 @@ def line_of(part: zmq.Frame) -> Line | None:
 
 def far_end(fd: int) -> Any:
     """The address of the other side of the connection behind ``fd``. Raises OSError: there is none."""
-    with sockets.socket(fileno=os.dup(fd)) as link:
+    with _borrowed(fd) as link:
         return link.getpeername()
 
 
@@ -258,7 +264,7 @@ def is_up(line: Line) -> bool:
 def hang_up(line: Line) -> bool:
     """Disconnect; False when it is gone already."""
     try:
-        with sockets.socket(fileno=os.dup(line[0])) as link:
+        with _borrowed(line[0]) as link:
             if link.getpeername() != line[1]:
                 return False
             link.shutdown(sockets.SHUT_RDWR)
