@@ -135,8 +135,10 @@ def test_names_are_listed_replaced_and_removed_with_what_only_they_had(
         shown = zfarm_command(farm, "ls", "table", "--json")
         assert [one["digest"] for one in json.loads(shown.stdout)["files"]] == [handle.digest]
 
-        assert zfarm_command(farm, "rm", "table").returncode == 0
+        removed = zfarm_command(farm, "rm", "nothere", "table")
 
+        assert removed.returncode == 74
+        assert "'nothere'" in removed.stderr and "'table'" not in removed.stderr
         with pytest.raises(TransferError, match="nothing is kept"):
             client.handle("table")
         with pytest.raises(TransferError, match="nothing is kept"):

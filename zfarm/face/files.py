@@ -157,9 +157,17 @@ def ls(name: str | None, everybody: bool, as_json: bool, address: str | None, co
 @_connection
 def rm(names: tuple[str, ...], owner: str, address: str | None, connection: Path | None) -> int:
     """Have the farm keep NAME no more. Calls that still need it fail."""
+    from zfarm.errors import TransferError
+
+    kept: list[str] = []
     with _courier(address, connection, bool(owner)) as courier:
         for name in names:
-            courier.discard(name, owner)
+            try:
+                courier.discard(name, owner)
+            except TransferError as error:
+                kept.append(str(error))
+    if kept:
+        raise TransferError("\n".join(kept))
     return 0
 
 
