@@ -8,8 +8,8 @@
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST ?=
-# Tests that wait leave the cores to others; more than four at once would measure the machine, not zfarm.
-SHARE  := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Tests mostly wait, so that four at once fit two cores; more would measure the machine, not zfarm.
+SHARE  := -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test soak chaos fuzz lint format pins clean
 .DELETE_ON_ERROR:

@@ -98,3 +98,18 @@ def test_where_it_is_not_possible_that_is_said(farm: zfarm.Executor, monkeypatch
     monkeypatch.setattr(farm._link, "harbour", None)  # as of a job
     with pytest.raises(zfarm.ConfigurationError, match="of a job"):
         farm.options(keep=True)
+
+
+@pytest.mark.skipif(not segments.POSSIBLE, reason="no memfd and /proc here")
+def test_a_handle_that_goes_while_its_farm_ends_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(memory_files())
+    with zfarm.Executor(max_workers=1) as executor:
+        handles = [executor.options(keep=True).submit(make, SIZE).result(DEADLINE_S)]
+        end = executor._link._end
+
+        def let_go_and_end() -> None:
+            handles.clear()  # the loop has had its last turn, and nobody knows of the end yet
+            end()
+
+        monkeypatch.setattr(executor._link, "_end", let_go_and_end)
+    assert len(memory_files()) == before

@@ -4,6 +4,7 @@ settled; it knows the link, and no socket. In the link's thread."""
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +43,7 @@ class Harbour:
         """Tasks whose results stay where they are."""
         self._link = link
         self._misses: dict[int, int] = {}
+        self._unnamed: deque[Callable[[], None]] = deque()
         self._retiring: list[tuple[set[int], Callable[[], None]]] = []
         stowage.notify = self._notify
         link.loop.add_timer(stowage.cool, settings.shared_warm_s)
@@ -108,13 +110,33 @@ class Harbour:
             self.stowage.ended(hold, tokens if known else None)
 
     def retire(self, gone: Callable[[], None]) -> None:
-        """Nobody refers to something any more: call ``gone`` when the tasks have ended that may name it."""
+        """Nobody refers to something any more: call ``gone`` when the tasks have ended that may name it, and
+        at the end in any case. From any thread, also out of a finalizer: at the end it may take no lock."""
+        self._unnamed.append(gone)
+        if self._link.ended:
+            self.close()
+        else:
+            self._link.call(self._take_unnamed)
+
+    def close(self) -> None:
+        """No task is open any more, and none comes. From any thread, several at once too."""
+        while self._unnamed or self._retiring:
+            try:
+                gone = self._unnamed.popleft() if self._unnamed else self._retiring.pop()[1]
+            except IndexError:  # another thread was faster
+                continue
+            gone()
+
+    def _take_unnamed(self) -> None:
         self._link.take()
-        self._retiring.append((set(self._link.open_tasks()), gone))
+        while self._unnamed:
+            self._retiring.append((set(self._link.open_tasks()), self._unnamed.popleft()))
         self._retire(0)
 
     def unshare(self, hold: Hold | None, key: bytes) -> None:
         """Nobody and no task refers to a shared object any more."""
+        if self._link.ended:
+            return  # all is given back then, and a finalizer may hold the lock that this would take
         if hold is not None:
             self.stowage.discard(hold)
         self._link.road.tell_notes(UNSHARE + key)

@@ -120,11 +120,10 @@ def _reopened(part: Part, descriptors: list[int], notes: list[bytes]) -> Part:
 
 def _retire(link: weakref.ref[Link], descriptors: list[int]) -> None:
     there = link()
-    if there is None or there.ended or there.harbour is None:
+    if there is None or there.harbour is None:
         _close(descriptors)
-        return
-    harbour = there.harbour
-    there.call(lambda: harbour.retire(lambda: _close(descriptors)))
+    else:
+        there.harbour.retire(lambda: _close(descriptors))
 
 
 def _close(descriptors: list[int]) -> None:

@@ -395,6 +395,7 @@ class Link:
             self._outputs.close()
         try:
             if self.harbour is not None:
+                self.harbour.close()
                 self.harbour.stowage.close()
             self.road.close()
         except Exception:

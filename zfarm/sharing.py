@@ -57,7 +57,7 @@ class Shared(Generic[T]):
 def _retire(link: Link, hold: Hold | None, key: bytes) -> None:
     harbour = link.harbour
     if harbour is not None:
-        link.call(lambda: harbour.retire(lambda: harbour.unshare(hold, key)))
+        harbour.retire(lambda: harbour.unshare(hold, key))
 
 
 def _too_large(obj: object, size: int) -> TooLarge:

@@ -138,7 +138,8 @@ def test_names_are_listed_replaced_and_removed_with_what_only_they_had(
         removed = zfarm_command(farm, "rm", "nothere", "table")
 
         assert removed.returncode == 74
-        assert "'nothere'" in removed.stderr and "'table'" not in removed.stderr
+        assert "'nothere'" in removed.stderr
+        assert "'table'" not in removed.stderr
         with pytest.raises(TransferError, match="nothing is kept"):
             client.handle("table")
         with pytest.raises(TransferError, match="nothing is kept"):
