@@ -19,6 +19,10 @@ import psutil
 MARK = "ZFARM_TEST_RUN"
 """Environment variable that every process started by a test run inherits, however it was orphaned since."""
 
+TRIAL = b"blat"
+TRIAL_NAME_LENGTH = 8
+"""What tempfile writes into a directory before it takes it for the one of temporary files."""
+
 _value = uuid.uuid4().hex
 _shm = Path("/dev/shm")
 _shm_prefixes = ("zfarm", "psm_", "sem.", "wnsm_")  # zfarm's and multiprocessing's
@@ -126,7 +130,19 @@ def _descriptors() -> dict[tuple[int, str], str]:
 def _files(watched: Path) -> Iterator[tuple[str, str]]:
     shared = [path for path in _shm.iterdir() if path.name.startswith(_shm_prefixes)] if _shm.is_dir() else []
     for path in (*watched.rglob("*"), *shared):
-        yield str(path), str(path)
+        if path.parent != watched or not _is_trial(path):
+            yield str(path), str(path)
+
+
+def _is_trial(path: Path) -> bool:
+    """Whether the standard library wrote it to see if that directory can be used, in a process that was
+    killed before it could remove it again."""
+    if len(path.name) != TRIAL_NAME_LENGTH:
+        return False
+    try:
+        return path.is_file() and path.read_bytes() in (b"", TRIAL)
+    except OSError:
+        return False  # gone, or of no use to anybody
 
 
 def _held_by_others(path: str, now: Stock) -> bool:

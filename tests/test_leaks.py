@@ -47,6 +47,14 @@ def test_a_file_is_seen(tmp_path: Path) -> None:
     assert leaks.wait_settled(before, tmp_path, 0) == [f"file {tmp_path / 'socket'}"]
 
 
+def test_a_trial_of_the_standard_library_is_no_leak(tmp_path: Path) -> None:
+    before = leaks.take_stock(tmp_path)
+    (tmp_path / "m_u3nw23").write_bytes(b"blat")
+    (tmp_path / "a_u3nw23").write_bytes(b"else")
+
+    assert leaks.wait_settled(before, tmp_path, 0) == [f"file {tmp_path / 'a_u3nw23'}"]
+
+
 def test_a_child_and_its_zombie_are_seen(tmp_path: Path) -> None:
     before = leaks.take_stock(tmp_path)
     child = subprocess.Popen([sys.executable, "-c", BLOCK], stdin=subprocess.PIPE)
