@@ -24,7 +24,7 @@ demo: $(VENV)/.run
 test: lint
 	$(BIN)/python -m pytest $(SHARE) $(PYTEST)
 
-# A hundred thousand fresh seeds of the simulator: an hour or two.
+# A hundred thousand fresh seeds of the simulator: six hours of one core, shared by all there are.
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.simulation.soak --count 100000
 
