@@ -76,6 +76,7 @@ class _Process:
             self._shell = shell
             if files is not None:
                 shell.keep_files(files)
+            self._gate.guard(shell.bound)
             shell.denied = lambda: (self._gate.door.denied, self._gate.door.throttled)
             bound = {role: map(dialable, where) for role, where in shell.doors.addresses.items()}
             _, notes_port = parse_tcp(shell.notes.address)

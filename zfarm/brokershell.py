@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from zfarm.core import owners
@@ -209,6 +210,12 @@ class BrokerShell:
             self.relay.close()
         self.doors.close()
         self.notes.close()
+
+    @property
+    def bound(self) -> list[str]:
+        """Where all its sockets are bound, for whomever."""
+        streams = () if self.relay is None else (self.relay.emits_address, self.relay.items_address)
+        return [*chain.from_iterable(self.doors.addresses.values()), self.notes.address, *streams]
 
     def expel(self, known: Collection[str]) -> int:
         """Let only the ``known`` principals speak, watch and have sessions; how many connections were

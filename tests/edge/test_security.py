@@ -38,7 +38,7 @@ from zfarm.edge.security import (
     parse_tcp,
     write_connection,
 )
-from zfarm.edge.sockets import Context
+from zfarm.edge.sockets import Context, bind, new_socket
 from zfarm.edge.zap import Doorkeeper, table_of
 from zfarm.errors import ConfigurationError
 
@@ -349,6 +349,24 @@ def test_the_self_test_fails_when_somebody_gets_in_who_must_not(
     doorkeeper.start()
     with pytest.raises(RuntimeError, match="stranger was let in"):
         doorkeeper.self_test(keys)
+    doorkeeper.stop()
+
+
+def test_a_port_at_which_a_stranger_gets_in_is_found(context: Context, keys: ServerKeys) -> None:
+    class Lax(dict[bytes, tuple[str, str]]):
+        def get(self, key: bytes, default: Any = None) -> Any:
+            return "client", "anybody"
+
+    doorkeeper = Doorkeeper(context, table_of(keys.roles))
+    doorkeeper.start()
+    port = new_socket(context, zmq.ROUTER, "tcp://", 1024)
+    address = bind(port, "tcp://0.0.0.0:*", keys.server, "zfarm.clients")
+
+    doorkeeper.check_ports([address], keys.server.public)
+    doorkeeper._table = Lax()
+    with pytest.raises(RuntimeError, match=r"failed: stranger was let in"):
+        doorkeeper.check_ports([address], keys.server.public)
+    port.close(linger=0)
     doorkeeper.stop()
 
 

@@ -2,7 +2,7 @@
 
 The file is looked at twice a second, and whenever a key comes that is not known: whoever was let in may dial
 at once. It is taken over as a whole; one that cannot be read changes nothing. The canary knocks each minute
-with a random key and with every role's, in a thread of its own.
+with a random key at every port, and with every role's at ports of its own, in a thread of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -54,6 +54,7 @@ class Gate:
         self._stamp = self._look()
         self._canary: threading.Thread | None = None
         self._closed = False
+        self._ports: Sequence[str] = ()
         table = table_of(self.keys.roles, self.keys.principals)
         self.door = Doorkeeper(context, table, on_unknown=self._read)
         try:
@@ -61,6 +62,18 @@ class Gate:
             self.door.self_test(self.keys)
         except RuntimeError as error:
             self.door.stop()
+            raise Unsafe(str(error)) from error
+
+    def guard(self, addresses: Sequence[str]) -> None:
+        """See that no stranger gets in at these ports of the broker, now and whenever the canary knocks.
+
+        Raises:
+            Unsafe: one does.
+        """
+        self._ports = addresses
+        try:
+            self.door.check_ports(addresses, self.keys.server.public)
+        except RuntimeError as error:
             raise Unsafe(str(error)) from error
 
     def watch(self, loop: Loop, on_keys: Callable[[ServerKeys], None]) -> None:
@@ -135,6 +148,7 @@ class Gate:
     def _fails(self) -> str:
         try:
             self.door.self_test(self.keys)
+            self.door.check_ports(self._ports, self.keys.server.public)
         except RuntimeError as error:
             return str(error)
         return ""

@@ -25,7 +25,7 @@ from zfarm.edge.notes import NOTES_DOMAIN
 from zfarm.edge.refusals import Refusals
 from zfarm.edge.relay import EMITS_DOMAIN, ITEMS_DOMAIN
 from zfarm.edge.security import ADMIN, CLIENT, DOORS, MONITOR, ROLES, WORKER, KeyPair, Principal, ServerKeys
-from zfarm.edge.sockets import Context, Socket, bind, connect, new_socket
+from zfarm.edge.sockets import Context, Socket, bind, connect, from_here, new_socket
 from zfarm.settings import settings
 
 __all__ = ["DOMAINS", "Doorkeeper", "knock", "table_of"]
@@ -126,6 +126,22 @@ class Doorkeeper:
         try:
             for domain, allowed in DOMAINS.items():
                 _test_domain(self._context, domain, allowed, keys.server, knocking)
+        finally:
+            self._expected = self._tested = frozenset()
+
+    def check_ports(self, addresses: Iterable[str], server: str) -> None:
+        """Knock with a random key where sockets with that public key are bound for peers. One that gives no
+        answer, say on a host that is too busy, lets nobody in either.
+
+        Raises:
+            RuntimeError: it was let in; a broker must not go on then.
+        """
+        stranger = KeyPair.fresh()
+        self._expected = self._tested = frozenset((z85.decode(stranger.public),))
+        try:
+            for address in addresses:
+                if knock(self._context, from_here(address), server, stranger):
+                    raise RuntimeError(f"the self-test of {address} failed: stranger was let in")
         finally:
             self._expected = self._tested = frozenset()
 
