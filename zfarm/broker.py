@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zfarm.brokershell import BrokerShell, new_epoch, tune_collector
-from zfarm.edge.doors import dialable, plan
+from zfarm.edge.doors import EMITS_ASIDE, ITEMS_ASIDE, NOTES_ASIDE, beside, dialable, plan
 from zfarm.edge.gate import Gate, Unsafe
 from zfarm.edge.journal import Journal
 from zfarm.edge.loop import Loop
@@ -68,10 +68,11 @@ class _Process:
             if journal is not None:
                 self._journal = Journal(journal)
             epoch = new_epoch() if self._journal is None else self._journal.epoch()
-            streams = f"tcp://{parse_tcp(binds[0])[0]}:*"
+            notes_bind = notes_bind or beside(binds[0], NOTES_ASIDE, addresses)
+            emits, items = (beside(binds[0], aside, addresses) for aside in (EMITS_ASIDE, ITEMS_ASIDE))
             shell = BrokerShell(
                 self.loop, self._context, addresses, notes_bind, epoch, keys.server, self._journal,
-                (streams, streams), members(keys),
+                (emits, items), members(keys),
             )  # fmt: skip
             self._shell = shell
             if files is not None:
@@ -156,8 +157,6 @@ def main(
     named = [address for where in doors.values() for address in where]
     for address in [*binds, *named, *([notes_bind] if notes_bind else [])]:
         parse_tcp(address)
-    if not notes_bind:
-        notes_bind = f"tcp://{parse_tcp(binds[0])[0]}:0"
     name = name or "default"
     path = connection or connection_path(name)
     archive = None if files == "none" else Path(files) if files else path.with_suffix(".files")

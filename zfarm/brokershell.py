@@ -24,6 +24,7 @@ from zfarm.edge.doors import Doors
 from zfarm.edge.notes import NotesPort
 from zfarm.edge.relay import Relay
 from zfarm.edge.security import ADMIN, CLIENT, MONITOR, WORKER, KeyPair, Role, parse_tcp
+from zfarm.edge.zap import CALLS, LISTENS, PUBLISHES
 from zfarm.errors import JournalError
 from zfarm.messages import (
     PROTOCOL,
@@ -212,10 +213,14 @@ class BrokerShell:
         self.notes.close()
 
     @property
-    def bound(self) -> list[str]:
-        """Where all its sockets are bound, for whomever."""
-        streams = () if self.relay is None else (self.relay.emits_address, self.relay.items_address)
-        return [*chain.from_iterable(self.doors.addresses.values()), self.notes.address, *streams]
+    def bound(self) -> dict[str, int]:
+        """Where all its sockets are bound, with the kind that comes there."""
+        ports = dict.fromkeys(chain.from_iterable(self.doors.addresses.values()), CALLS)
+        ports[self.notes.address] = LISTENS
+        if self.relay is not None:
+            ports[self.relay.emits_address] = PUBLISHES
+            ports[self.relay.items_address] = LISTENS
+        return ports
 
     def expel(self, known: Collection[str]) -> int:
         """Let only the ``known`` principals speak, watch and have sessions; how many connections were

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket as sockets
 from pathlib import Path
 
 import pytest
 import zmq
 
 from tests.edge.waiting import until
-from zfarm.edge.doors import Doors, plan
+from zfarm.edge.doors import Doors, beside, plan
 from zfarm.edge.security import ROLES, Role, ServerKeys, new_connection
 from zfarm.edge.sockets import Context, new_socket
 from zfarm.errors import ConfigurationError
@@ -43,6 +44,16 @@ def test_a_broker_that_comes_back_has_its_doors_where_they_were(keys: ServerKeys
     assert (again["worker"], again["admin"]) == (["tcp://head:41"], ["tcp://head:99"])
     assert plan(["tcp://head:5655"], {}, before)["worker"] == ["tcp://head:5656"], "another place"
     assert plan([HEAD, "tcp://x:1"], {}, before)["worker"] == ["tcp://head:5556", "tcp://x:2"]
+
+
+def test_what_is_no_door_stands_behind_them_or_at_any_free_port() -> None:
+    with sockets.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert beside(f"tcp://127.0.0.1:{port - 4}", 4, {}) == "tcp://127.0.0.1:*"
+    bind = f"tcp://127.0.0.1:{port - 4}"
+    assert beside(bind, 4, {}) == f"tcp://127.0.0.1:{port}"
+    assert beside(bind, 4, {"worker": [f"tcp://127.0.0.1:{port}"]}) == "tcp://127.0.0.1:*"
+    assert beside("tcp://127.0.0.1:*", 4, {}) == beside("tcp://127.0.0.1:65534", 4, {}) == "tcp://127.0.0.1:*"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ A door stands one, two or three ports after the clients', unless it is named or 
 
 from __future__ import annotations
 
+import logging
 import socket as sockets
 from collections.abc import Callable, Container, Mapping, Sequence
 from math import inf
@@ -29,14 +30,21 @@ from zfarm.edge.sockets import Context
 from zfarm.edge.wire import Frame
 from zfarm.errors import ConfigurationError
 
-__all__ = ["Doors", "dialable", "plan"]
+__all__ = ["EMITS_ASIDE", "ITEMS_ASIDE", "NOTES_ASIDE", "Doors", "beside", "dialable", "plan"]
 
 _MARKS: Final[Mapping[Role, bytes]] = {CLIENT: b"c", WORKER: b"w", ADMIN: b"a", MONITOR: b"m"}
 """What the names of peers at a door begin with."""
+_PORT_MAX: Final = 65535
 _ASIDE: Final[Mapping[Role, int]] = {CLIENT: 0, WORKER: 1, ADMIN: 2, MONITOR: 3}
-"""How many ports after the clients' door a door stands. A firewall opens four in a row."""
+"""How many ports after the clients' door a door stands. A firewall opens them in a row, with those below."""
+NOTES_ASIDE: Final = 4
+EMITS_ASIDE: Final = 5
+ITEMS_ASIDE: Final = 6
+"""The same of what is no door: notes, and the streams of workers and to clients."""
 _LOCAL_MARK: Final = b"l"
 """The same on a local socket: there a peer may choose its own routing id, which begins with anything."""
+
+log: Final = logging.getLogger("zfarm.broker")
 
 
 class Doors:
@@ -189,6 +197,28 @@ def dialable(address: str) -> str:
     return f"tcp://{host}:{port}"
 
 
+def beside(bind: str, aside: int, doors: Mapping[Role, Sequence[str]]) -> str:
+    """The address so many ports after ``bind``; at any free port if that one is taken or to be one of the
+    ``doors``, or if ``bind`` is at any. It is for what peers are told the address of, and can do without.
+    """
+    host, port = parse_tcp(bind)
+    wanted = port + aside
+    taken = {parse_tcp(address)[1] for where in doors.values() for address in where}
+    if port and wanted <= _PORT_MAX and wanted not in taken and _is_free(host, wanted):
+        return f"tcp://{host}:{wanted}"
+    return f"tcp://{host}:*"
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = sockets.AF_INET6 if host.startswith("[") else sockets.AF_INET
+    try:
+        sockets.create_server(("" if host == "*" else host.strip("[]"), port), family=family).close()
+    except OSError as error:
+        log.warning("port %d of %s cannot be had: %s; a free one is taken", port, host, error.strerror)
+        return False
+    return True
+
+
 def plan(
     binds: Sequence[str], named: Mapping[Role, Sequence[str]], before: Connection | None
 ) -> dict[Role, list[str]]:
@@ -233,7 +263,7 @@ def plan(
 
 def _aside(bind: str, role: Role) -> str:
     host, port = parse_tcp(bind)
-    if port and port + _ASIDE[role] > 65535:
+    if port and port + _ASIDE[role] > _PORT_MAX:
         raise ConfigurationError(
             f"there is no port for {role}s {_ASIDE[role]} after {bind}: name one with "
             f"--{role}-bind tcp://HOST:PORT"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -54,7 +54,7 @@ class Gate:
         self._stamp = self._look()
         self._canary: threading.Thread | None = None
         self._closed = False
-        self._ports: Sequence[str] = ()
+        self._ports: Mapping[str, int] = {}
         table = table_of(self.keys.roles, self.keys.principals)
         self.door = Doorkeeper(context, table, on_unknown=self._read)
         try:
@@ -64,15 +64,16 @@ class Gate:
             self.door.stop()
             raise Unsafe(str(error)) from error
 
-    def guard(self, addresses: Sequence[str]) -> None:
-        """See that no stranger gets in at these ports of the broker, now and whenever the canary knocks.
+    def guard(self, ports: Mapping[str, int]) -> None:
+        """See that no stranger gets in at these ports of the broker, now and whenever the canary knocks; they
+        are addresses with the kind of socket that comes there.
 
         Raises:
             Unsafe: one does.
         """
-        self._ports = addresses
+        self._ports = ports
         try:
-            self.door.check_ports(addresses, self.keys.server.public)
+            self.door.check_ports(ports, self.keys.server.public)
         except RuntimeError as error:
             raise Unsafe(str(error)) from error
 

@@ -28,7 +28,12 @@ from zfarm.edge.security import ADMIN, CLIENT, DOORS, MONITOR, ROLES, WORKER, Ke
 from zfarm.edge.sockets import Context, Socket, bind, connect, from_here, new_socket
 from zfarm.settings import settings
 
-__all__ = ["DOMAINS", "Doorkeeper", "knock", "table_of"]
+__all__ = ["CALLS", "DOMAINS", "LISTENS", "PUBLISHES", "Doorkeeper", "knock", "table_of"]
+
+CALLS: Final = int(zmq.DEALER)
+LISTENS: Final = int(zmq.SUB)
+PUBLISHES: Final = int(zmq.PUB)
+"""Kinds of sockets that come to a broker."""
 
 DOMAINS: Final[Mapping[bytes, frozenset[str]]] = {
     **{domain.encode(): frozenset((role,)) for role, domain in DOORS.items()},
@@ -129,9 +134,9 @@ class Doorkeeper:
         finally:
             self._expected = self._tested = frozenset()
 
-    def check_ports(self, addresses: Iterable[str], server: str) -> None:
-        """Knock with a random key where sockets with that public key are bound for peers. One that gives no
-        answer, say on a host that is too busy, lets nobody in either.
+    def check_ports(self, ports: Mapping[str, int], server: str) -> None:
+        """Knock with a random key at addresses where sockets with that public key are bound, each for peers
+        of one kind of socket. Who gives no answer, say on a host that is too busy, lets nobody in either.
 
         Raises:
             RuntimeError: it was let in; a broker must not go on then.
@@ -139,8 +144,11 @@ class Doorkeeper:
         stranger = KeyPair.fresh()
         self._expected = self._tested = frozenset((z85.decode(stranger.public),))
         try:
-            for address in addresses:
-                if knock(self._context, from_here(address), server, stranger):
+            for address, kind in ports.items():
+                got_in = knock(self._context, from_here(address), server, stranger, kind)
+                if got_in is None:
+                    _log.warning("a knock with a random key at %s was not answered in %g s", address, TEST_S)
+                if got_in:
                     raise RuntimeError(f"the self-test of {address} failed: stranger was let in")
         finally:
             self._expected = self._tested = frozenset()
@@ -291,9 +299,9 @@ def _test_domain(
         socket.close(linger=0)
 
 
-def knock(context: Context, address: str, server: str, keys: KeyPair) -> bool | None:
-    """True: let in; False: refused; None: neither within a few seconds."""
-    socket = new_socket(context, zmq.DEALER, address, 1024)
+def knock(context: Context, address: str, server: str, keys: KeyPair, kind: int = zmq.DEALER) -> bool | None:
+    """True: let in; False: refused; None: neither within a few seconds, or this kind of socket is wrong."""
+    socket = new_socket(context, kind, address, 1024)
     monitor: Socket = socket.get_monitor_socket(
         zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     )

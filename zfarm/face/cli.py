@@ -178,7 +178,7 @@ command.add_command(journal)
     "--notes-bind",
     default="",
     metavar="tcp://HOST:PORT",
-    help="Where dashboards listen.  [default: a free port]",
+    help="Where dashboards listen.  [default: four ports after --bind]",
 )
 @_connection_option
 @click.option("--name", help="Name of the farm; names the connection file when no FILE is given.")
@@ -212,7 +212,8 @@ def broker(
 
     Each role has a door of its own, where no other is let in: with --bind tcp://HOST:5555 clients come to
     port 5555, workers to 5556, admins to 5557 and monitors to 5558. A broker that is started again with the
-    same --bind and connection file has its doors where they were.
+    same --bind and connection file has its doors where they were. Dashboards listen at 5559, workers send
+    streams to 5560 and clients get them at 5561, or at any free port where one of these three is taken.
 
     Writes a connection file with the address and the keys, and prints the lines with which workers and
     clients join. SIGTERM or Ctrl-C ends it.
