@@ -473,6 +473,7 @@ class _World(NamedTuple):
     ) -> _Parts:
         """All parts of an executor over ``road``; the link is started."""
         from zfarm.edge.callables import Portable
+        from zfarm.edge.pieces import AS_THEY_ARE, BOUNDED, IN_PIECES
         from zfarm.edge.setups import Setups
         from zfarm.link import Link
 
@@ -482,7 +483,9 @@ class _World(NamedTuple):
         if self.initializer is not None:
             initializer = portable.encode_initializer(self.initializer, tuple(self.initargs))
         portable.stowage = stowage
-        setups = Setups.fresh(session, initializer, self.max_tasks_per_child, bool(stowage and stowage.lends))
+        lends = bool(stowage and stowage.lends)
+        results = AS_THEY_ARE if not road.remote else BOUNDED if job else IN_PIECES
+        setups = Setups.fresh(session, initializer, self.max_tasks_per_child, lends, results)
         link = Link(road, session, slots, job, attach, stowage)
         link.start()
         return _Parts(link, portable, setups)
@@ -542,5 +545,5 @@ def _guest_parts(inside: Inside) -> _Parts:
 
                 link.shipped = Shipped.inherited(inside.setup)
             link.start()
-            _guest_made = (inside, _Parts(link, Portable(), Setups(inside.setup)))
+            _guest_made = (inside, _Parts(link, Portable(), Setups.inherited(inside.setup)))
         return _guest_made[1]

@@ -36,6 +36,7 @@ from zfarm.errors import (
     TransferError,
 )
 from zfarm.futures import FINISHED, Future, gate
+from zfarm.gathering import Gathering, in_pieces
 from zfarm.harbour import Harbour
 from zfarm.identity import our_versions, program_name
 from zfarm.messages import (
@@ -155,6 +156,7 @@ class Link:
         self.output = settings.output or (FORWARD if road.remote or "ipykernel" in sys.modules else "")
         """Where what tasks print goes unless their terms say something else."""
         self._arrivals: Arrivals | None = None
+        self._gathering: Gathering | None = None
         self.harbour: Harbour | None = None if stowage is None else Harbour(self, stowage)
         self._holds: dict[int, Any] = {} if self.harbour is None else self.harbour.holds
         self._welcome: Welcome | None = None
@@ -384,6 +386,8 @@ class Link:
             self._streams.cut()
         if self._arrivals is not None:
             self._arrivals.cut()
+        if self._gathering is not None:
+            self._gathering.cut()
         self.sweep()
         if self._giver is not None:
             self._giver.close()
@@ -487,6 +491,8 @@ class Link:
         send, forget = self.road.send, self._open.pop
         for action in actions:
             if type(action) is Resolve:
+                if self._gathering is not None:
+                    action = self._gathering.resolved(action)
                 token, outcome = action.token, action.outcome
                 forget(outcome.task, None)
                 if self._holds and self.harbour is not None:
@@ -563,7 +569,7 @@ class Link:
 
     def _streamed(self, action: Arrived | Missed | StreamOver) -> None:
         if action.files:
-            self.arrivals.arrived(action)
+            self._filed(action)
             return
         assert self._streams is not None, "nothing comes of streams that nobody reads"
         if type(action) is Arrived:
@@ -572,6 +578,16 @@ class Link:
             self._streams.missed(action)
         else:
             self._streams.over(action.token._task)
+
+    def _filed(self, action: Arrived | Missed | StreamOver) -> None:
+        rest: Arrived | Missed | StreamOver | None = action
+        if self._gathering is None and in_pieces(action):
+            self._gathering = Gathering(self, self._machine)
+            self._subscribe()
+        if self._gathering is not None:
+            rest = self._gathering.sift(action)
+        if rest is not None:
+            self.arrivals.arrived(rest)
 
     def _advanced(self, action: Advanced) -> None:
         if isinstance(action.token, Future):
@@ -592,7 +608,8 @@ class Link:
         self._machine.subscribe(up)
 
     def _subscribe(self) -> None:
-        if self._welcome is not None and (self._streams is not None or self._arrivals is not None):
+        reads = self._streams or self._arrivals or self._gathering
+        if self._welcome is not None and reads is not None:
             self.road.subscribe(self._welcome)
 
     def _connected(self, action: Connected) -> None:

@@ -274,6 +274,7 @@ class Setup(Message):
     segments: bool = False  # results may be in shared memory: the client is on this host
     attention: Attention | None = None  # None: the output of its calls does not travel
     trees: tuple[Tree, ...] = ()  # what its client has shipped
+    results: int = 0  # how large results come: AS_THEY_ARE, IN_PIECES or BOUNDED
 
 
 class Streaming(Message):
@@ -885,6 +886,20 @@ class Emits(Message, tag="emits"):
     files: bool = False
 
 
+class Delivers(Message, tag="delivers"):
+    """Child -> worker: call ``seq`` has come to its end, and what follows of its files is its result
+    (zfarm.edge.pieces); with ``whole``: that was all of it. Answered with Delivered."""
+
+    seq: int
+    whole: bool = False
+
+
+class Delivered(Message, tag="delivered"):
+    """Worker -> child, answer to a whole Delivers: the client of call ``seq`` has its result."""
+
+    seq: int
+
+
 class Borrow(Message, tag="borrow"):
     """Child -> worker: I need shared memory for results of so many bytes each. Answered with Lent."""
 
@@ -945,8 +960,8 @@ FromWorker: TypeAlias = (
 ToWorker: TypeAlias = (
     Welcome | Stranger | Refused | Grants | Revoke | Thanks | Noted | Drain | Tunnel | Listen | Fetch | Chunks
 )
-ToChild: TypeAlias = Run | Tunnel | Lent | Unshare
-FromChild: TypeAlias = Dones | Starts | Waits | Tunnel | Emits | Progress | Borrow | Released
+ToChild: TypeAlias = Run | Tunnel | Lent | Unshare | Delivered
+FromChild: TypeAlias = Dones | Starts | Waits | Tunnel | Emits | Progress | Borrow | Released | Delivers
 
 
 # ---------------------------------------------------------------- notes: what the broker publishes to
@@ -1203,6 +1218,13 @@ class PauseChild(Action):
 
     child: int
     paused: bool
+
+
+class ToldDelivered(Action):
+    """Worker: tell this child that the client of its call ``seq`` has the result."""
+
+    child: int
+    seq: int
 
 
 class Arrived(Action):

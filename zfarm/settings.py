@@ -177,6 +177,13 @@ class Settings:
     blobs_from_bytes: int = 1 * MIB
     """Arrays and pickles of at least this size in the arguments of calls are sent once to each host of a farm
     over TCP, and mapped there; smaller ones travel with each call."""
+    results_from_bytes: int = 4 * MIB
+    """Results of at least this size come from a farm over TCP in pieces, ahead of the news that their call
+    has ended: no beat shall wait behind more than a full message. For smaller ones the additional round trip
+    would cost more than it gives."""
+    job_result_bytes_max: int = 256 * MIB
+    """Bytes of what a call of a job gives: the broker keeps it, so it comes there in one message, behind
+    which the beats of its worker wait, for less than ``worker_lost_after_s`` on a network of 1 Gbit/s."""
     archive_bytes_max: int = 100 * 1024 * MIB
     """Bytes of files that a broker keeps by name, for all keys together; what is beyond is refused."""
     archive_names_max: int = 10_000

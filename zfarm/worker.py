@@ -99,6 +99,9 @@ class WorkerShell:
             messages.RunCalls: lambda action: children.run(action.child, action.run, action.payload),
             messages.TakeBack: lambda action: children.take_back(action.child),
             messages.PauseChild: lambda action: children.pause(action.child, action.paused),
+            messages.ToldDelivered: lambda action: children.tell(
+                action.child, messages.Delivered(action.seq)
+            ),
             messages.PublishItems: self._publish,
             messages.LimitChild: lambda action: self._memory.limit(action.child, action.memory_bytes),
             messages.DoomChild: self._doom,
@@ -168,6 +171,10 @@ class WorkerShell:
     ) -> None:
         """See Worker.child_emitted."""
         self.machine.child_emitted(child, seq, blobs, latest, files, now)
+
+    def child_delivers(self, child: int, seq: int, whole: bool, now: float) -> None:
+        """See Worker.child_delivers."""
+        self.machine.child_delivers(child, seq, whole, now)
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:
         """See Worker.child_advanced."""

@@ -126,3 +126,44 @@ def test_progress_is_due_at_once_and_then_at_intervals() -> None:
     assert outflow.deadline == 1000.0 + LIMITS.progress_interval_s
     assert sent(turn(outflow)) == []
     assert sent(turn(outflow, outflow.deadline)) == [Progress(LEASE, 2.0, 2.0)]
+
+
+def test_a_result_waits_for_its_client_for_however_long_and_is_delivered_when_that_has_used_it() -> None:
+    outflow = Outflow(LIMITS)
+    outflow.deliver(LEASE, "c", 1, False, 1000.0)
+    piece = bytes(LIMITS.batch_bytes_max)
+    for _ in range(2 * LIMITS.files_buffer_bytes // len(piece)):
+        outflow.emitted(-LEASE, "c", -1, [piece], 1000.0)
+    outflow.deliver(LEASE, "c", 1, True, 1000.0)
+    turn(outflow)
+    much_later = 1000.0 + 10 * (LIMITS.stream_grace_s + LIMITS.stream_patience_s)
+
+    assert list(outflow.pauses(1000.0)) == [(LEASE, True)]
+    assert list(outflow.pauses(much_later)) == [], "its task goes on"
+    assert outflow.deadline > much_later, "nothing but its client ends the wait"
+    count = 2 * LIMITS.files_buffer_bytes // len(piece)
+    for used in range(count):
+        assert not outflow.delivered
+        outflow.listen(
+            [Listening(-LEASE, used + 1, used, reading=True, subscribed=True, ask=False)], much_later
+        )
+        assert sum(isinstance(action, PublishItems) for action in turn(outflow, much_later)) <= 5
+    outflow.listen(
+        [Listening(-LEASE, count + 1, count, reading=True, subscribed=True, ask=False)], much_later
+    )
+    turn(outflow, much_later)
+    assert outflow.delivered == [LEASE]
+
+
+def test_little_of_a_result_is_on_its_way_through_the_broker_before_it_is_published() -> None:
+    outflow = Outflow(LIMITS)
+    outflow.deliver(LEASE, "c", 1, False, 1000.0)
+    for _ in range(8):
+        outflow.emitted(-LEASE, "c", -1, [bytes(LIMITS.batch_bytes_max // 2)], 1000.0)
+    outflow.listen([Listening(-LEASE, 1, 0, reading=True, subscribed=False, ask=False)], 1000.0)
+
+    items = [message for message in sent(turn(outflow)) if isinstance(message, Items)]
+    assert [message.last for message in items] == [1, 2]
+    outflow.listen([Listening(-LEASE, 1, 0, reading=True, subscribed=True, ask=False)], 1000.0)
+    published = [action.items for action in turn(outflow) if isinstance(action, PublishItems)]
+    assert published[-1].last == 8

@@ -47,6 +47,7 @@ class Rig:
         self.waits: list[tuple[int, bool]] = []
         self.starts: list[tuple[int, int]] = []
         self.emitted: dict[tuple[int, int], list[bytes]] = {}
+        self.deliveries: list[tuple[int, int, bool]] = []
         self.progress: list[Progress] = []
         self.printed: list[tuple[int, Piece]] = []
         self.tunnels: list[tuple[int, list[bytes]]] = []
@@ -76,6 +77,9 @@ class Rig:
 
     def child_starts(self, child, seq, now):
         self.starts.append((child, seq))
+
+    def child_delivers(self, child: int, seq: int, whole: bool, now: float) -> None:
+        self.deliveries.append((child, seq, whole))
 
     def child_emitted(
         self, child: int, seq: int, blobs: Payload, latest: bool, files: bool, now: float

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tests.simulation.bulk import deliver
 from tests.simulation.lane import Lane
 from tests.simulation.listeners import chatter
 from tests.simulation.meter import Meter
@@ -61,6 +62,8 @@ class Child:
         """Nobody reads what it emits."""
         self.blocked: Callable[[], object] | None = None
         """How it goes on once somebody reads."""
+        self.delivered: Callable[[], object] | None = None
+        """How it goes on once its client has the result of its call."""
         self.flushed_at = 0.0
         self.flushes = 0
         self.down = Lane(owner.farm)
@@ -224,7 +227,7 @@ class Child:
         if nested:
             self.farm.after(passed / 2, partial(self._call_nested, call, task, nested))
         else:
-            self.farm.after(passed, partial(self._finish, call, task))
+            self.farm.after(passed, partial(self.finish, call, task))
 
     def _die_in(self, run: Run) -> None:
         if self.running is run:
@@ -243,7 +246,7 @@ class Child:
             if nested:
                 self._call_nested(call, task, nested)
             else:
-                self._finish(call, task)
+                self.finish(call, task)
             return
         count = self.farm.rng.randint(1, min(left, 8))
         number = task.runs.index(run)
@@ -273,8 +276,20 @@ class Child:
             blocked, self.blocked = self.blocked, None
             self.farm.after(self.owner.pause(), blocked)
 
-    def _finish(self, call: ChildCall, task: Task) -> None:
-        if self.alive:
+    def told_delivered(self, seq: int) -> None:
+        """The client has the result of this call."""
+        assert self.delivered is not None or not self.alive, "a result that nobody delivers has come"
+        assert seq == self.started_seq, "the result of another call has come"
+        delivered, self.delivered = self.delivered, None
+        if delivered is not None:
+            self.farm.story.probe("a result was delivered")
+            delivered()
+
+    def finish(self, call: ChildCall, task: Task) -> None:
+        """The call has come to its end."""
+        if self.alive and task.pieces and self.running is not None and not self.running.delivers:
+            deliver(self, call, task, self.running)
+        elif self.alive:
             chatter(self, call.seq, task)
             self.owner.worker.shelf.check(task)
             kind, blob = task.outcome_of_run()
@@ -334,7 +349,7 @@ class Child:
             self.farm.books.busy += 1
             self.farm.books.changed()
             self.say("child_waits", False)
-            self.farm.after(task.run_s / 2, partial(self._finish, call, task))
+            self.farm.after(task.run_s / 2, partial(self.finish, call, task))
 
     def _client(self) -> ClientProcess:
         if self.client is None:
@@ -407,6 +422,18 @@ class Children:
         child = self.all.get(number)
         if child is not None:
             child.pause(paused)
+
+    def delivered(self, number: int, seq: int) -> None:
+        """Tell this child that the client of its call has the result."""
+        child = self.all.get(number)
+        if child is not None:
+            child.down.push(self.pause(), partial(child.told_delivered, seq))
+
+    def heard_delivery(self, number: int) -> None:
+        """Their worker hears that this child delivers a result."""
+        child = self.all.get(number)
+        if child is not None and child.running is not None and child.running.delivers:
+            child.running.delivery_heard = True
 
     def interrupt(self, number: int) -> None:
         """SIGINT: some calls end by that, and take their child along."""

@@ -12,6 +12,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.bulk import let_deliver
 from tests.simulation.exclusion import cut_off, let_exclude, stop_a_worker
 from tests.simulation.fullness import empty_disk, fill_disk
 from tests.simulation.listeners import let_print
@@ -110,6 +111,7 @@ class Mix:
     items_max: int = 40
     files_share: float = 0.0
     """Of what calls emit, the part that is pieces of files."""
+    bulk_share: float = 0.0  # calls with large results, which come in pieces
     gauge_share: float = 0.0
     """Of the rest, the part of which only the latest counts."""
     print_share: float = 0.0
@@ -213,6 +215,7 @@ def _let_outlive(mix: Mix) -> None:
     if mix.jobs:
         mix.rates["kill client"] = rng.choice((0.1, 0.5))
         mix.rates["take over"] = rng.choice((0.0, 0.2, 1.0)) + 1e-9
+    let_deliver(mix)
 
 
 def _let_choose(mix: Mix) -> None:

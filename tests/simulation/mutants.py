@@ -208,6 +208,19 @@ MUTANTS = [
         "files of one who holds its lease are gone", "reap", "abs(lease) not in held", "lease not in held"
     ),
     Mutant("streams of a lost worker kept", "drop_worker", "self.routes.lose(worker)", "pass"),
+    # large results
+    Mutant(
+        "delivered when it was sent",
+        "advance",
+        "elif stream.whole and stream.next > stream.count",
+        "elif stream.whole",
+    ),
+    Mutant("delivered, and nobody is told", "advance", "self.delivered.append(-stream.lease)", "pass"),
+    Mutant("results are dropped like items", "pauses", "stream.delivers or ", ""),
+    Mutant("times out on its way", "child_delivers", "self._kids[child].stop_at = inf", "pass"),
+    Mutant(
+        "delivered to a child that is told of another call", "_tell_delivered", "duty.seq)", "duty.seq + 1)"
+    ),
     # resources and labels
     Mutant("labels ignored", "suits", "self.labels.issuperset(demand.labels)", "True"),
     Mutant("resources ignored", "affords", ">= amount", ">= 0"),

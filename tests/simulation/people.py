@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import structs
 
+from tests.simulation.bulk import pieces
 from tests.simulation.exclusion import exclude
 from zfarm.core.named import digest_of
 from zfarm.messages import ERROR, MIXED, VALUE, Demand, Named, Need, Outcome, Setup
@@ -58,7 +59,11 @@ class Run:
     overshot_at: float | None = None
     """When it had more memory in use than it may."""
     filed: int = 0
-    """Pieces of files, which are a stream of their own."""
+    """Pieces of files, which are a stream of their own, and of its result."""
+    delivers: bool = False
+    """It has come to its end, and its result is on its way."""
+    delivery_heard: bool = False
+    """Its worker knows that."""
     plain: int = 0
     """Items of which each one counts."""
     gauged: int = 0
@@ -79,6 +84,8 @@ class Reader:
     next: int = 1
     used: int = 0
     missed: int = 0
+    gap: int = 0
+    """The last item of this attempt that could not be had."""
     plain: int = 0
     gauge: int = 0
     over: bool = False
@@ -107,6 +114,8 @@ class Task:
     """It is cancelled with force, if at all."""
     demand: Demand | None = None
     needs: tuple[Need, ...] = ()
+    pieces: int = 0
+    """Of its result, if that is large."""
     priority: int = 0
     number: int = 0
     outcome: Outcome | None = None
@@ -293,6 +302,7 @@ class Person:
             task.hungry = rng.choice((0.0, 0.0, 0.2, 0.98, 1.0))
         if mix.flaky_share and attempts > 1 and not task.items and rng.random() < mix.flaky_share:
             task.flaky = rng.choice((0.5, 0.9))
+        task.pieces = pieces(mix, rng)
         if mix.choosy_share:
             self.choose(task)
             delay = rng.choice((0.001, 0.1, 3.0)) * rng.random()

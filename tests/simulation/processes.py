@@ -293,6 +293,8 @@ class WorkerProcess(Process):
                 child, seq, number, code, text, left = arguments
                 self.machine.child_died(child, seq, number, code, text, clock, left)
             else:
+                if name == "child_delivers":
+                    self.children.heard_delivery(arguments[0])
                 getattr(self.machine, name)(*arguments, clock)
         elif kind == "tunnel":
             message, payload = entry[1:]
@@ -325,6 +327,8 @@ class WorkerProcess(Process):
             self.children.interrupt(action.child)
         elif isinstance(action, m.PauseChild):
             self.children.pause_child(action.child, action.paused)
+        elif isinstance(action, m.ToldDelivered):
+            self.children.delivered(action.child, action.seq)
         elif isinstance(action, m.PublishItems):
             farm.network.publish(self, action.topic, action.items, action.payload)
         elif isinstance(action, m.StopChild):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.simulation.bulk import whole
 from tests.simulation.listeners import Listeners
 from tests.simulation.people import Reader, Task
 from zfarm import messages as m
@@ -44,7 +45,8 @@ class Readers(Listeners):
         return reader
 
     def ends_filed(self, task: Task, outcome: m.Outcome) -> None:
-        """A client was told that there are files: it has to read them."""
+        """A client was told that there are files: it has to read them, and it has read a large result."""
+        whole(task, outcome)
         if outcome.filed and task.taker is None:
             self._reader(task, True)
 
@@ -56,7 +58,7 @@ class Readers(Listeners):
             assert action.attempt > reader.attempt, f"{what} goes back to attempt {action.attempt}"
             self.farm.story.probe("a stream begins anew" if reader.attempt else "a stream begins")
             reader.attempt, reader.run, reader.next = action.attempt, -1, 1
-            reader.used = reader.plain = reader.gauge = 0
+            reader.used = reader.plain = reader.gauge = reader.gap = 0
         assert action.first == reader.next, f"{what}: {action.first} instead of {reader.next}"
         for number, blob in enumerate(action.blobs, action.first):
             token, run, told = map(int, bytes(blob).split(b"/"))
@@ -95,6 +97,7 @@ class Readers(Listeners):
         assert action.first == reader.next <= action.last, f"{what}: a gap {action} at {reader.next}"
         reader.missed += action.last - action.first + 1
         reader.next = action.last + 1
+        reader.gap = action.last
         gone = any(run.interrupted or not run.worker.alive or run.worker.lost for run in task.runs)
         cut_off = not (self.farm.mix.patient or self.farm.mix.calm)
         excused = reader.lazy or gone or task.unsure or cut_off

@@ -8,6 +8,8 @@ Rules of this file:
      its number when the one before it can be replaced no more, so the numbers have no holes.
   4. Nothing is sent again unless it is asked for, and only what was sent before.
   5. The files of a lease are a stream of their own, under the lease with a minus sign, with more room.
+  6. From where a task delivers its result there nothing is dropped: it waits for its client, for however
+     long, until that has used all of it.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ class OutStream:
         "buffer_bytes",
         "bytes",
         "count",
+        "delivers",
         "ended",
         "flight",
         "gauge",
@@ -74,6 +77,7 @@ class OutStream:
         "subscribed",
         "task",
         "unsent",
+        "whole",
         "window_bytes",
     )
 
@@ -102,6 +106,8 @@ class OutStream:
         self.away = False  # its reader has made no progress for too long
         self.paused = False
         self.stuck_since = now
+        self.delivers = False  # what its task gives is in it from here on: nothing of that is dropped
+        self.whole = False  # and it is complete: whoever sent it waits for its reader to have used it
         self.ended = False
         self.over_at = inf
 
@@ -110,6 +116,11 @@ class OutStream:
         """The number of the first item that is kept; one more than the last if there is none."""
         kept = self.flight or self.unsent
         return kept[0].first if kept else self.count + 1
+
+    @property
+    def patient(self) -> bool:
+        """Its task waits for a reader, and will not do so for ever."""
+        return self.paused and not self.away and not self.delivers
 
     @property
     def wanted(self) -> bool:
@@ -154,8 +165,11 @@ class OutStream:
         if not self.unsent:
             return None
         chunk = self.unsent[0]
+        window = self.window_bytes
+        if self.delivers and not self.subscribed:  # the broker passes it on: not much for many at once
+            window = min(window, limits.batch_bytes_max)
         if self.outstanding and (
-            self.outstanding_bytes + chunk.size > self.window_bytes
+            self.outstanding_bytes + chunk.size > window
             or chunk.last - self.next >= limits.stream_window_items
         ):
             return None
@@ -206,6 +220,8 @@ class Outflow:
         self._anew = False  # the broker is to know these streams and no others
         self._touched: dict[int, OutStream] = {}
         self._answers: list[Action] = []
+        self.delivered: list[int] = []
+        """Leases whose results have come to their clients, to be told."""
         self.deadline = inf
 
     # ------------------------------------------------------------ what happens to streams
@@ -214,15 +230,22 @@ class Outflow:
         self, lease: int, owner: str, task: int, blobs: Payload, now: float, latest: bool = False
     ) -> None:
         """A task has emitted items, or one of which only the ``latest`` counts."""
-        stream = self._streams.get(lease)
-        if stream is None:
-            stream = self._streams[lease] = self._living[lease] = OutStream(
-                lease, owner, task, now, self._limits
-            )
-            self._fresh.append(lease)
-            self._used = True
+        stream = self._streams.get(lease) or self._begin(lease, owner, task, now)
         stream.add(blobs, latest)
         self._touch(stream)
+
+    def deliver(self, lease: int, owner: str, task: int, whole: bool, now: float) -> None:
+        """What follows in the files of this lease is its result; ``whole``: that was all of it, and it is
+        ``delivered`` when its reader has used it."""
+        stream = self._streams.get(-lease) or self._begin(-lease, owner, -task, now)
+        stream.delivers, stream.whole = True, whole
+        self._touch(stream)
+
+    def _begin(self, lease: int, owner: str, task: int, now: float) -> OutStream:
+        stream = self._streams[lease] = self._living[lease] = OutStream(lease, owner, task, now, self._limits)
+        self._fresh.append(lease)
+        self._used = True
+        return stream
 
     def advanced(self, lease: int, progress: Progress) -> None:
         """A task has told how far it is."""
@@ -366,6 +389,9 @@ class Outflow:
                 stream.over_at = min(stream.over_at, now + self._limits.stream_kept_s)
                 if stream.next > stream.count:
                     self._forget(stream)
+            elif stream.whole and stream.next > stream.count:
+                stream.whole = False
+                self.delivered.append(-stream.lease)
         self._tell_progress(now, actions)
         self._sweep(now)
         if self._gone:
@@ -375,14 +401,10 @@ class Outflow:
     def pauses(self, now: float) -> Iterator[tuple[int, bool]]:
         """Leases whose task shall wait in emit from now on, or go on."""
         for stream in self._living.values():
-            if (
-                stream.paused
-                and not stream.away
-                and now >= stream.stuck_since + self._limits.stream_patience_s
-            ):
+            if stream.patient and now >= stream.stuck_since + self._limits.stream_patience_s:
                 stream.away = True
             expected = not stream.read and now < stream.began_at + self._limits.stream_grace_s
-            held_back = (stream.reading and not stream.away) or expected
+            held_back = stream.delivers or (stream.reading and not stream.away) or expected
             if not held_back:
                 while stream.full(self._limits) and stream.first < stream.count:
                     stream.drop_oldest()
@@ -435,9 +457,9 @@ class Outflow:
     def _next_deadline(self, now: float) -> float:
         deadline = next(iter(self._ended.values())).over_at if self._ended else inf
         for stream in self._living.values():
-            if stream.paused and not stream.read:
+            if stream.paused and not stream.read and not stream.delivers:
                 deadline = min(deadline, stream.began_at + self._limits.stream_grace_s)
-            elif stream.paused and not stream.away:
+            elif stream.patient:
                 deadline = min(deadline, stream.stuck_since + self._limits.stream_patience_s)
         for gauge in self._gauges.values():
             if not gauge.told:

@@ -19,12 +19,11 @@ from msgspec import structs
 
 from zfarm.core.brood import NOTHING
 from zfarm.core.deaths import words_of_report
+from zfarm.core.delivering import Delivering
 from zfarm.core.kids import Duty, facts, limit_of, starved
 from zfarm.core.machine import NOW, batches
 from zfarm.core.named import Bodies
-from zfarm.core.outflow import Outflow
 from zfarm.core.printouts import Printouts
-from zfarm.core.supply import Supply
 from zfarm.core.tether import Tether
 from zfarm.messages import (
     BROKEN,
@@ -77,7 +76,7 @@ __all__ = ["Worker"]
 Handler = Callable[[Any, Payload, float], None]
 
 
-class Worker(Supply):
+class Worker(Delivering):
     """Runs leases in the children of one host."""
 
     def __init__(
@@ -104,7 +103,6 @@ class Worker(Supply):
         self._over = False
         self._room_told = slots
         self._vitals: Vitals | None = None
-        self._outflow = Outflow(limits)
         self._printouts = Printouts(limits)
         self.tether = Tether(self)
         self._bodies = Bodies(limits.named_kept_bytes)
@@ -202,14 +200,6 @@ class Worker(Supply):
             self._printouts.add(duty.lease, source, blob, dropped)
             self.deadline = NOW
         return duty is not None
-
-    def _duty(self, child: int, seq: int) -> Duty | None:
-        """The call of this number, if it is wanted; those before it may not have been reported yet."""
-        kid = self._kids.get(child)
-        for duty in kid.duties() if kid is not None else ():
-            if duty.seq == seq:
-                return duty if duty.lease in self._leases else None
-        return None
 
     def child_took_back(self, child: int, started_seq: int, now: float) -> None:
         """Answer to TakeBack: the calls of this child after ``started_seq`` are void."""
@@ -465,6 +455,8 @@ class Worker(Supply):
         super()._owe(duty, report, blob)
 
     def _pause_kids(self, now: float) -> None:
+        if self._outflow.delivered:
+            self._tell_delivered()
         for lease, paused in self._outflow.pauses(now):
             duty = self._leases.get(lease)
             if duty is not None and duty.kid is not None:

@@ -208,6 +208,11 @@ def _starts(message: m.Starts, blobs: int) -> None:
     _number("seq", message.seq)
 
 
+def _delivers(message: m.Delivers | m.Delivered, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _number("seq", message.seq)
+
+
 def _borrow(message: m.Borrow, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _listed("sizes", message.sizes, settings.blobs_max)
@@ -553,6 +558,8 @@ CHECKS: Final[dict[type, Check]] = {
     m.Dones: _dones,
     m.Starts: _starts,
     m.Waits: _nothing,
+    m.Delivers: _delivers,
+    m.Delivered: _delivers,
     m.Borrow: _borrow,
     m.Lent: _lent,
     m.Released: _released,

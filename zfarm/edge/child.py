@@ -38,6 +38,7 @@ from zfarm.messages import (
     VALUE,
     Blob,
     ChildCall,
+    Delivered,
     Done,
     Dones,
     Lent,
@@ -70,7 +71,8 @@ class Child:
         self._here = here
         self._realm = Realm()
         self._capture = capture
-        self._hatch = Hatch(pipe)
+        self._hatch = Hatch(pipe, here.filer)
+        self._delivery = self._hatch.delivery
         self._records = records
         self._fence = Fence()
         self._flush = here.finish
@@ -101,7 +103,7 @@ class Child:
 
     def _take(self, frames: Frames) -> None:
         message, blobs = wire.to_child.decode(frames)
-        if isinstance(message, Lent):
+        if isinstance(message, Lent | Delivered):
             return  # to a call that was interrupted while it waited for it
         if isinstance(message, Unshare):
             shared.forget(message.key)
@@ -118,6 +120,7 @@ class Child:
             self._hatch.open = self._realm.setup is not None and self._realm.setup.segments
             if self._realm.setup is not None:
                 self._records.obey(self._realm.setup.attention)
+                self._delivery.way = self._realm.setup.results
             first_body += 1
         else:
             self._realm.return_home()
@@ -215,6 +218,8 @@ class Child:
                     kind, blob = VALUE, self._hatch.encode(encode_value, value)
                 del value
             self._flush()  # what it emitted comes before its end
+            if self._delivery.way:
+                kind, blob = self._delivery.ended(self._here.seq, kind, blob)
         except BaseException as error:  # sys.exit() and KeyboardInterrupt are outcomes of a task
             args = value = target = None
             if (over := self._fence.judged(error)) is not None:
@@ -243,7 +248,10 @@ class Child:
         self._flush()  # what it emitted comes before its end
         if len(blob) > _PAYLOAD_MAX:
             blob = unfit("exception", len(blob), _PAYLOAD_MAX)
-        return ERROR, blob
+        if not self._delivery.way:
+            return ERROR, blob
+        self._delivery.forget()
+        return self._delivery.ended(self._here.seq, ERROR, blob)
 
     def _answer(self) -> tuple[list[Done], list[bytes], int]:
         """Send what is done; room for what comes next."""

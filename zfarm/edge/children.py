@@ -35,6 +35,7 @@ from zfarm.messages import (
     Action,
     Blob,
     Borrow,
+    Delivers,
     Done,
     Dones,
     Emits,
@@ -315,6 +316,8 @@ class Children:
             emitted(kid.number, message.seq, payload, message.latest, message.files, now)
         elif isinstance(message, Progress):
             self._listener.child_advanced(kid.number, message, now)
+        elif isinstance(message, Delivers):
+            self._listener.child_delivers(kid.number, message.seq, message.whole, now)
         elif isinstance(message, Borrow):
             self._lend(kid, message)
         elif isinstance(message, Released):
@@ -350,6 +353,12 @@ class Children:
         for kid in list(self._kids.values()):
             if kid.open:
                 self._say(kid, Unshare(key))
+
+    def tell(self, child: int, message: Message) -> None:
+        """Say this to a child, if it is there."""
+        kid = self._kids.get(child)
+        if kid is not None and kid.open:
+            self._say(kid, message)
 
     def _laden(self, kid: Kid, payload: Sequence[Blob]) -> Sequence[Blob]:
         return payload if self.lender is None else self.lender.reported(kid.number, payload)

@@ -8,42 +8,39 @@ of one keeps it alive.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from zfarm.edge import wire
 from zfarm.edge.callables import open_blob
 from zfarm.edge.cargo import CARGO, Apart, Large, Mapped, Part, is_cargo, large, opened_cargo, pack, small
+from zfarm.edge.delivery import Delivery, Talk, too_large
 from zfarm.edge.pipe import Frames
 from zfarm.edge.segments import Ref, write_ref
-from zfarm.errors import NotPortable, TooLarge
-from zfarm.messages import Blob, Borrow, Lent, Memory, Message
+from zfarm.errors import NotPortable
+from zfarm.messages import Blob, Borrow, Delivered, Lent, Memory
 from zfarm.settings import settings
+
+if TYPE_CHECKING:
+    from zfarm.edge.emitter import Emitter
 
 __all__ = ["Hatch"]
 
 _PAYLOAD_MAX: Final = settings.payload_bytes_max
-
-
-class Talk(Protocol):
-    """What a hatch needs of a child's pipe."""
-
-    def send(self, message: Message) -> None:
-        """Write one message."""
-
-    def receive(self) -> list[Frames] | None:
-        """Wait for messages; None when the worker has closed its side."""
+Answer = TypeVar("Answer", Lent, Delivered)
 
 
 class Hatch:
     """What of one call goes through shared memory."""
 
-    def __init__(self, pipe: Talk) -> None:
+    def __init__(self, pipe: Talk, filer: Emitter) -> None:
         self.open = False
         """Results may be in shared memory."""
         self.busy = False
         """The call that has just ended needs ``finish``."""
         self.early: list[Frames] = []
         """What the worker had said before it answered us: still to be taken."""
+        self.delivery = Delivery(pipe, filer, self)
+        """Where results go that are not in shared memory."""
         self._pipe = pipe
         self._mapped = Mapped()
         self._parts: Sequence[Part] = ()
@@ -66,7 +63,7 @@ class Hatch:
         """What ``encode(*things, callback)`` gives, or a blob for ``finish`` in its place: large parts of it
         are in shared memory."""
         if not self.open:
-            return encode(*things)
+            return self.delivery.encode(encode, *things)
         try:
             blob = encode(*things, large)
         except Large:
@@ -80,10 +77,7 @@ class Hatch:
             return encoded
         size = len(blob) + sum(buffer.nbytes for buffer in buffers)
         if size > _PAYLOAD_MAX:
-            raise TooLarge(
-                f"the result has {size:,} bytes, at most {_PAYLOAD_MAX:,} may travel; return less, write a "
-                "file, or set ZFARM_PAYLOAD_BYTES_MAX for client, broker and workers"
-            )
+            raise too_large(size)
         wanted = [*buffers, *([] if small(len(blob)) else [memoryview(blob)])]
         memory = self._borrow([part.nbytes for part in wanted])
         placed = [_place(part, piece) for part, piece in zip(wanted, memory, strict=False)]
@@ -95,17 +89,23 @@ class Hatch:
 
     def _borrow(self, sizes: list[int]) -> Sequence[Memory]:
         self._pipe.send(Borrow(sizes))
+        lent = self.answer(Lent)
+        return () if lent is None else lent.memory
+
+    def answer(self, kind: type[Answer]) -> Answer | None:
+        """Wait for a message of this kind; what comes before it is taken later. None: the worker has closed
+        its side."""
         while (messages := self._pipe.receive()) is not None:
             answer = None
             for frames in messages:
                 message, _ = wire.to_child.decode(frames)
-                if isinstance(message, Lent):
-                    answer = message.memory
+                if isinstance(message, kind):
+                    answer = message
                 else:
                     self.early.append(frames)
             if answer is not None:
                 return answer
-        return ()
+        return None
 
     def forked(self) -> None:
         """The running call has forked this process: the other one sees what it has mapped, too."""

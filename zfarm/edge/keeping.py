@@ -15,13 +15,13 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from zfarm.edge.cargo import Apart, Large, Part, large, pack, small
+from zfarm.edge.cargo import Apart, Large, large, pack, small
 from zfarm.edge.names import file_name
 from zfarm.edge.parcels import digest_of, digest_of_file, whole_digest
 from zfarm.edge.stored import Stored, path_of
 from zfarm.edge.storeroom import PART, Storeroom
 from zfarm.edge.trees import STORED_MODE
-from zfarm.errors import DamagedFile, FarmError
+from zfarm.errors import DamagedFile, FarmError, TransferError
 from zfarm.messages import CHUNK_BYTES
 from zfarm.settings import settings
 
@@ -34,8 +34,12 @@ _NEW: Final = PART | os.O_EXCL
 
 
 def keep(here: Inside, encode: Callable[..., bytes], value: Any) -> bytes:
-    """The blob of a result whose large parts stay in the store, as far as there is room; ``encode`` pickles
-    it."""
+    """The blob of a result whose large parts stay in the store; ``encode`` pickles it.
+
+    Raises:
+        TransferError: there is no room for them.
+        OSError: this worker has no store.
+    """
     buffers: Sequence[memoryview] = ()
     try:
         blob = encode(value, large)
@@ -69,14 +73,14 @@ class Shelf(Storeroom):
         for fd in (self._blobs, self._parts, self._trees, self._top):
             os.close(fd)
 
-    def put(self, data: memoryview, at: str) -> Part:
-        """Write this; or the bytes themselves: it cannot be written."""
+    def put(self, data: memoryview, at: str) -> Stored:
+        """Write this. Raises TransferError: it cannot be written."""
         name = secrets.token_hex(12)
         try:
             self._make_room(data.nbytes)
             fd = os.open(name, _NEW, 0o600, dir_fd=self._parts)
-        except (OSError, FarmError):
-            return data.tobytes()
+        except (OSError, FarmError) as error:
+            raise self._no_room(data, error) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             digests = bytearray()
@@ -86,13 +90,20 @@ class Shelf(Storeroom):
                 digests += digest_of(chunk)
             stored = Stored(whole_digest(digests), data.nbytes, at)
             self._name(fd, name, stored)
-        except OSError:  # a full disk: it travels
+        except OSError as error:
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._parts)
-            return data.tobytes()
+            raise self._no_room(data, error) from error
         finally:
             os.close(fd)
         return stored
+
+    def _no_room(self, data: memoryview, error: OSError | FarmError) -> TransferError:
+        why = str(error) if isinstance(error, FarmError) else os.strerror(error.errno or 0)
+        return TransferError(
+            f"a result of {data.nbytes:,} bytes cannot be kept in the store {self.root} of this worker: "
+            f"{why}; make room there, or call without keep=True"
+        )
 
     def bring(
         self,

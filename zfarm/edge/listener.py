@@ -29,7 +29,7 @@ class Sources(Protocol):
 
 
 class Listener(Protocol):
-    """Who is told; the first eight are zfarm.core.worker.Worker's."""
+    """Who is told; the first nine are zfarm.core.worker.Worker's."""
 
     def child_started(self, child: int, now: float) -> None:
         """Its process exists."""
@@ -45,6 +45,10 @@ class Listener(Protocol):
     ) -> None:
         """Its call ``seq`` has emitted items, one of which only the newest counts (``latest``), or pieces
         of ``files``."""
+
+    def child_delivers(self, child: int, seq: int, whole: bool, now: float) -> None:
+        """What follows of the files of its call ``seq`` is the result of that, or that was the ``whole`` of
+        it."""
 
     def child_advanced(self, child: int, progress: Progress, now: float) -> None:
         """Its call says how far it is."""

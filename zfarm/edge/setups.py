@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from zfarm.edge.attention import Watcher
+from zfarm.edge.pieces import BOUNDED, IN_PIECES
 from zfarm.edge.wire import decode_setup, encode_setup
 from zfarm.messages import Attention, Setup, Tree
 
@@ -40,13 +41,27 @@ class Setups:
 
     @classmethod
     def fresh(
-        cls, session: str, initializer: bytes = b"", max_tasks_per_child: int = 0, segments: bool = False
+        cls,
+        session: str,
+        initializer: bytes = b"",
+        max_tasks_per_child: int = 0,
+        segments: bool = False,
+        results: int = 0,
     ) -> Setups:
         """Setups of a realm of its own. ``initializer`` as zfarm.edge.callables encodes it; with ``segments``
-        results may be in shared memory."""
+        results may be in shared memory; ``results``: see zfarm.edge.pieces."""
         digest = hashlib.blake2b(initializer, digest_size=8).hexdigest() if initializer else "-"
         realm = f"{session}/{digest}"
-        template = Setup(realm, "", (), "", "", initializer, max_tasks_per_child, segments=segments)
+        template = Setup(
+            realm, "", (), "", "", initializer, max_tasks_per_child, segments=segments, results=results
+        )
+        return cls(template)
+
+    @classmethod
+    def inherited(cls, template: Setup) -> Setups:
+        """Those of calls within a call with this setup: whoever submits them is there to take results."""
+        if template.results == BOUNDED:
+            template = msgspec.structs.replace(template, results=IN_PIECES)
         return cls(template)
 
     def ship(self, tree: Tree) -> None:

@@ -1,0 +1,55 @@
+"""Results that are on their way to their clients in pieces: their calls run until they are there.
+
+Such a call has come to its end in its child, which keeps its slot and waits. So there is no outcome before
+its client has what belongs to it, and whatever dies before that has died under a call that runs.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from zfarm.core.kids import Duty
+from zfarm.core.machine import NOW
+from zfarm.core.outflow import Outflow
+from zfarm.core.supply import Supply
+from zfarm.messages import ToldDelivered
+from zfarm.settings import Settings
+
+__all__ = ["Delivering"]
+
+
+class Delivering(Supply):
+    """A brood whose calls have streams, and deliver large results in those."""
+
+    def __init__(
+        self, slots: int, host: str, pid: int, limits: Settings, resources: dict[str, int] | None = None
+    ) -> None:
+        super().__init__(slots, host, pid, limits, resources)
+        self._outflow = Outflow(limits)
+
+    def child_delivers(self, child: int, seq: int, whole: bool, now: float) -> None:
+        """Call ``seq`` of this child has come to its end: what follows of its files is its result, or that
+        was the ``whole`` of it. Its timeout is over."""
+        duty = self._duty(child, seq)
+        if duty is None:
+            return
+        if not duty.grace_us:
+            self._kids[child].stop_at = inf
+        self._outflow.deliver(duty.lease, duty.owner, duty.task, whole, now)
+        self.deadline = NOW
+
+    def _duty(self, child: int, seq: int) -> Duty | None:
+        """The call of this number, if it is wanted; those before it may not have been reported yet."""
+        kid = self._kids.get(child)
+        for duty in kid.duties() if kid is not None else ():
+            if duty.seq == seq:
+                return duty if duty.lease in self._leases else None
+        return None
+
+    def _tell_delivered(self) -> None:
+        """Let the calls end whose clients have what they have given."""
+        delivered, self._outflow.delivered = self._outflow.delivered, []
+        for lease in delivered:
+            duty = self._leases.get(lease)
+            if duty is not None and duty.kid is not None:
+                self._actions.append(ToldDelivered(duty.kid.number, duty.seq))
