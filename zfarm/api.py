@@ -473,8 +473,8 @@ class _World(NamedTuple):
     ) -> _Parts:
         """All parts of an executor over ``road``; the link is started."""
         from zfarm.edge.callables import Portable
-        from zfarm.edge.pieces import AS_THEY_ARE, BOUNDED, IN_PIECES
         from zfarm.edge.setups import Setups
+        from zfarm.edge.ways import AS_THEY_ARE, BOUNDED, IN_PIECES
         from zfarm.link import Link
 
         session = os.urandom(16).hex()

@@ -36,7 +36,6 @@ from zfarm.errors import (
     TransferError,
 )
 from zfarm.futures import FINISHED, Future, gate
-from zfarm.gathering import Gathering, in_pieces
 from zfarm.harbour import Harbour
 from zfarm.identity import our_versions, program_name
 from zfarm.messages import (
@@ -82,6 +81,7 @@ if TYPE_CHECKING:
     from zfarm.arrivals import Arrivals
     from zfarm.edge.bales import Bale
     from zfarm.edge.stowage import Stowage
+    from zfarm.gathering import Gathering
     from zfarm.givers import Giver
     from zfarm.handles import FileHandle
     from zfarm.outputs import Outputs
@@ -581,9 +581,12 @@ class Link:
 
     def _filed(self, action: Arrived | Missed | StreamOver) -> None:
         rest: Arrived | Missed | StreamOver | None = action
-        if self._gathering is None and in_pieces(action):
-            self._gathering = Gathering(self, self._machine)
-            self._subscribe()
+        if self._gathering is None:
+            from zfarm.gathering import Gathering, in_pieces
+
+            if in_pieces(action):
+                self._gathering = Gathering(self, self._machine)
+                self._subscribe()
         if self._gathering is not None:
             rest = self._gathering.sift(action)
         if rest is not None:

@@ -274,7 +274,7 @@ class Setup(Message):
     segments: bool = False  # results may be in shared memory: the client is on this host
     attention: Attention | None = None  # None: the output of its calls does not travel
     trees: tuple[Tree, ...] = ()  # what its client has shipped
-    results: int = 0  # how large results come: AS_THEY_ARE, IN_PIECES or BOUNDED
+    results: int = 0  # how large ones come (zfarm.edge.ways)
 
 
 class Streaming(Message):

@@ -182,8 +182,8 @@ class Settings:
     has ended: no beat shall wait behind more than a full message. For smaller ones the additional round trip
     would cost more than it gives."""
     job_result_bytes_max: int = 256 * MIB
-    """Bytes of what a call of a job gives: the broker keeps it, so it comes there in one message, behind
-    which the beats of its worker wait, for less than ``worker_lost_after_s`` on a network of 1 Gbit/s."""
+    """Bytes of what a call of a job gives: the broker keeps it, so it comes there in one message, which is
+    encrypted as a whole before any of it, or a beat behind it, is on its way: 256 MiB in a second or two."""
     archive_bytes_max: int = 100 * 1024 * MIB
     """Bytes of files that a broker keeps by name, for all keys together; what is beyond is refused."""
     archive_names_max: int = 10_000

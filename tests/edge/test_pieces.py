@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 
+from zfarm.edge import pieces
 from zfarm.edge.pieces import KINDS, Gathered, Part, table, take_apart
 from zfarm.errors import DamagedFile, TransferError
 
@@ -16,25 +17,25 @@ SIZES = [0, 1, MIB - 1, MIB, 2 * MIB + 5]
 
 def apart(data: bytes) -> tuple[list[bytes], Part]:
     """The pieces of a part, and what it is known by."""
-    pieces: list[bytes] = []
-    part = take_apart(memoryview(data), pieces.append)
-    return pieces, part
+    items: list[bytes] = []
+    part = take_apart(memoryview(data), items.append)
+    return items, part
 
 
-def gathered(*pieces: bytes) -> Gathered:
+def gathered(*items: bytes) -> Gathered:
     made = Gathered()
-    for piece in pieces:
-        made.take(piece)
+    for item in items:
+        made.take(item)
     return made
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_pickle_in_pieces_is_what_it_was(size: int) -> None:
     value = os.urandom(size)
-    pieces, part = apart(pickle.dumps(value, 5))
+    items, part = apart(pickle.dumps(value, 5))
 
-    assert {piece[0] for piece in pieces} <= KINDS
-    assert gathered(*pieces).opened(table([part], None)).load() == value
+    assert {item[0] for item in items} <= KINDS
+    assert gathered(*items).opened(table([part], None)).load() == value
 
 
 def test_buffers_come_in_order_and_can_be_written_to() -> None:
@@ -55,32 +56,46 @@ def test_buffers_come_in_order_and_can_be_written_to() -> None:
 
 @pytest.mark.parametrize("lost", range(5))
 def test_a_piece_that_is_missing_or_spoilt_is_told(lost: int) -> None:
-    pieces, part = apart(os.urandom(2 * MIB + 5))
-    assert len(pieces) == 5
-    spoilt = [*pieces]
-    spoilt[lost] = pieces[lost][:-1] + bytes([pieces[lost][-1] ^ 1])
+    items, part = apart(os.urandom(2 * MIB + 5))
+    assert len(items) == 5
+    spoilt = [*items]
+    spoilt[lost] = items[lost][:-1] + bytes([items[lost][-1] ^ 1])
 
     with pytest.raises(TransferError):
-        gathered(*pieces[:lost], *pieces[lost + 1 :]).opened(table([part], None))
+        gathered(*items[:lost], *items[lost + 1 :]).opened(table([part], None))
     with pytest.raises(TransferError):
         gathered(*spoilt).opened(table([part], None))
 
 
 def test_a_gap_is_told() -> None:
-    pieces, part = apart(bytes(100))
+    items, part = apart(bytes(100))
 
     with pytest.raises(DamagedFile, match="hole"):
-        gathered(pieces[0], b"", *pieces[1:]).opened(table([part], None))
+        gathered(items[0], b"", *items[1:]).opened(table([part], None))
 
 
 def test_what_belongs_to_another_outcome_is_not_taken_for_this_one() -> None:
-    pieces, _ = apart(b"one")
+    items, _ = apart(b"one")
     _, other = apart(b"two")
 
     with pytest.raises(TransferError, match="or others"):
-        gathered(*pieces).opened(table([other], None))
+        gathered(*items).opened(table([other], None))
 
 
 def test_what_there_is_no_memory_for_is_told_with_the_remedy() -> None:
     with pytest.raises(TransferError, match=r"at most .* may come"):
         gathered(b"R" + (1 << 60).to_bytes(8, "big")).opened(table([], b""))
+
+
+def test_a_client_without_memory_says_so_and_its_other_results_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(size: int) -> None:
+        raise MemoryError
+
+    data, part = apart(pickle.dumps("value", 5))
+    with monkeypatch.context() as patch:
+        patch.setattr(pieces, "_memory", none)
+        poor = gathered(*data)
+
+    with pytest.raises(TransferError, match=r"cannot be held here: MemoryError .*keep=True"):
+        poor.opened(table([part], None))
+    assert gathered(*data).opened(table([part], None)).load() == "value"

@@ -153,6 +153,24 @@ def test_a_worker_that_is_killed_before_its_client_has_the_result_costs_one_run(
     assert [marked(Path(path)) for path in runs] == [{1: 2}, {1: 1}]
 
 
+def test_a_call_that_is_stopped_while_its_result_comes_leaves_nothing_of_it(
+    farm: TcpFarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    farm.start_broker("--journal", "none")
+    farm.start_worker(1)
+    farm.wait_slots(1)
+    with zfarm.Executor(farm.connection) as client, slow(monkeypatch) as (came, go):
+        future = client.submit(marked_ones, os.devnull, MORE_THAN_A_WINDOW)
+        wait_until(came, "some of it has come")
+
+        assert future.cancel(force=True)
+        assert client.submit(pow, 2, 3).result(DEADLINE_S) == 8, "the slot is back"
+        go()
+        gathering = client._link._gathering
+        assert gathering is not None
+        wait_until(lambda: not gathering._results, "what had come is forgotten")
+
+
 def test_what_a_call_of_a_job_gives_is_bounded_with_a_clear_word(farm: TcpFarm) -> None:
     farm.start_broker()
     farm.variables["ZFARM_JOB_RESULT_BYTES_MAX"] = str(4 * MIB)

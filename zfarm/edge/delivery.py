@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from zfarm.edge.cargo import Apart, Large, large, small
 from zfarm.edge.outcomes import encode_error
-from zfarm.edge.pieces import AS_THEY_ARE, BOUNDED, IN_PIECES, LANDED, table, take_apart
+from zfarm.edge.ways import AS_THEY_ARE, BOUNDED, IN_PIECES
 from zfarm.errors import TooLarge
 from zfarm.messages import ERROR, Delivered, Delivers, Message
 from zfarm.settings import settings
@@ -81,7 +81,7 @@ class Delivery:
         if size > _PAYLOAD_MAX:
             raise too_large(size)
         self._buffers, self._pickle, self.waiting = buffers, blob, True
-        return LANDED if kind is None else (kind, LANDED)
+        return b"" if kind is None else (kind, b"")
 
     def ended(self, seq: int, kind: int, blob: bytes) -> tuple[int, bytes]:
         """How call ``seq`` ends after what it has emitted: a large result is at its client when this returns.
@@ -109,6 +109,8 @@ class Delivery:
         self._buffers, self._pickle, self.waiting = (), b"", False
 
     def _send(self, seq: int, buffers: Sequence[memoryview], data: bytes) -> bytes:
+        from zfarm.edge.pieces import table, take_apart  # for those who give nothing large it takes too long
+
         self._pipe.send(Delivers(seq))
 
         def emit(piece: bytes) -> None:

@@ -23,9 +23,6 @@ from zfarm.messages import CHUNK_BYTES, DIGEST_BYTES, Blob
 from zfarm.settings import settings
 
 __all__ = [
-    "AS_THEY_ARE",
-    "BOUNDED",
-    "IN_PIECES",
     "KINDS",
     "LANDED",
     "Gathered",
@@ -34,13 +31,6 @@ __all__ = [
     "take_apart",
 ]
 
-AS_THEY_ARE: Final = 0
-"""Results travel with their reports, whatever their size: client and worker are on one host."""
-IN_PIECES: Final = 1
-"""Those above ``results_from_bytes`` come before their reports, in pieces: their client is there to take
-them."""
-BOUNDED: Final = 2
-"""They travel with their reports, up to ``job_result_bytes_max``: the broker keeps them for their client."""
 KINDS: Final = frozenset(b"RVW")
 """First bytes of pieces; those of files have others (zfarm.edge.parcels)."""
 LANDED: Final = b"L"

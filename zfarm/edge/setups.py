@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from zfarm.edge.attention import Watcher
-from zfarm.edge.pieces import BOUNDED, IN_PIECES
+from zfarm.edge.ways import BOUNDED, IN_PIECES
 from zfarm.edge.wire import decode_setup, encode_setup
 from zfarm.messages import Attention, Setup, Tree
 
@@ -49,7 +49,7 @@ class Setups:
         results: int = 0,
     ) -> Setups:
         """Setups of a realm of its own. ``initializer`` as zfarm.edge.callables encodes it; with ``segments``
-        results may be in shared memory; ``results``: see zfarm.edge.pieces."""
+        results may be in shared memory; ``results``: see zfarm.edge.ways."""
         digest = hashlib.blake2b(initializer, digest_size=8).hexdigest() if initializer else "-"
         realm = f"{session}/{digest}"
         template = Setup(
