@@ -181,9 +181,10 @@ class Settings:
     """Results of at least this size come from a farm over TCP in pieces, ahead of the news that their call
     has ended: no beat shall wait behind more than a full message. For smaller ones the additional round trip
     would cost more than it gives."""
-    job_result_bytes_max: int = 256 * MIB
-    """Bytes of what a call of a job gives: the broker keeps it, so it comes there in one message, which is
-    encrypted as a whole before any of it, or a beat behind it, is on its way: 256 MiB in a second or two."""
+    undivided_bytes_max: int = 256 * MIB
+    """Bytes of what travels undivided over TCP: an item that a call emits, and what a call of a job gives,
+    since the broker keeps that. Such a message is encrypted as a whole before any of it, or a beat behind it,
+    is on its way: 256 MiB in a second or two."""
     archive_bytes_max: int = 100 * 1024 * MIB
     """Bytes of files that a broker keeps by name, for all keys together; what is beyond is refused."""
     archive_names_max: int = 10_000

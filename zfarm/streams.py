@@ -16,7 +16,8 @@ from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
-from zfarm.errors import StreamGap, TooLarge
+from zfarm.edge.ways import ITEM_MAX
+from zfarm.errors import StreamGap
 from zfarm.settings import settings
 
 if TYPE_CHECKING:
@@ -66,16 +67,15 @@ def emit(value: object, *, latest: bool = False) -> None:
 
     Raises:
         NotPortable: it cannot be pickled; the text says why.
-        TooLarge: it exceeds ``settings.payload_bytes_max``.
+        TooLarge: it exceeds ``settings.payload_bytes_max``, or over TCP ``settings.undivided_bytes_max``.
         RuntimeError: this process does not run a task of a farm.
     """
     inside = inside_task("emit()")
     blob = inside.encode(value)
-    if len(blob) > settings.payload_bytes_max:
-        raise TooLarge(
-            f"the emitted value has {len(blob):,} bytes pickled, at most {settings.payload_bytes_max:,} may "
-            "travel; emit less at a time, or set ZFARM_PAYLOAD_BYTES_MAX for client, broker and workers"
-        )
+    if len(blob) > ITEM_MAX:
+        from zfarm.edge.delivery import check_item
+
+        check_item(blob, 0 if inside.setup is None else inside.setup.results)
     if inside.emitter.muted:
         return
     if latest:

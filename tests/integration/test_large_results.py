@@ -42,6 +42,14 @@ def fails(mib: int) -> None:
     raise Costly(text(mib))
 
 
+def emits(mib: int) -> None:
+    zfarm.emit(text(mib))
+
+
+def yields(mib: int) -> Iterator[bytes]:
+    yield text(mib)
+
+
 def within(mib: int) -> float:
     """The result of a call within this one."""
     return float(zfarm.current_farm().submit(marked_ones, os.devnull, mib).result(DEADLINE_S).sum())
@@ -111,11 +119,10 @@ def test_large_results_of_all_kinds_come_and_no_process_between_holds_them(farm:
         assert not client._link._gathering._results, "what was handed over is kept"
 
 
-@pytest.mark.parametrize("journal", [(), ("--journal", "none")], ids=["journal", "no journal"])
 def test_a_broker_that_is_killed_while_a_result_comes_costs_no_run(
-    farm: TcpFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: tuple[str, ...]
+    farm: TcpFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broker = farm.start_broker(*journal)
+    broker = farm.start_broker()
     farm.start_worker(1)
     farm.wait_slots(1)
     runs = str(tmp_path / "runs")
@@ -123,7 +130,7 @@ def test_a_broker_that_is_killed_while_a_result_comes_costs_no_run(
         future = client.options(retries=0).submit(marked_ones, runs, MORE_THAN_A_WINDOW)
         wait_until(came, "some of it has come")
         kill(broker)
-        farm.start_broker(*journal, port=farm.port)
+        farm.start_broker(port=farm.port)
         go()
 
         assert future.result(DEADLINE_S).sum() == MORE_THAN_A_WINDOW * MIB / 8
@@ -171,12 +178,15 @@ def test_a_call_that_is_stopped_while_its_result_comes_leaves_nothing_of_it(
         wait_until(lambda: not gathering._results, "what had come is forgotten")
 
 
-def test_what_a_call_of_a_job_gives_is_bounded_with_a_clear_word(farm: TcpFarm) -> None:
+def test_what_travels_undivided_is_bounded_with_a_clear_word(farm: TcpFarm) -> None:
     farm.start_broker()
-    farm.variables["ZFARM_JOB_RESULT_BYTES_MAX"] = str(4 * MIB)
+    farm.variables["ZFARM_UNDIVIDED_BYTES_MAX"] = str(4 * MIB)
     farm.start_worker(1)
     farm.wait_slots(1)
     with zfarm.Job("large", farm.connection) as job:
         assert len(job.submit(text, 3).result(DEADLINE_S)) == 3 * MIB
         with pytest.raises(zfarm.TooLarge, match="the broker keeps it"):
             job.submit(text, 5).result(DEADLINE_S)
+        for emitting in (emits, yields):
+            with pytest.raises(zfarm.TooLarge, match="emit less at a time"):
+                job.submit(emitting, 5).result(DEADLINE_S)

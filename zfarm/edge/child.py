@@ -19,6 +19,7 @@ from typing import Any, Final
 from zfarm.edge import inside, shared, upbringing, wire
 from zfarm.edge.callables import Function
 from zfarm.edge.capture import Capture
+from zfarm.edge.delivery import check_item
 from zfarm.edge.fence import Fence
 from zfarm.edge.hatch import Hatch
 from zfarm.edge.homes import PROTOCOL
@@ -29,6 +30,7 @@ from zfarm.edge.page import ChildPage
 from zfarm.edge.pipe import PIPE_LOST, Frames
 from zfarm.edge.realm import Realm, unfit
 from zfarm.edge.records import Records
+from zfarm.edge.ways import ITEM_MAX
 from zfarm.edge.wire import Malformed
 from zfarm.errors import NotPortable
 from zfarm.messages import (
@@ -235,8 +237,10 @@ class Child:
         emit, seq = self._here.emitter.emit, self._here.seq
         try:
             while True:
-                item = next(items)
-                emit(seq, encode_value(item))
+                blob = encode_value(next(items))
+                if len(blob) > ITEM_MAX:
+                    check_item(blob, self._delivery.way)
+                emit(seq, blob)
         except StopIteration as stop:
             return stop.value
         finally:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from zfarm.edge.cargo import Apart, Large, large, small
 from zfarm.edge.outcomes import encode_error
-from zfarm.edge.ways import AS_THEY_ARE, BOUNDED, IN_PIECES
+from zfarm.edge.ways import AS_THEY_ARE, BOUNDED, IN_PIECES, ITEM_MAX
 from zfarm.errors import TooLarge
 from zfarm.messages import ERROR, Delivered, Delivers, Message
 from zfarm.settings import settings
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from zfarm.edge.hatch import Hatch
     from zfarm.edge.pipe import Frames
 
-__all__ = ["Delivery", "Talk", "too_large"]
+__all__ = ["Delivery", "Talk", "check_item", "too_large"]
 
 _PAYLOAD_MAX: Final = settings.payload_bytes_max
 _FROM_BYTES: Final = settings.results_from_bytes
@@ -42,6 +42,17 @@ def too_large(size: int) -> TooLarge:
         f"the result has {size:,} bytes, at most {_PAYLOAD_MAX:,} may travel; return less, write a file, or "
         "set ZFARM_PAYLOAD_BYTES_MAX for client, broker and workers"
     )
+
+
+def check_item(blob: bytes, way: int) -> None:
+    """Raise TooLarge if an emitted item may not travel to a client with this ``way`` of results."""
+    name = "PAYLOAD" if way == AS_THEY_ARE or ITEM_MAX == _PAYLOAD_MAX else "UNDIVIDED"
+    most = _PAYLOAD_MAX if name == "PAYLOAD" else ITEM_MAX
+    if len(blob) > most:
+        raise TooLarge(
+            f"the emitted value has {len(blob):,} bytes pickled, at most {most:,} may travel; emit less at a "
+            f"time, send a file, or set ZFARM_{name}_BYTES_MAX for client, broker and workers"
+        )
 
 
 class Delivery:
@@ -95,11 +106,11 @@ class Delivery:
             return kind, self._send(seq, buffers, data)
         if self.way == IN_PIECES and len(blob) >= _FROM_BYTES:
             return kind, self._send(seq, (), blob)
-        if self.way == BOUNDED and len(blob) > settings.job_result_bytes_max:
+        if self.way == BOUNDED and len(blob) > settings.undivided_bytes_max:
             text = (
                 f"what a call of a job gives has {len(blob):,} bytes pickled, at most "
-                f"{settings.job_result_bytes_max:,} may travel, since the broker keeps it; return less, "
-                "write a file where its readers find it, or set ZFARM_JOB_RESULT_BYTES_MAX for the workers"
+                f"{settings.undivided_bytes_max:,} may travel, since the broker keeps it; return less, "
+                "write a file where its readers find it, or set ZFARM_UNDIVIDED_BYTES_MAX for the workers"
             )
             return ERROR, encode_error(TooLarge(text))
         return kind, blob
