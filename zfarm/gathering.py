@@ -20,6 +20,7 @@ from zfarm.edge.pieces import KINDS, LANDED, Gathered
 from zfarm.errors import TransferError
 from zfarm.futures import Future
 from zfarm.messages import ERROR, Arrived, Blob, Missed, Resolve, StreamOver
+from zfarm.settings import settings
 
 if TYPE_CHECKING:
     from zfarm.core.client import Client
@@ -29,6 +30,8 @@ __all__ = ["Gathering", "in_pieces"]
 
 TOLD_EACH: Final = 4
 """Pieces, each of up to a megabyte, after which the sender is told while more of them wait."""
+STALLED_S: Final = 1.0
+"""When nothing has come for so long, those that should come have to wait for their turn again."""
 
 
 class _Pieces(NamedTuple):
@@ -38,6 +41,9 @@ class _Pieces(NamedTuple):
     attempt: int = 0
     last: int = 0
     blobs: Sequence[Blob] = ()
+
+
+_NONE: Final = _Pieces(0)
 
 
 def in_pieces(action: Arrived | Missed | StreamOver) -> bool:
@@ -58,6 +64,8 @@ class Gathering:
         self._attempts: dict[int, int] = {}  # the link's: of tasks whose results are coming, or have come
         self._lock = threading.Lock()
         self._results: dict[int, tuple[int, Gathered]] = {}  # with the attempt of each
+        self._coming: dict[int, None] = {}  # the thread's: tasks whose results are wanted now
+        self._waiting: dict[int, tuple[int, int]] = {}  # and those that have begun: what will be told of them
         self._queue: queue.SimpleQueue[_Pieces | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="zfarm-results", daemon=True)
         self._thread.start()
@@ -116,15 +124,33 @@ class Gathering:
     def _run(self) -> None:
         taken: dict[int, tuple[int, int]] = {}
         done = 0
-        while (pieces := self._queue.get()) is not None:
+        while True:
+            try:
+                pieces = self._queue.get(timeout=STALLED_S if self._waiting else None)
+            except queue.Empty:
+                self._coming.clear()
+                pieces = _NONE
+            if pieces is None:
+                return
             self._add(pieces)
             if pieces.attempt:
-                taken[pieces.task] = pieces.attempt, pieces.last
+                self._waiting[pieces.task] = pieces.attempt, pieces.last
+            else:
+                self._waiting.pop(pieces.task, None)
+                self._coming.pop(pieces.task, None)
             del pieces
+            self._admit(taken)
             done += 1
             if taken and (self._queue.empty() or done % TOLD_EACH == 0):
                 told, taken = taken, {}
                 self._tell(told)
+
+    def _admit(self, taken: dict[int, tuple[int, int]]) -> None:
+        """Say of no more than a few at once what has come: the others wait at their workers."""
+        for task in list(self._waiting):
+            if task in self._coming or len(self._coming) < settings.results_at_once:
+                self._coming[task] = None
+                taken[task] = self._waiting.pop(task)
 
     def _tell(self, told: dict[int, tuple[int, int]]) -> None:
         self._link.call(lambda: self._took(told))

@@ -181,6 +181,9 @@ class Settings:
     """Results of at least this size come from a farm over TCP in pieces, ahead of the news that their call
     has ended: no beat shall wait behind more than a full message. For smaller ones the additional round trip
     would cost more than it gives."""
+    results_at_once: int = 4
+    """Large results that are on their way to one client at once, with half of ``files_window_bytes`` each;
+    the others wait in their calls."""
     undivided_bytes_max: int = 256 * MIB
     """Bytes of what travels undivided over TCP: an item that a call emits, and what a call of a job gives,
     since the broker keeps that. Such a message is encrypted as a whole before any of it, or a beat behind it,

@@ -160,10 +160,14 @@ def test_little_of_a_result_is_on_its_way_through_the_broker_before_it_is_publis
     outflow.deliver(LEASE, "c", 1, False, 1000.0)
     for _ in range(8):
         outflow.emitted(-LEASE, "c", -1, [bytes(LIMITS.batch_bytes_max // 2)], 1000.0)
-    outflow.listen([Listening(-LEASE, 1, 0, reading=True, subscribed=False, ask=False)], 1000.0)
 
-    items = [message for message in sent(turn(outflow)) if isinstance(message, Items)]
-    assert [message.last for message in items] == [1, 2]
-    outflow.listen([Listening(-LEASE, 1, 0, reading=True, subscribed=True, ask=False)], 1000.0)
-    published = [action.items for action in turn(outflow) if isinstance(action, PublishItems)]
-    assert published[-1].last == 8
+    def told(used: int, subscribed: bool) -> list[int]:
+        outflow.listen([Listening(-LEASE, used + 1, used, True, subscribed, ask=False)], 1000.0)
+        actions = turn(outflow)
+        items = [action.items for action in actions if isinstance(action, PublishItems)]
+        return [one.last for one in [*items, *sent(actions)] if isinstance(one, Items)]
+
+    assert told(used=0, subscribed=False) == [1], "nobody has asked for more"
+    assert told(used=1, subscribed=False) == [2, 3]
+    assert told(used=1, subscribed=True) == [4, 5]
+    assert told(used=5, subscribed=True) == [6, 7, 8]

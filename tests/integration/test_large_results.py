@@ -122,6 +122,7 @@ def test_large_results_of_all_kinds_come_and_no_process_between_holds_them(farm:
 def test_a_broker_that_is_killed_while_a_result_comes_costs_no_run(
     farm: TcpFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    farm.variables["ZFARM_RESTART_HOLD_S"] = str(DEADLINE_S)  # the worker may be slow to come back
     broker = farm.start_broker()
     farm.start_worker(1)
     farm.wait_slots(1)

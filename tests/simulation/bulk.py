@@ -12,7 +12,7 @@ from zfarm import messages as m
 if TYPE_CHECKING:
     from tests.simulation.children import Child
     from tests.simulation.faults import Mix
-    from tests.simulation.people import Run, Task
+    from tests.simulation.people import Reader, Run, Task
 
 PIECES_MAX = 40
 AT_ONCE_MAX = 4
@@ -45,7 +45,7 @@ def pieces(mix: Mix, rng: Random) -> int:
 
 def deliver(child: Child, call: m.ChildCall, task: Task, run: Run) -> None:
     """The call has come to its end: its result goes first."""
-    run.delivers = True
+    run.result_at = run.filed + 1
     child.say("child_delivers", call.seq, False)
     _send(child, call, task, run, task.pieces)
 
@@ -69,6 +69,14 @@ def _send(child: Child, call: m.ChildCall, task: Task, run: Run, left: int) -> N
     run.filed += count
     child.say("child_emitted", call.seq, blobs, False, True)
     farm.after(farm.rng.random() * 1e-3, partial(again, left - count))
+
+
+def wanted(task: Task, reader: Reader, last: int) -> None:
+    """A client has items of the files of a task up to the ``last``: of a result nothing but its first piece,
+    or what was sent together with that, unless it has used that."""
+    begun = task.runs[reader.run].result_at if reader.run >= 0 else 0
+    if begun and reader.used < begun:
+        assert last < begun + AT_ONCE_MAX, f"the result of task {task.token} comes unasked, up to {last}"
 
 
 def whole(task: Task, outcome: m.Outcome) -> None:

@@ -287,7 +287,7 @@ class Child:
 
     def finish(self, call: ChildCall, task: Task) -> None:
         """The call has come to its end."""
-        if self.alive and task.pieces and self.running is not None and not self.running.delivers:
+        if self.alive and task.pieces and self.running is not None and not self.running.result_at:
             deliver(self, call, task, self.running)
         elif self.alive:
             chatter(self, call.seq, task)
@@ -432,7 +432,7 @@ class Children:
     def heard_delivery(self, number: int) -> None:
         """Their worker hears that this child delivers a result."""
         child = self.all.get(number)
-        if child is not None and child.running is not None and child.running.delivers:
+        if child is not None and child.running is not None and child.running.result_at:
             child.running.delivery_heard = True
 
     def interrupt(self, number: int) -> None:

@@ -215,8 +215,11 @@ MUTANTS = [
         "elif stream.whole and stream.next > stream.count",
         "elif stream.whole",
     ),
+    Mutant(
+        "a result comes unasked", "send_next", "not self.admitted and chunk.first", "False and chunk.first"
+    ),
     Mutant("delivered, and nobody is told", "advance", "self.delivered.append(-stream.lease)", "pass"),
-    Mutant("results are dropped like items", "pauses", "stream.delivers or ", ""),
+    Mutant("results are dropped like items", "pauses", "stream.result_at > 0 or ", ""),
     Mutant("times out on its way", "child_delivers", "self._kids[child].stop_at = inf", "pass"),
     Mutant(
         "delivered to a child that is told of another call", "_tell_delivered", "duty.seq)", "duty.seq + 1)"

@@ -60,8 +60,8 @@ class Run:
     """When it had more memory in use than it may."""
     filed: int = 0
     """Pieces of files, which are a stream of their own, and of its result."""
-    delivers: bool = False
-    """It has come to its end, and its result is on its way."""
+    result_at: int = 0
+    """It has come to its end, and its result is on its way, from this item on."""
     delivery_heard: bool = False
     """Its worker knows that."""
     plain: int = 0

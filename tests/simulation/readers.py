@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.simulation.bulk import whole
+from tests.simulation.bulk import wanted, whole
 from tests.simulation.listeners import Listeners
 from tests.simulation.people import Reader, Task
 from zfarm import messages as m
@@ -74,6 +74,8 @@ class Readers(Listeners):
             assert in_order, f"{what} has {blob!r} after {reader.plain} at {number}"
             reader.plain = told
         reader.next += len(action.blobs)
+        if action.files:
+            wanted(task, reader, reader.next - 1)
         held = reader.next - 1 - reader.used
         most = self.farm.mix.settings.stream_window_items + CHUNK_MAX + reader.missed
         assert held <= most, f"{what} is {held} items ahead of its reader"

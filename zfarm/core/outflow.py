@@ -9,7 +9,8 @@ Rules of this file:
   4. Nothing is sent again unless it is asked for, and only what was sent before.
   5. The files of a lease are a stream of their own, under the lease with a minus sign, with more room.
   6. From where a task delivers its result there nothing is dropped: it waits for its client, for however
-     long, until that has used all of it.
+     long, until that has used all of it. Before the client has used the first piece no other one is sent:
+     so it has as many results on their way as it wants.
 """
 
 from __future__ import annotations
@@ -59,7 +60,6 @@ class OutStream:
         "buffer_bytes",
         "bytes",
         "count",
-        "delivers",
         "ended",
         "flight",
         "gauge",
@@ -72,6 +72,7 @@ class OutStream:
         "paused",
         "read",
         "reading",
+        "result_at",
         "sent",
         "stuck_since",
         "subscribed",
@@ -106,7 +107,7 @@ class OutStream:
         self.away = False  # its reader has made no progress for too long
         self.paused = False
         self.stuck_since = now
-        self.delivers = False  # what its task gives is in it from here on: nothing of that is dropped
+        self.result_at = 0  # what its task gives begins with this item; nothing of that is dropped
         self.whole = False  # and it is complete: whoever sent it waits for its reader to have used it
         self.ended = False
         self.over_at = inf
@@ -120,7 +121,12 @@ class OutStream:
     @property
     def patient(self) -> bool:
         """Its task waits for a reader, and will not do so for ever."""
-        return self.paused and not self.away and not self.delivers
+        return self.paused and not self.away and not self.result_at
+
+    @property
+    def admitted(self) -> bool:
+        """Its reader wants the result, if there is one."""
+        return not self.result_at or self.next > self.result_at
 
     @property
     def wanted(self) -> bool:
@@ -166,8 +172,10 @@ class OutStream:
             return None
         chunk = self.unsent[0]
         window = self.window_bytes
-        if self.delivers and not self.subscribed:  # the broker passes it on: not much for many at once
-            window = min(window, limits.batch_bytes_max)
+        if self.result_at:  # several may come at once, and if the broker passes them on, not much of each
+            window = window // 2 if self.subscribed else min(window // 2, limits.batch_bytes_max)
+            if not self.admitted and chunk.first > self.result_at:
+                return None
         if self.outstanding and (
             self.outstanding_bytes + chunk.size > window
             or chunk.last - self.next >= limits.stream_window_items
@@ -186,10 +194,8 @@ class OutStream:
 
     def full(self, limits: Settings, share: float = 1.0) -> bool:
         """As much is kept as may be, or that ``share`` of it."""
-        return (
-            self.bytes >= self.buffer_bytes * share
-            or self.count - self.first + 1 >= limits.stream_buffer_items * share
-        )
+        most = self.buffer_bytes if self.admitted else min(self.buffer_bytes, limits.batch_bytes_max)
+        return self.bytes >= most * share or self.count - self.first + 1 >= limits.stream_buffer_items * share
 
 
 class Gauge:
@@ -238,7 +244,7 @@ class Outflow:
         """What follows in the files of this lease is its result; ``whole``: that was all of it, and it is
         ``delivered`` when its reader has used it."""
         stream = self._streams.get(-lease) or self._begin(-lease, owner, -task, now)
-        stream.delivers, stream.whole = True, whole
+        stream.result_at, stream.whole = stream.result_at or stream.count + 1, whole
         self._touch(stream)
 
     def _begin(self, lease: int, owner: str, task: int, now: float) -> OutStream:
@@ -404,7 +410,7 @@ class Outflow:
             if stream.patient and now >= stream.stuck_since + self._limits.stream_patience_s:
                 stream.away = True
             expected = not stream.read and now < stream.began_at + self._limits.stream_grace_s
-            held_back = stream.delivers or (stream.reading and not stream.away) or expected
+            held_back = stream.result_at > 0 or (stream.reading and not stream.away) or expected
             if not held_back:
                 while stream.full(self._limits) and stream.first < stream.count:
                     stream.drop_oldest()
@@ -457,7 +463,7 @@ class Outflow:
     def _next_deadline(self, now: float) -> float:
         deadline = next(iter(self._ended.values())).over_at if self._ended else inf
         for stream in self._living.values():
-            if stream.paused and not stream.read and not stream.delivers:
+            if stream.paused and not stream.read and not stream.result_at:
                 deadline = min(deadline, stream.began_at + self._limits.stream_grace_s)
             elif stream.patient:
                 deadline = min(deadline, stream.stuck_since + self._limits.stream_patience_s)
