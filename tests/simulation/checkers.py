@@ -68,7 +68,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Aside, Readers, Promptness)
         task.asked_by = client
         self.numbers[client.session, number] = task
         self.pending.add(task.token)
-        idle = not (self.waiting or self.busy) and self.farm.now > 1.0
+        idle = not (self.waiting or self.busy or self._between_runs()) and self.farm.now > 1.0
         task.prompt = idle and task.demand is None
         self.waiting += 1
         if task.demand is not None:

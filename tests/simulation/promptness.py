@@ -17,6 +17,7 @@ class Promptness(Placement):
     farm: Farm
     waiting: int
     busy: int
+    pending: set[int]
     _idle_since: float | None
 
     def changed(self) -> None:
@@ -42,6 +43,11 @@ class Promptness(Placement):
     def _capacity(self) -> int:
         """Slots of the workers that have had the time to join."""
         return sum(worker.slots for worker in self.farm.workers.values() if self.farm.now > worker.born + 0.5)
+
+    def _between_runs(self) -> bool:
+        """A call has raised and is about to run again: what is submitted now may find it in its way."""
+        tasks = (self.farm.tasks[token] for token in self.pending)
+        return self.farm.mix.flaky_share > 0 and any(task.runs and task.runs[-1].raised for task in tasks)
 
     def _prompt(self, what: str, task: Task) -> None:
         """Judge promptness: on an idle farm a call starts at once."""
