@@ -36,7 +36,6 @@ from zfarm.edge.parcels import (
     read_item,
     whole_digest,
 )
-from zfarm.edge.writeback import write_soon
 from zfarm.errors import DamagedFile, TransferError, UnsafeName
 from zfarm.messages import Blob
 from zfarm.settings import settings
@@ -245,7 +244,6 @@ class Landing:
             written = os.pwrite(part.fd, view, part.at)
             part.at += written
             view = view[written:]
-        write_soon(part.fd, part.at)
         part.digests += chunk.digest
         self.received += len(chunk.data)
 

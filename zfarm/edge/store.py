@@ -23,7 +23,6 @@ from zfarm.edge.parcels import digest_of, digest_of_file, open_regular, whole_di
 from zfarm.edge.scratch import remove_tree
 from zfarm.edge.storeroom import DIRECTORY, PART, READ, Storeroom
 from zfarm.edge.trees import STORED_MODE, Manifest, build_tree, check_list, read_manifest
-from zfarm.edge.writeback import write_soon
 from zfarm.errors import FarmError, TransferError
 from zfarm.messages import CHUNK_BYTES, Blob, Need, StoreChunk
 
@@ -294,8 +293,6 @@ class Store(Storeroom):
             done = os.pwrite(writing.fd, view, at)
             at += done
             view = view[done:]
-        if self._lasting:
-            write_soon(writing.fd, at)
         writing.digests.extend(action.check)
         self.moved_bytes += len(data)
         if at < need.size or self._finish(errand, need):
