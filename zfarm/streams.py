@@ -126,10 +126,13 @@ def inside_task(what: str) -> Inside:
 # ---------------------------------------------------------------- at the client: what waits to be read
 
 
-BUSY_S: Final = 0.001
+BUSY_S: Final = 0.0003
 BREATH_S: Final = 50e-6
-"""A reader that is behind rests this long between two pieces, after it has been busy so long: it would keep
-the interpreter's lock for 5 ms each time that the link or another thread of the program wakes up."""
+"""A reader that has more to read rests this long after it has been busy so long: else it would keep the
+interpreter's lock for up to 5 ms each time that the link or another thread of the program wakes up."""
+LOOK_EACH: Final = 128
+"""Items after which it looks at the clock."""
+ALL: Final = 1 << 62
 
 
 class _Piece(NamedTuple):
@@ -216,13 +219,14 @@ class Stream(Generic[T]):
 
     def __iter__(self) -> Iterator[Item[T]]:
         """The items from here on."""
-        began = monotonic()
+        buffer, began = self._buffer, monotonic()
         while True:
-            yield from self._ready()
-            if monotonic() - began > BUSY_S and self._buffer.pieces:
+            yield from self._ready(LOOK_EACH)
+            more = buffer.at < len(buffer.piece.blobs)
+            if (more or buffer.pieces) and monotonic() - began > BUSY_S:
                 sleep(BREATH_S)
                 began = monotonic()
-            if not self._next():
+            if not (more or self._next()):
                 self._wait()
                 began = monotonic()
                 if not self._next():
@@ -249,11 +253,12 @@ class Stream(Generic[T]):
             for item in self._ready():
                 yield item
 
-    def _ready(self) -> Iterator[Item[T]]:
-        """The items of this piece."""
+    def _ready(self, most: int = ALL) -> Iterator[Item[T]]:
+        """The next items of this piece, at ``most`` so many."""
         buffer, loads, make = self._buffer, pickle.loads, tuple.__new__
         attempt, first, _, blobs = buffer.piece
-        while buffer.at < len(blobs):
+        end = min(buffer.at + most, len(blobs))
+        while buffer.at < end:
             at = buffer.at
             buffer.at = at + 1
             try:
