@@ -1,10 +1,12 @@
 """How fast files of tasks come home: on one host, over TCP with CURVE beside its raw rate, many small ones.
 
-python benchmarks/micro/files.py [directory] [MiB] [small files] [repetitions]
+python -m benchmarks.micro.files [directory] [MiB] [small files] [repetitions]
 
 A file counts as here when it is verified, synced and renamed. Over TCP it goes in chunks, as it would to
 another host. The raw rate is that of one PUSH and one PULL with CURVE in two processes on this machine; what
-passes a broker is encrypted twice, so the same through a relay in a third process stands beside it.
+passes a broker is encrypted twice, so the same through a relay in a third process stands beside it. CPU time
+per MB of all processes together says what is possible: no rate is higher than the processors of the machine
+divided by it, and it is steady also where others use the machine.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import zfarm
+from benchmarks.micro.streams import cpu_of, descendants
 
 CHUNK = 1 << 20
 RAW = """
@@ -27,7 +30,7 @@ import sys, time, zmq
 role, mib = sys.argv[1], int(sys.argv[2])
 server, client = (a.encode() for a in sys.argv[3:5]), None
 public, secret = server
-context = zmq.Context()
+context, begun = zmq.Context(), time.process_time()
 def socket(kind, address, bind):
     one = context.socket(kind)
     one.set_hwm(16)
@@ -50,11 +53,12 @@ elif role == "relay":
     for _ in range(mib):
         out.send(into.recv(copy=False), copy=False)
     context.destroy(linger=-1)
+print(time.process_time() - begun)
 """
 
 
-def raw_rate(mib: int, relayed: bool) -> float:
-    """MB/s of CURVE between processes of this machine."""
+def raw_rate(mib: int, relayed: bool) -> tuple[float, float]:
+    """MB/s of CURVE between processes of this machine, and CPU milliseconds of all of them per MB."""
     import zmq
 
     public, secret = (key.decode() for key in zmq.curve_keypair())
@@ -65,21 +69,22 @@ def raw_rate(mib: int, relayed: bool) -> float:
     port = sink.bind_to_random_port("tcp://127.0.0.1")
     address = f"tcp://127.0.0.1:{port}"
     begin = [sys.executable, "-c", RAW]
-    started = []
+    commands = []
     if relayed:
         between = f"tcp://127.0.0.1:{port + 1 if port < 60000 else port - 1}"
-        started.append(subprocess.Popen([*begin, "relay", str(mib), public, secret, between, address]))
+        commands.append(["relay", str(mib), public, secret, between, address])
         address = between
-    started.append(subprocess.Popen([*begin, "push", str(mib), public, secret, address]))
+    commands.append(["push", str(mib), public, secret, address])
+    started = [subprocess.Popen([*begin, *each], stdout=subprocess.PIPE) for each in commands]
     sink.recv()
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     for _ in range(mib - 1):
         sink.recv(copy=False)
     spent = time.perf_counter() - began
-    for process in started:
-        process.wait()
+    busy = time.process_time() - busy + sum(float(process.communicate()[0]) for process in started)
     context.destroy(linger=0)
-    return (mib - 1) * CHUNK / 1e6 / spent
+    megabytes = (mib - 1) * CHUNK / 1e6
+    return megabytes / spent, busy * 1e3 / megabytes
 
 
 def send(path: str, near: bool) -> None:
@@ -133,6 +138,32 @@ def measure_near(farm: zfarm.Executor, source: Path, home: Path, repetitions: in
     )
 
 
+def measure_far(
+    farm: zfarm.Executor, source: Path, home: Path, repetitions: int, ours: dict[int, str]
+) -> None:
+    """Print how fast a large file comes over TCP, with raw CURVE turn about."""
+    mib = source.stat().st_size // CHUNK
+    megabytes = mib * CHUNK / 1e6
+    found: list[list[tuple[float, float]]] = [[], [], []]
+    for _ in range(repetitions):
+        before = cpu_of(ours).total()
+        rate = megabytes / timed(farm, home, send, str(source), False)
+        found[0].append((rate, (cpu_of(ours).total() - before) * 1e3 / megabytes))
+        found[1].append(raw_rate(mib, relayed=False))
+        found[2].append(raw_rate(mib, relayed=True))
+    rates, costs = ([statistics.median(pair[n] for pair in each) for each in found] for n in (0, 1))
+    print(
+        f"TCP with CURVE: {rates[0]:,.0f} MB/s; raw {rates[1]:,.0f}, raw through a relay "
+        f"{rates[2]:,.0f}: ratios {rates[0] / rates[1]:.2f} and {rates[0] / rates[2]:.2f}"
+    )
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"CPU ms per MB: {costs[0]:.2f}; raw {costs[1]:.2f}, raw through a relay {costs[2]:.2f}: "
+        f"on {cores} cores at most {cores * 1e3 / costs[0]:,.0f} MB/s; {cores * 1e3 / costs[1]:,.0f}, "
+        f"{cores * 1e3 / costs[2]:,.0f}"
+    )
+
+
 def main() -> None:
     top = Path(tempfile.mkdtemp(dir=sys.argv[1] if len(sys.argv) > 1 else None))
     mib, small, repetitions = (
@@ -142,7 +173,6 @@ def main() -> None:
     with source.open("wb") as file:
         for _ in range(mib):
             file.write(os.urandom(CHUNK))
-    megabytes = mib * CHUNK / 1e6
     try:
         with zfarm.Executor(max_workers=1) as farm:
             farm.submit(len, "").result()
@@ -170,18 +200,10 @@ def main() -> None:
             [*command, "worker", "--slots", "1", "--connection", str(connection)], stderr=subprocess.DEVNULL
         )
         try:
-            far, raw, relayed = [], [], []
             with zfarm.Executor(str(connection)) as farm:
                 farm.submit(len, "").result()
-                for _ in range(repetitions):
-                    far.append(megabytes / timed(farm, home, send, str(source), False))
-                    raw.append(raw_rate(mib, relayed=False))
-                    relayed.append(raw_rate(mib, relayed=True))
-            rates = statistics.median(far), statistics.median(raw), statistics.median(relayed)
-            print(
-                f"TCP with CURVE: {rates[0]:,.0f} MB/s; raw {rates[1]:,.0f}, raw through a relay "
-                f"{rates[2]:,.0f}: ratios {rates[0] / rates[1]:.2f} and {rates[0] / rates[2]:.2f}"
-            )
+                ours = [os.getpid(), broker.pid, worker.pid, *descendants(worker.pid)]
+                measure_far(farm, source, home, repetitions, dict.fromkeys(ours, "farm"))
         finally:
             for process in (worker, broker):
                 process.terminate()
