@@ -95,7 +95,11 @@ def send(path: str, near: bool) -> None:
 
 
 def write_many(count: int) -> None:
-    top = zfarm.outdir()
+    fill(zfarm.outdir(), count)
+
+
+def fill(top: Path, count: int) -> None:
+    """Make that many small files, a hundred in each directory."""
     for n in range(count):
         if n % 100 == 0:
             folder = top / f"{n // 100}"
@@ -123,6 +127,29 @@ def floor(source: Path, target: Path) -> float:
     spent = time.perf_counter() - began
     target.unlink()
     return spent
+
+
+def floor_many(target: Path, count: int) -> float:
+    """Seconds that small files take when one program writes them, and syncs."""
+    target.mkdir()
+    began = time.perf_counter()
+    fill(target, count)
+    os.sync()
+    spent = time.perf_counter() - began
+    shutil.rmtree(target)
+    return spent
+
+
+def measure_small(farm: zfarm.Executor, home: Path, count: int, repetitions: int) -> None:
+    """Print how fast small files are written by a task and come, with one program's writing turn about."""
+    many, disk = [], []
+    for _ in range(repetitions):
+        many.append(count / timed(farm, home, write_many, count))
+        disk.append(count / floor_many(home, count))
+    print(
+        f"small files, written too: {statistics.median(many):,.0f} files/s (best {max(many):,.0f}); written "
+        f"and synced by one program: {statistics.median(disk):,.0f} (best {max(disk):,.0f})"
+    )
 
 
 def measure_near(farm: zfarm.Executor, source: Path, home: Path, repetitions: int) -> None:
@@ -177,8 +204,7 @@ def main() -> None:
         with zfarm.Executor(max_workers=1) as farm:
             farm.submit(len, "").result()
             measure_near(farm, source, home, repetitions)
-            many = [small / timed(farm, home, write_many, small) for _ in range(repetitions)]
-            print(f"small files, written too: {statistics.median(many):,.0f} files/s (best {max(many):,.0f})")
+            measure_small(farm, home, small, repetitions)
         connection = top / "farm.json"
         command = [sys.executable, "-m", "zfarm"]
         broker = subprocess.Popen(
