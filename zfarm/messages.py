@@ -749,10 +749,13 @@ class Printed(Message, tag="printed"):
 
 class Room(Message, tag="room"):
     """Worker -> broker: I can run this many at once now (slots plus children that only wait for nested
-    calls)."""
+    calls). Who drains has no room, but for calls that its own ones wait for: in all ``own`` at once."""
 
     room: int
     waiting: list[int] = []  # as in Beat
+    draining: bool = False
+    own: int = 0
+    children: list[int] = []  # the children whose calls wait for such calls
 
 
 class Leave(Message, tag="leave"):
@@ -795,6 +798,7 @@ class Grants(Message, tag="grants"):
     needs: list[tuple[Need, ...]] = []
     beat: int = 0  # as in Noted
     digests: list[bytes] = []
+    own: list[int] = []  # those of a worker that drains: leases of calls that its own ones wait for
 
 
 class Revoke(Message, tag="revoke"):

@@ -412,7 +412,7 @@ def test_tunnels_go_with_the_link_of_their_worker(rig: BrokerRig) -> None:
 
 
 def test_a_draining_worker_is_granted_nothing(rig: BrokerRig) -> None:
-    rig.say("W", Room(0))
+    rig.say("W", Room(0, draining=True))
 
     assert rig.say("C", *submit(1)) == []
     assert rig.say("W", Beat(1, [], 2)) == []

@@ -123,7 +123,7 @@ def test_granted_ahead_behind_another_call() -> None:
 
 def test_workers_that_take_nothing_are_named() -> None:
     rig = BrokerRig().met()
-    rig.say("W", Room(0))
+    rig.say("W", Room(0, draining=True))
     rig.say("C", *submit(1))
 
     assert said(rig, 1) == ("closed", "none of the 1 workers takes calls now: host-w/22 drains")

@@ -276,7 +276,7 @@ def test_draining_returns_what_waits_finishes_what_runs_and_leaves(by: str) -> N
     else:
         actions = rig.say(Drain())
 
-    assert sent(actions) == [Return([FIRST + 1], 1), Room(0)]
+    assert sent(actions) == [Return([FIRST + 1], 1), Room(0, draining=True)]
     assert sent(rig.done(1, 1)) == [Reports([Report(FIRST, VALUE, 50)])]
     assert rig.say(Thanks([FIRST])) == [Send(BROKER, Leave()), Finished()]
     assert rig.machine.deadline == float("inf")
@@ -285,4 +285,4 @@ def test_draining_returns_what_waits_finishes_what_runs_and_leaves(by: str) -> N
 def test_an_idle_worker_leaves_at_once(rig: WorkerRig) -> None:
     rig.machine.drain(rig.now)
 
-    assert rig.turn() == [Send(BROKER, Room(0)), Send(BROKER, Leave()), Finished()]
+    assert rig.turn() == [Send(BROKER, Room(0, draining=True)), Send(BROKER, Leave()), Finished()]

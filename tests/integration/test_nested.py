@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,3 +63,36 @@ def test_a_task_that_garbles_its_tunnel_harms_itself_alone(farm: TcpFarm, frames
         assert client.submit(pow, 2, 3).result(30) == 8
         assert embedded.submit(pow, 2, 3).result(30) == 8
     assert worker.process.poll() is None
+
+
+def _outer(started: str, go: str) -> int:
+    """A call that waits for calls of its own, which it submits when it may."""
+    Path(started).touch()
+    while not Path(go).exists():
+        time.sleep(0.02)
+    inner = zfarm.current_farm()
+    return sum(inner.map(pow, [2, 2], [3, 4])) + inner.submit(_middle).result(60)
+
+
+def _middle() -> int:
+    return zfarm.current_farm().submit(pow, 2, 5).result(60)
+
+
+def test_the_only_worker_drains_although_its_call_waits_for_others(farm: TcpFarm) -> None:
+    farm.start_broker()
+    worker = farm.start_worker(1)
+    farm.wait_slots(1)
+    started, go = farm.directory / "started", farm.directory / "go"
+    with zfarm.Executor(farm.connection) as client:
+        outer = client.submit(_outer, str(started), str(go))
+        wait_until(started.exists, "the call to start")
+        behind = client.submit(pow, 2, 3)
+        worker.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: farm.status()["workers"][0]["state"] == "draining", "a worker that drains")
+        go.touch()
+
+        assert outer.result(60) == 8 + 16 + 32
+        assert worker.wait() == 0
+        assert not behind.done()
+        assert behind.why().code == "no-workers"
+        behind.cancel()

@@ -290,6 +290,7 @@ class WorkerRecord:
         "answer",
         "aside_until",
         "beat",
+        "children",
         "crowded",
         "deaths",
         "done",
@@ -304,6 +305,7 @@ class WorkerRecord:
         "labels",
         "leases",
         "name",
+        "own_room",
         "peer",
         "pid",
         "repeated",
@@ -353,6 +355,8 @@ class WorkerRecord:
         self.expected_us = 0
         self.crowded = False  # it gave calls back: no call is granted ahead of a free slot until it reports
         self.draining = False
+        self.own_room = 0  # of one that drains: as room, for calls that those in these children wait for
+        self.children: frozenset[int] = frozenset()
         self.grants_number = 0  # of the last Grants or joining
         self.repeated: dict[int, int] = {}  # leases granted again, and the number of the Grants that did it
         self.done = 0

@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec import structs
 
-from zfarm.core import dispatch, pictures, placing, why
+from zfarm.core import dispatch, leaving, pictures, placing, why
 from zfarm.core.aside import Aside
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.crews import Crews
@@ -223,6 +223,8 @@ class Broker(Reception):
             placing.place(self, now)
         elif self.ready and self.workers:
             dispatch.dispatch(self, now)
+        if self.leaving and not self.stall.full:
+            leaving.finish(self, now)
         for peer in self._strangers:
             self._send(peer, Stranger())
         self._strangers.clear()
@@ -392,7 +394,12 @@ class Broker(Reception):
     def _on_room(self, worker: WorkerRecord, message: Room, payload: Payload, now: float) -> None:
         worker.room = message.room
         worker.waiting = frozenset(message.waiting)
-        worker.draining = message.room == 0
+        worker.draining = message.draining
+        worker.own_room, worker.children = message.own, frozenset(message.children)
+        if worker.draining and worker.children:
+            self.leaving[worker.session] = worker
+        else:
+            self.leaving.pop(worker.session, None)
 
     def _on_leave(self, worker: WorkerRecord, message: Leave, payload: Payload, now: float) -> None:
         self.tell("info", f"worker {worker.short_name} left")
@@ -405,6 +412,7 @@ class Broker(Reception):
     def drop_worker(self, worker: WorkerRecord, why: str) -> None:
         """Forget a worker; its leases are void, and their tasks lose an attempt."""
         del self.workers[worker.session]
+        self.leaving.pop(worker.session, None)
         self.crews.leave(worker.session)
         self.crew += 1
         if worker.peer is not None:

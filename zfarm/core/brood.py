@@ -6,6 +6,7 @@ The worker's machine (zfarm.core.worker) is a brood that listens to messages.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from math import inf
 from typing import Final
 
@@ -79,7 +80,7 @@ class Brood:
             return
         if duty.stopping:
             del self._leases[duty.lease]
-        elif duty.revoked or self._draining:
+        elif duty.revoked or (self._draining and not duty.own):
             del self._leases[duty.lease]
             self._returns.append(duty.lease)
         else:
@@ -120,11 +121,18 @@ class Brood:
         self._queue.clear()
 
     def _drain_more(self) -> None:
-        self._queue.extend(self._unsupplied.values())
-        self._unsupplied.clear()
-        self._return_queue()
+        """Give back what has not started, unless another call waits for it here."""
+        self._end_shortage()
+        own = [duty for duty in self._queue if duty.own]
+        unsupplied = {lease: duty for lease, duty in self._unsupplied.items() if duty.own}
+        if len(own) < len(self._queue) or len(unsupplied) < len(self._unsupplied):
+            self._queue.extend(self._unsupplied.values())
+            self._queue = deque(duty for duty in self._queue if not duty.own)
+            self._return_queue()
+            self._queue.extend(own)
+            self._unsupplied = unsupplied
         for kid in self._kids.values():
-            if kid.calls > 1:
+            if kid.calls > 1 and not all(duty.own for duty in islice(kid.duties(), 1, None)):
                 self._take_back(kid)
 
     # ------------------------------------------------------------ children

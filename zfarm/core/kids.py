@@ -52,6 +52,7 @@ class Duty(msgspec.Struct, gc=False, eq=False):
     memory_bytes: int = 0
     takes: tuple[tuple[str, int], ...] = ()  # of the worker's resources, from its start to its end
     needy: bool = False  # it needs files, which are in the store
+    own: bool = False  # another call here waits for it: it runs here though the worker drains
     seq: int = 0
     revoked: bool = False  # to be given back unless it has started
     stopping: bool = False  # to be stopped even if it has started

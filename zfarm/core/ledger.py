@@ -80,6 +80,7 @@ class Ledger:
         self.clients: dict[str, ClientRecord] = {}
         self.accounts = Accounts()
         self.workers: dict[str, WorkerRecord] = {}
+        self.leaving: dict[str, WorkerRecord] = {}  # those that drain, and have calls that wait for others
         self.functions = Functions(limits.named_from_bytes)
         self.ready: dict[str, ClientRecord] = {}  # clients with something in their queue, next one first
         self.choosy: dict[str, ClientRecord] = {}  # clients with something in their lines

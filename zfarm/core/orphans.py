@@ -8,6 +8,7 @@ for a while.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from zfarm.core.books import ANY_LEASE, ClientRecord, Task, WorkerRecord
@@ -42,6 +43,10 @@ class Orphans:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def kept(self) -> Iterable[tuple[str, int]]:
+        """Whose leases are kept here: session and task number of each."""
+        return self._kept.keys()
 
     def leases(self) -> set[int]:
         """The leases kept here."""

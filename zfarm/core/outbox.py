@@ -10,6 +10,7 @@ from msgspec import structs
 from zfarm.core.accounts import Kit
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.deaths import words_of_outcome
+from zfarm.core.leaving import is_own
 from zfarm.core.machine import Indexed, batches
 from zfarm.messages import (
     Began,
@@ -170,6 +171,7 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
     if worker.repeated:
         again = [task.lease for task in tasks if task.lease in worker.repeated]
         worker.repeated.update(dict.fromkeys(again, worker.grants_number))
+    own = [task.lease for task in tasks if is_own(worker, task.client)] if worker.children else []
     carried, digests = worker.told.carry(functions, digests, worker.grants_number)
     grants = Grants(
         number=worker.grants_number,
@@ -181,5 +183,6 @@ def _grants(worker: WorkerRecord, tasks: list[Task]) -> Send:
         needs=list(needs),
         beat=worker.beat,
         digests=digests,
+        own=own,
     )
     return Send(worker.peer, grants, [*carried, *setups, *(task.body for task in tasks)])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.greeting import LOCAL, bare, principal_of, sees
+from zfarm.core.leaving import room_for
 from zfarm.core.lines import Line
 from zfarm.core.placing import suited
 from zfarm.messages import (
@@ -148,7 +149,7 @@ def _at_worker(broker: Broker, task: Task, worker: WorkerRecord, now: float) -> 
         if lease == task.lease:
             break
         before += 1
-    if before >= max(worker.room, 1):  # who leaves has no room, and still runs what it holds
+    if before >= max(worker.room, worker.own_room, 1):  # who leaves has no room, and still runs what it holds
         return "behind", f"it waits {where} behind {before} calls that were granted before it{more}"
     return "starting", f"it was granted {ago} ago and starts {where}, or runs for a moment already{more}"
 
@@ -166,13 +167,14 @@ def _waiting(broker: Broker, task: Task, now: float) -> Explained:
         if missing:
             return "unmet", f"{missing}; it waits for a worker that has"
         workers = [worker for worker in workers if worker.suits(demand)]
-    opened = [worker for worker in workers if worker.open]
+    rooms = {worker: room_for(worker, task.client) for worker in workers}
+    opened = [worker for worker in workers if rooms[worker]]
     what = "workers" if demand is None or not wish(demand) else f"workers that have {wish(demand)}"
     if not opened:
         return "closed", f"none of the {len(workers)} {what} takes calls now: {_closed(workers, now)}"
     if demand is not None and not any(worker.affords(demand) for worker in opened):
         return "resources", f"it takes {wish(demand)}, and that is not free: {_taken(opened, demand)}"
-    free = [worker for worker in opened if len(worker.leases) < worker.room]
+    free = [worker for worker in opened if len(worker.leases) < rooms[worker]]
     if demand is not None:
         free = [worker for worker in free if worker.affords(demand)]
     before = _place_of(task)
@@ -182,7 +184,7 @@ def _waiting(broker: Broker, task: Task, now: float) -> Explained:
         queue += f", and {crowd} other clients take turns with it"
     if free:
         return "next", f"it is about to be granted: {queue}"
-    slots = sum(worker.room for worker in opened)
+    slots = sum(rooms[worker] for worker in opened)
     return "slots", f"all {slots} slots of {len(opened)} {what} are taken; {queue}"
 
 
@@ -195,7 +197,9 @@ def _closed(workers: list[WorkerRecord], now: float) -> str:
         elif worker.peer is None:
             parts.append(f"{worker.short_name} has lost its link {_seconds(now - worker.heard_at)} ago")
         else:
-            parts.append(f"{worker.short_name} {'drains' if worker.draining else 'has no room'}")
+            how = "has no room" if not worker.draining else "drains"
+            more = ", and takes only what its own calls wait for" if worker.children else ""
+            parts.append(f"{worker.short_name} {how}{more}")
     return "; ".join(parts) + ("; and others" if len(workers) > NAMED_MAX else "")
 
 

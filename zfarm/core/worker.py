@@ -101,7 +101,7 @@ class Worker(Delivering):
         self._beat_at = inf
         self._seen = 0
         self._over = False
-        self._room_told = slots
+        self._room_told: Room | None = Room(slots)
         self._vitals: Vitals | None = None
         self._printouts = Printouts(limits)
         self.tether = Tether(self)
@@ -343,7 +343,7 @@ class Worker(Delivering):
         self.tether.allow(message.silence_us / 1e6)
         self._beat_at = now
         self._reports = list(self._owed)
-        self._room_told = -1
+        self._room_told = None
         self._begans, self._returns = [], []
         self._nameless, self._lacks = [], []
         self._outflow.welcome()
@@ -375,6 +375,7 @@ class Worker(Delivering):
         known = [facts(setup) for setup in setups]
         owners = message.owners
         leases = self._leases
+        own = set(message.own)
         for i, lease in enumerate(message.leases, first_body):
             number = lease.lease
             if number in leases or number in self._owed:
@@ -403,6 +404,7 @@ class Worker(Delivering):
                 duty.takes, duty.expected_us = demand.resources, 0
                 if demand.exclusive:
                     self.tether.leases[number] = duty
+            duty.own = bool(own) and number in own
             leases[number] = duty
             if not lease.needs or self._has_all(duty, message.needs[lease.needs - 1]):
                 self._queue.append(duty)
@@ -476,14 +478,17 @@ class Worker(Delivering):
         )  # fmt: skip
         self._actions.append(Send(BROKER, join))
 
-    def _room(self) -> int:
-        if self._draining:
-            return 0
+    def _room(self) -> Room:
+        """What it can take; who drains takes no more than what its own calls wait for."""
         slots = self.slots
         if self._short_until:  # a call in a child that ends will not need that one's slot for another
             slots = min(slots, sum(1 for kid in self._kids.values() if not kid.waiting))
-        waiting = sum(1 for kid in self._kids.values() if kid.waiting and kid.calls)
-        return slots + min(waiting, self._limits.blocked_children_max)
+        children = [kid.number for kid in self._kids.values() if kid.waiting and kid.calls]
+        del children[self._limits.blocked_children_max :]
+        room = slots + len(children)
+        if not self._draining:
+            return Room(room)
+        return Room(0, [], True, room if children else 0, children)
 
     def _waiting(self) -> list[int]:
         return [kid.head().lease for kid in self._kids.values() if kid.waiting and kid.calls]
@@ -517,7 +522,7 @@ class Worker(Delivering):
         room = self._room()
         if room != self._room_told:
             self._room_told = room
-            send(Send(BROKER, Room(room, self._waiting())))
+            send(Send(BROKER, structs.replace(room, waiting=self._waiting())))
         if self._stopping or (self._draining and not (self._leases or self._owed or self._outflow.wanted)):
             self._over = True
             given = [duty.lease for duty in self._leases.values() if duty.kid is not None]
@@ -527,7 +532,7 @@ class Worker(Delivering):
             self._beat_at = now + limits.beat_interval_s
             held = [*self._leases, *self._owed]
             beat = self.tether.beat(now), bool(self.tether.leases)
-            send(Send(BROKER, Beat(self._seen, held, room, self._vitals, self._waiting(), *beat)))
+            send(Send(BROKER, Beat(self._seen, held, room.room, self._vitals, self._waiting(), *beat)))
             self._vitals = None
 
     def _next_deadline(self) -> float:

@@ -113,6 +113,8 @@ def _grants(message: m.Grants, blobs: int) -> None:
     _name("an owner", *owners)
     _numbers("leases", [lease.lease for lease in leases])
     _numbers("tasks", [lease.task for lease in leases])
+    _listed("own leases", message.own, len(leases))
+    _numbers("own leases", message.own)
     _demands(message.demands)
     _needs(message.needs)
     columns = "owner", "function", "setup", "items", "expected_us"
@@ -391,7 +393,10 @@ def _vitals(v: m.Vitals) -> None:
 def _room(message: m.Room, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _number("room", message.room, COUNT_MAX)
+    _number("own room", message.own, COUNT_MAX)
     _waiting(message.waiting)
+    _listed("children", message.children, settings.blocked_children_max)
+    _numbers("children", message.children)
 
 
 def _tunnel(message: m.Tunnel, blobs: int) -> None:

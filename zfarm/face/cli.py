@@ -286,7 +286,8 @@ def worker(
 ) -> int:
     """Run the worker of this host: it owns slots and runs calls in child processes.
 
-    The first SIGTERM or Ctrl-C drains it (running tasks finish, the rest moves), a second one stops it.
+    The first SIGTERM or Ctrl-C drains it (running tasks and what they wait for finish, the rest moves), a
+    second one stops it.
     """
     from zfarm.face.logs import set_up
 
