@@ -15,12 +15,15 @@ from tests.simulation.aside import Aside
 from tests.simulation.exclusion import Exclusion
 from tests.simulation.fullness import Fullness
 from tests.simulation.inheritance import Inheritance
+from tests.simulation.leaving import Leaving
 from tests.simulation.needs import Known, Needs
 from tests.simulation.people import Run, Task
 from tests.simulation.promptness import Promptness
 from tests.simulation.readers import Readers
+from tests.simulation.revocation import Revocation
 from tests.simulation.rogues import ROGUES
 from zfarm import messages as m
+from zfarm.core.greeting import book_key
 
 if TYPE_CHECKING:
     from tests.simulation.children import Child
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from tests.simulation.processes import ClientProcess, WorkerProcess
 
 
-class Books(Exclusion, Needs, Fullness, Inheritance, Aside, Readers, Promptness):
+class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Aside, Readers, Promptness):
     """Every task, run and lease of a farm as an onlooker sees them."""
 
     def __init__(self, farm: Farm) -> None:
@@ -73,6 +76,8 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Aside, Readers, Promptness)
         self.waiting += 1
         if task.demand is not None:
             self.choosy[task.token] = task
+        if not self.farm.keys.admits(client.principal):
+            self.abandon(task)
         self.changed()
 
     def resolved(self, client: ClientProcess, task: Task, outcome: m.Outcome, blob: m.Blob) -> None:
@@ -87,7 +92,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Aside, Readers, Promptness)
         self.changed()
         kind = outcome.kind
         attempts = len(outcome.deaths) + outcome.tries
-        assert attempts <= task.max_attempts
+        self.judge_causes(what, task, outcome)
         assert outcome.tries <= sum(run.raised for run in task.runs), f"{what} did not raise so often"
         doubted = self._doubted(client, what, task, outcome)
         own = (
@@ -202,25 +207,26 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Aside, Readers, Promptness)
 
     # ------------------------------------------------------------ the broker
 
-    def heard(self, peer: Any, message: m.Message) -> None:
-        """The broker is about to note this message."""
+    def heard(self, peer: Any, message: m.Message, principal: str) -> None:
+        """The broker is about to note this message of a peer with this key."""
         if peer in ROGUES:
             return
         self.asks(peer, message)
         clock = self.farm.broker.clock
         if isinstance(message, m.Attach):
-            self.attaches(message)
+            self.attaches(message, principal)
             return
-        if isinstance(message, m.Hello) and not self.may_speak(message.session, message.life):
+        key = book_key(principal, message.session) if isinstance(message, m.Join | m.Hello) else ""
+        if isinstance(message, m.Hello) and not self.may_speak(key, message.life):
             return
-        if isinstance(message, m.Join) and self._must_wait(message.session):
+        if isinstance(message, m.Join) and self.must_wait(key):
             self.farm.story.probe("a worker waits until another one of its key is lost")
             return
         if isinstance(message, m.Join | m.Hello):
-            known = self.known.get(message.session)
+            known = self.known.get(key)
             beat = message.beat if isinstance(message, m.Join) else 0
             if known is None:
-                known = self.known[message.session] = Known(peer, clock)
+                known = self.known[key] = Known(peer, clock)
             elif beat < known.beat:
                 self.farm.story.probe("a Join is overtaken by a later one")
                 return
@@ -228,13 +234,15 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Aside, Readers, Promptness)
                 self.by_peer.pop(known.peer, None)
                 known.peer, known.heard_at = peer, clock
                 self.farm.story.probe("joins again" if isinstance(message, m.Join) else "says hello again")
-            self.by_peer[peer] = message.session
+            self.by_peer[peer] = key
             known.beat = beat
+            self.says_room(key, message)
             return
         session = self.by_peer.get(peer)
         if session is None:
             return
         self.known[session].heard_at = clock
+        self.says_room(session, message)
         if isinstance(message, m.Beat):
             self.known[session].beat = max(self.known[session].beat, message.beat)
         if isinstance(message, m.Reports):
@@ -256,16 +264,6 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Aside, Readers, Promptness)
             if isinstance(message, m.Leave) and message.leases:
                 self.known[session].went_with = set(message.leases)
                 self.farm.story.probe("stopped at once")
-
-    def _must_wait(self, session: str) -> bool:
-        """Its key has as many workers as it may, and this is none of them."""
-        workers = self.farm.broker.machine.workers
-        return session not in workers and len(workers) >= self.farm.mix.settings.worker_sessions_max
-
-    def may_tunnel(self, peer: Any, owner: str, hello: m.Hello) -> bool:
-        """A worker that the broker knows speaks for a client in one of its children, in a known name."""
-        broker = self.farm.broker.machine
-        return peer in broker.peers and (owner in broker.clients or hello.session in broker.clients)
 
     def gone(self, peer: Any) -> None:
         """The broker is told that this peer's link is dead, and so are the tunnels through it."""
@@ -304,6 +302,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Aside, Readers, Promptness)
         settings = self.farm.mix.settings
         clock = self.farm.broker.clock
         self.judge_aside()
+        self.judge_owners()
         for session, known in self.known.items():
             stays = known.said_goodbye and (session in broker.workers or session in broker.clients)
             stays = stays and not self.goes_on(session)
@@ -316,14 +315,16 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Aside, Readers, Promptness)
             if worker is None:
                 limit = settings.client_lost_after_s + settings.client_grace_s
                 self._client_lost(session, known)
+            else:
+                self._worker_lost(worker, known)
+            if not self.knows(session):
+                continue
             unheard = self.farm.broker.waits_from(known.peer)
             assert not unheard, f"{session} was given up while the broker had not read what it said"
             silent = clock - known.heard_at
             assert known.said_goodbye or silent >= limit, (
                 f"{session} was given up after {silent} s of silence"
             )
-            if worker is not None:
-                self._worker_lost(worker, known)
 
     def _worker_lost(self, worker: WorkerProcess, known: Known) -> None:
         """Its leases move: each of its tasks may run once more, and on it as well if it is only cut off."""
@@ -389,6 +390,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Aside, Readers, Promptness)
         """The broker sends this now."""
         if self.quiet_kinds is not None:
             self.quiet_kinds.add(type(message).__name__)
+        self.may_hear(peer, self.by_peer.get(peer), message)
         if self.farm.disk is not None and peer in self.by_peer:
             self.farm.disk.check_said(self.by_peer[peer], message)
         if isinstance(message, m.Grants):
@@ -423,6 +425,8 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Aside, Readers, Promptness)
             waited = (task.once or task.exclusive) and self.farm.disk is not None and self.farm.disk.was_full
             aside = session in self.aside and not waited  # else it was granted before, and that had to wait
             assert not aside, f"{session} is set aside, and is granted lease {lease}"
+            if not waited:
+                self.may_be_granted(session, task, lease)
         assert living is None or living == lease, f"task {task.token} gets lease {lease} while {living} lives"
         new = lease not in self.granted
         self.granted[lease] = (task, session)

@@ -20,7 +20,20 @@ from tests.simulation.listeners import chatter
 from tests.simulation.meter import Meter
 from tests.simulation.people import Item, Run, Task, new_task
 from zfarm.core.brood import NOTHING
-from zfarm.messages import AGAIN, BROKEN, ChildCall, Done, Left, Message, Payload, Setup, Tunnel, TunnelClosed
+from zfarm.core.greeting import bare, principal_of
+from zfarm.messages import (
+    AGAIN,
+    BROKEN,
+    ChildCall,
+    Demand,
+    Done,
+    Left,
+    Message,
+    Payload,
+    Setup,
+    Tunnel,
+    TunnelClosed,
+)
 from zfarm.messages import Run as RunMessage
 
 if TYPE_CHECKING:
@@ -336,6 +349,8 @@ class Child:
             child = new_task(
                 self.farm, client.name, "nested", b"function nested", self.setup, parts, 3, ended
             )
+            if self.farm.mix.leaving_s and self.owner.worker.labels and child.token % 2:
+                child.demand = Demand((), self.owner.worker.labels)
             client.hand("submit", child)
         self.waiting = self.has_waited = True
         self.farm.books.busy -= 1
@@ -386,6 +401,7 @@ class Children:
         for body in payload[len(payload) - len(run.calls) :]:
             task = self.farm.tasks[int(bytes(body))]
             task.sent = True
+            self.farm.books.may_be_fed(self.worker, task)
             self.worker.shelf.check(task)
         child = self.all.get(number)
         if child is not None:
@@ -478,8 +494,9 @@ class Children:
     def new_client(self, child: Child) -> ClientProcess:
         from tests.simulation.processes import ClientProcess
 
-        name = f"{self.worker.session}.{child.number}"
-        return ClientProcess(self.farm, name, name, partial(self._send_up, child))
+        name = f"{bare(self.worker.session)}.{child.number}"
+        principal = principal_of(self.worker.machine.owner_of(child.number))
+        return ClientProcess(self.farm, name, name, partial(self._send_up, child), principal=principal)
 
     def _send_up(self, child: Child, message: Message, payload: Payload) -> None:
         if child.alive:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
+
 from zfarm import messages as m
+from zfarm.core.greeting import bare, book_key, principal_of
 
 
 class DiskFull(Exception):
@@ -27,12 +30,35 @@ class Disk:
         """Of those that may begin once only: the lease; 0: none."""
         self.lives: dict[str, str] = {}
         """Who speaks for each client."""
+        self.sessions: set[str] = set()
+        """Those that have begun and not ended."""
         self.full = False
         self.was_full = False
         self.former: dict[str, set[str]] = {}
         """Who did before."""
         self.raised: set[int] = set()
         """Leases that ended in an error for which their task is run again."""
+
+    def living(self) -> list[tuple[Any, Any]]:
+        """The records, but for those of sessions that have ended."""
+        kept: list[tuple[Any, Any]] = []
+        ended: dict[str, int] = {}
+        for place, (record, _) in enumerate(self.pairs):
+            if isinstance(record, m.Dropped):
+                ended[record.client] = place
+        for place, pair in enumerate(self.pairs):
+            if place > ended.get(pair[0].client, -1):
+                kept.append(pair)
+        return kept
+
+    def aged(self) -> Disk:
+        """The same of an earlier version, which named owners without their fingerprints."""
+        old = Disk()
+        old.was_full = self.was_full
+        old.append(
+            [(structs.replace(record, client=_bare(record.client)), blobs) for record, blobs in self.pairs]
+        )
+        return old
 
     def append(self, pairs: list[tuple[Any, Any]]) -> None:
         """Write and sync the records of one turn; nothing of them while the disk is full."""
@@ -46,6 +72,7 @@ class Disk:
         if isinstance(record, m.Enrolled):
             self.former.setdefault(record.client, set()).add(self.lives.get(record.client, ""))
             self.lives[record.client] = record.life
+            self.sessions.add(record.client)
         if isinstance(record, m.Accepted):
             key = record.client, record.task
             assert key not in self.open | self.settled, f"{key} is accepted twice"
@@ -68,6 +95,7 @@ class Disk:
                 self.settled.discard((record.client, task))
                 self.forgotten.add((record.client, task))
         elif isinstance(record, m.Dropped):
+            self.sessions.discard(record.client)
             self.open = {key for key in self.open if key[0] != record.client}
             self.settled = {key for key in self.settled if key[0] != record.client}
 
@@ -92,3 +120,8 @@ class Disk:
         elif isinstance(message, m.Unknown):
             for task in message.tasks:
                 assert (session, task) not in self.open | self.settled, f"unknown, and on the disk: {task}"
+
+
+def _bare(client: str) -> str:
+    """How an earlier version called this session."""
+    return book_key(principal_of(client).rpartition(":")[0], bare(client)) if "/" in client else client

@@ -16,6 +16,7 @@ from math import inf
 from tests.simulation.checkers import Books
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Mix
+from tests.simulation.keyring import Keyring
 from tests.simulation.network import Network
 from tests.simulation.people import Task
 from tests.simulation.processes import BrokerProcess, ClientProcess, Process, WorkerProcess
@@ -40,6 +41,7 @@ class Farm:
         self.story = Story(keep)
         self.books = Books(self)
         self.network = Network(self)
+        self.keys = Keyring(self)
         self.disk = Disk() if mix.journal else None
         self.tasks: dict[int, Task] = {}
         self.library = Library(random.Random(f"library {mix.seed}"))
@@ -107,7 +109,8 @@ class Farm:
     def start_client(self, name: str) -> ClientProcess:
         """A client of people."""
         job = f"job {name}" if self.mix.jobs else ""
-        self.clients[name] = client = ClientProcess(self, name, f"{name}.s", job=job)
+        key = self.keys.issue("client", name)
+        self.clients[name] = client = ClientProcess(self, name, f"{name}.s", job=job, principal=key)
         return client
 
     def take_over(self, name: str) -> None:
@@ -117,7 +120,8 @@ class Farm:
             return
         self._lives += 1
         self.story.tell(self.now, name, "is taken over", self._lives)
-        after = ClientProcess(self, name, f"{name}.{self._lives}", job=before.job, attach=True)
+        key = before.principal
+        after = ClientProcess(self, name, f"{name}.{self._lives}", job=before.job, attach=True, principal=key)
         self.former.append(before)
         self.clients[name] = after
 
@@ -136,7 +140,12 @@ class Farm:
 
     def _restart_broker(self) -> None:
         self._epoch += 1
+        there = set(self.disk.sessions) if self.disk is not None else set()
+        if self.disk is not None and self.mix.old_journal and not (self.disk.full or self.keys.renewed):
+            self.story.probe("a journal of an earlier version")
+            self.disk = self.disk.aged()
         self.broker = BrokerProcess(self, self._epoch)
+        self.books.judge_heirs(there)
         self.story.tell(self.now, "broker", "starts", self._epoch)
         for worker in list(self.workers.values()):
             if worker.near:
@@ -173,6 +182,39 @@ class Farm:
     def _come_back(self, client: ClientProcess) -> None:
         if client is self.clients[client.name]:
             self.take_over(client.name)
+
+    # ------------------------------------------------------------ keys
+
+    def broker_follows(self) -> None:
+        """The keys file has changed."""
+        self.broker.hand("keys", frozenset(self.keys.known))
+
+    def worker_locked_out(self, worker: WorkerProcess) -> None:
+        """A worker has learned that its key is not known: it ends, and is started anew with another one."""
+        present = self.workers[worker.name] is worker
+        self.kill_worker(worker, self.rng.random() * self.mix.worker_back_s if present else None)
+
+    def locked_out(self, client: ClientProcess) -> None:
+        """A client has learned that its key is not known; its user gets a new one of the same name."""
+        client.die()
+        self.books.revokes_client(client)  # and of what was asked for meanwhile, too
+        if client is self.clients.get(client.name) and not client.left:
+            back = self.rng.random() * self.mix.worker_back_s
+            self.plans_until = max(self.plans_until, self.now + back)
+            self.after(back, partial(self._come_anew, client))
+
+    def _come_anew(self, before: ClientProcess) -> None:
+        if before is not self.clients[before.name]:
+            return
+        name, job = before.name, before.job
+        key = self.keys.issue("client", name)
+        attach = bool(job) and self.rng.random() < 0.5
+        self.story.tell(self.now, name, "comes with", key)
+        self.books.comes_anew(name)
+        self._lives += attach
+        life = f"{name}.{self._lives}" if attach else f"{name}.s"  # its session is called as that before it
+        self.former.append(before)
+        self.clients[name] = ClientProcess(self, name, life, job=job, attach=attach, principal=key)
 
     # ------------------------------------------------------------ looking at it
 

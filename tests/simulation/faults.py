@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 from tests.simulation.bulk import let_deliver
 from tests.simulation.exclusion import cut_off, let_exclude, stop_a_worker
 from tests.simulation.fullness import empty_disk, fill_disk
+from tests.simulation.keyring import let_keys_go, let_revoke
+from tests.simulation.leaving import let_leave, let_workers_leave
 from tests.simulation.listeners import let_print
 from tests.simulation.needs import let_need
+from tests.simulation.placement import let_choose
 from tests.simulation.rogues import rogue_speaks
 from tests.simulation.scarce import let_crowd, let_name
 from zfarm.settings import Settings
@@ -126,6 +129,16 @@ class Mix:
     """How long readers need for what they are handed, at most."""
     late_readers: float = 0.0
     """Readers that begin late, or pause for long, or give up and come back."""
+    leaving_s: tuple[float, ...] = ()
+    """When all workers drain at once, and nobody takes their place before they have gone."""
+    # keys
+    keyed: bool = False
+    """Every peer has a key of its own."""
+    one_crew: bool = False  # but for the workers, which share one
+    revoked: tuple[tuple[float, str], ...] = ()
+    """When keys are revoked, and of which role."""
+    old_journal: bool = False
+    """Brokers that come back may find the journal of an earlier version."""
 
     @property
     def start_bound_s(self) -> float:
@@ -190,7 +203,7 @@ def mix_of(seed: int) -> Mix:
     mix.settings = dataclasses.replace(
         mix.settings, worker_deaths_max=more.choice((2, 3, 5)), worker_aside_s=more.choice((2.0, 10.0))
     )
-    _let_choose(mix)
+    let_choose(mix)
     let_print(mix)
     let_need(mix)
     let_exclude(mix)
@@ -202,10 +215,16 @@ def mix_of(seed: int) -> Mix:
         mix.rates["fill disk"] = rng.choice((0.2, 0.5))
         backlog = rng.choice((3000, 64 * 1024 * 1024))
         mix.settings = dataclasses.replace(mix.settings, journal_backlog_bytes=backlog)
-    if not mix.calm:
-        rng = Random(f"stops {seed}")
-        mix.rates["stop at once"] = rng.choice((0.0, 0.0, 0.1, 0.6)) + 1e-9
+    _let_stop(mix)
+    let_revoke(mix)
+    let_leave(mix)
     return mix
+
+
+def _let_stop(mix: Mix) -> None:
+    """In some farms workers are stopped at once. The dice are of their own here, too."""
+    if not mix.calm:
+        mix.rates["stop at once"] = Random(f"stops {mix.seed}").choice((0.0, 0.0, 0.1, 0.6)) + 1e-9
 
 
 def _let_outlive(mix: Mix) -> None:
@@ -216,26 +235,6 @@ def _let_outlive(mix: Mix) -> None:
         mix.rates["kill client"] = rng.choice((0.1, 0.5))
         mix.rates["take over"] = rng.choice((0.0, 0.2, 1.0)) + 1e-9
     let_deliver(mix)
-
-
-def _let_choose(mix: Mix) -> None:
-    """In some farms workers differ, and calls ask for this or that. The dice are of their own here, too."""
-    rng = Random(f"placement {mix.seed}")
-    mix.choosy_share = rng.choice((0.0, 0.0, 0.2, 0.8))
-    if not mix.choosy_share:
-        return
-    for name in mix.slots:
-        resources = {
-            what: rng.choice((1, 1000, 2000, 2500)) for what in ("gpu", "disk") if rng.random() < 0.7
-        }
-        labels = tuple(label for label in ("zone=a", "zone=b", "ssd") if rng.random() < 0.4)
-        mix.stocks[name] = resources, labels
-    if rng.random() < 0.2:  # one gpu for all, and calls that are stopped while they have it
-        mix.stocks = {name: ({"gpu": 1000}, ()) for name in mix.slots}
-        mix.slots = dict.fromkeys(mix.slots, 4)
-        mix.waves, mix.waves_max, mix.wave_gap_s = ("long", "middling"), 4, 0.1
-        mix.choosy_share, mix.cancel_share, mix.force_share = 0.9, 0.8, 1.0
-        mix.clients, mix.realms, mix.deadly_share, mix.timeout_share = 2, (1,), 0.0, 0.0
 
 
 def _let_flow(mix: Mix) -> None:
@@ -483,6 +482,8 @@ def let_faults_happen(farm: Farm) -> None:
         while at < farm.mix.faults_s:
             farm.at(at, partial(FAULTS[kind][0], farm))
             at += farm.rng.expovariate(rate)
+    let_keys_go(farm)
+    let_workers_leave(farm)
 
 
 def heal(farm: Farm) -> None:

@@ -66,6 +66,7 @@ def written_first(broker: BrokerProcess, actions: list[m.Action]) -> list[m.Acti
             actions = broker.machine.stall.begin(actions, "the disk is full")
         else:
             broker.machine.refusing = ""
+            farm.books.journal_agrees()
     farm.books.must_answer(actions)
     return actions
 
@@ -111,7 +112,12 @@ class Fullness:
             (peer, one) for peer, message in said if type(message) is m.Ended for one in message.outcomes
         ]
         refused = {(peer, one.task) for peer, one in ended if one.kind == m.REFUSED}
+        records = self.farm.broker.machine.clients
         for peer, number in sorted(fresh - refused, key=str):
+            record = records.get(self.by_peer.get(peer, ""))
+            if record is not None and number in record.unknown:  # its function has to be sent again
+                self.farm.story.probe("submitted while the disk was full, and lacking its function")
+                continue
             assert peer not in self.by_peer, f"task {number} of {peer} was neither taken nor refused"
         if fresh:
             self.farm.story.probe("refused, the disk is full")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.people import Task
 from zfarm import messages as m
+from zfarm.core.greeting import principal_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,13 +44,15 @@ class Inheritance:
         """So it does of this client."""
         return not client.job or self._speaker.get(client.session, client.life) == client.life
 
-    def attaches(self, message: m.Attach) -> None:
+    def attaches(self, message: m.Attach, principal: str) -> None:
         """The broker is about to hear that a client takes a job over, which it may not know."""
         broker = self.farm.broker.machine
         if broker.stalled:
             return
         for session, client in broker.clients.items():
             if client.job != message.job or self._speaker.get(session) == message.life:
+                continue
+            if principal_of(session) != principal:
                 continue
             if message.life in self._former.get(session, ()):
                 self.farm.story.probe("asked twice, and taken over in between")

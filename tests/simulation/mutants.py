@@ -89,10 +89,17 @@ MUTANTS = [
     Mutant("leases of a lost worker leaked", "drop_worker", "reversed(worker.leases.values())", "()"),
     Mutant("Return ignored", "_on_return", "self.give_back(task)", "pass"),
     Mutant("Return lost", "_take_home", "self._returns.append(duty.lease)", "pass"),
+    Mutant(
+        "a reported lease comes back",
+        "_may_live",
+        "not ours and self._from_before(task, lease)",
+        "True",
+    ),
     Mutant("leavers are blamed", "_on_leave", "self.give_back(task)", "pass"),
     Mutant(
         "workers lost too soon", "_lose_silent", "> limits.worker_lost_after_s", "> limits.beat_interval_s"
     ),
+    Mutant("a late Return counts", "_on_return", "worker.repeated.get(lease, 0) <= message.seen", "True"),
     # the journal
     Mutant("shown before it is recorded", "advance", "actions.insert(0, Append(", "actions.append(Append("),
     Mutant(
@@ -104,6 +111,7 @@ MUTANTS = [
     Mutant("tasks not recorded", "accept", "if self.journal", "if False"),
     # the disk of the journal is full
     Mutant("outcomes shown all the same", "client_messages", "if stalled:", "if False:"),
+    Mutant("thanked all the same", "worker_messages", "worker.thanks, thanks = thanks, []", "pass"),
     Mutant(
         "granted all the same",
         "worker_messages",
@@ -111,10 +119,22 @@ MUTANTS = [
         "pass",
     ),
     Mutant("the turn that failed is lost", "begin", "broker.records[:0] = action.records", "pass"),
+    Mutant(
+        "what was forgotten comes back",
+        "_on_pulse",
+        "0 if self.stalled else message.number",
+        "message.number",
+    ),
     Mutant("taken, and no room", "_full", "self.stalled or self.refusing:", "False:"),
     # at most once
     Mutant("starts not recorded", "_spend", "if self.journal", "if False"),
     Mutant("granted again after the restart", "unpark", "if task.spent", "if False"),
+    Mutant(
+        "the first start is forgotten",
+        "apply",
+        "self.park(task, now + self.limits.restart_hold_s)",
+        "task.spent = 0",
+    ),
     Mutant(
         "submitted again without a word", "_may_have_begun", "self._welcome.books != asked.books", "False"
     ),
@@ -126,12 +146,16 @@ MUTANTS = [
         "False",
     ),
     Mutant("returned, and in doubt for ever", "give_back", "self._spend(task, 0)", "pass"),
+    Mutant("stopped, and nothing had begun", "_flush", "Leave(given)", "Leave()"),
     # jobs
+    Mutant("the dead go on submitting", "_on_attach", "if client.peer is not None:", "if False:"),
+    Mutant("a job ends with its program", "_on_bye", "if client.job and client.tasks:", "if False:"),
     Mutant("a job has two speakers", "_on_hello", "client.life != message.life", "False"),
     Mutant("taken over in parts", "_on_attached", "len(self._inherited) == message.total", "True"),
     # errors for which a call is run again
     Mutant("no backoff", "attempt_failed", "now + delay_us / 1e6", "now"),
     Mutant("errors not recorded", "attempt_failed", "if self.journal", "if False"),
+    Mutant("one run too many", "attempt_failed", "task.attempts + 1 >=", "task.attempts + 1 >"),
     Mutant("run again for ever", "attempt_failed", "task.tries += 1", "pass"),
     Mutant("never run again", "attempt_failed", "self.park(task, now + delay_us / 1e6)", "pass"),
     # bad workers and bad calls
@@ -167,7 +191,7 @@ MUTANTS = [
     ),
     # slots and children
     Mutant("double room", "_feed", "self.slots - self._busy()", "2 * self.slots - self._busy()"),
-    Mutant("waiting takes a slot", "_room", "waiting = sum", "waiting = 0 and sum"),
+    Mutant("waiting takes a slot", "_room", "slots + len(children)", "slots"),
     Mutant("fed ahead beyond the slots", "_feed", "free >= 0", "True"),
     Mutant("a full worker keeps its queue", "_watch_kids", "self._return_queue()", "pass"),
     Mutant("fed while giving back", "idle", " or self.taking_back", ""),
@@ -230,6 +254,7 @@ MUTANTS = [
     Mutant("resources given back twice", "give", "-= amount", "-= 2 * amount"),
     Mutant("resources kept after the end", "unlease", "worker.give(task.lease)", "pass"),
     Mutant("what an orphan took stays taken", "_stop", "worker.give(lease)", "pass"),
+    Mutant("given back before the child is gone", "_feed", "not self._affords(queue[0])", "False"),
     Mutant("demands forgotten with the broker", "apply", "demand=record.demand", "demand=None"),
     Mutant("demands forgotten by the client", "_send_submit", "asked.demand is not None", "False"),
     Mutant("what is missing blocks the others", "place", "for h in heads if", "for h in heads[:1] if"),
@@ -304,6 +329,12 @@ MUTANTS = [
     Mutant("leases without a function are lost", "_on_grants", "self._nameless.append(number)", "pass"),
     Mutant("lacking, and nobody is asked", "all_of", "lacks.append(digest)", "pass"),
     Mutant(
+        "a child is thought to have what it dropped",
+        "give",
+        "sizes.popitem(last=False)",
+        "next(iter(sizes.items()))",
+    ),
+    Mutant(
         "a child keeps every function", "_named", "len(function), most, drops)", "len(function), most, [])"
     ),
     Mutant(
@@ -315,6 +346,12 @@ MUTANTS = [
     Mutant("names count for ever", "unname", "size = self._use_no_more(client, function)", "size = 0"),
     Mutant("functions are named for ever", "_forget", "client.named_bytes > most", "False"),
     # accounts
+    Mutant(
+        "a function counts after its last task",
+        "discard",
+        "size += self._use_no_more(client, function)",
+        "self._use_no_more(client, function)",
+    ),
     Mutant("what a dropped client had still counts", "drop", "self.accounts.bytes -= size", "pass"),
     Mutant(
         "a setup is let go while a task needs it",
@@ -322,4 +359,21 @@ MUTANTS = [
         "if used > 1:\n        client.setups",
         "if False:\n        client.setups",
     ),
+    # keys that are revoked
+    Mutant("a revoked client stays", "expel", "broker.drop_client(client)", "pass"),
+    Mutant("a revoked worker stays", "expel", "broker.drop_worker(worker, why)", "pass"),
+    Mutant("the books do not know who may be in them", "expel", "broker.known = known", "pass"),
+    Mutant(
+        "exclusive, and runs on without a key",
+        "expel",
+        "broker.park(task, now + broker.exclusive_hold_s)",
+        "pass",
+    ),
+    Mutant("kept for a client that will not come", "adopt", "broker.knows(held.owner)", "True"),
+    Mutant("an old session for ever", "renamed", "written.append((Dropped(record.client), ()))", "pass"),
+    Mutant("what an old journal has is nobody's", "renamed", "book_key(today[owner]", "book_key(owner"),
+    # workers that drain while their calls wait for others
+    Mutant("who drains waits for ever", "advance", "if self.leaving and", "if False and"),
+    Mutant("who drains does not say what waits", "_room", "else 0, children)", "else 0, [])"),
+    Mutant("who drains has room for all", "_room", "Room(0, ", "Room(room, "),
 ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.faults import SLOW_S
 from tests.simulation.story import encode
+from zfarm.core.greeting import LOCAL
 from zfarm.messages import Message, Payload
 
 if TYPE_CHECKING:
@@ -89,9 +90,15 @@ class Connection:
 class Link:
     """A dealer's way to the broker. ``near``: in the broker's process, without latency or breaks."""
 
-    def __init__(self, farm: Farm, name: str, deliver: Deliver, near: bool = False) -> None:
+    def __init__(
+        self, farm: Farm, name: str, deliver: Deliver, near: bool = False, principal: str = LOCAL
+    ) -> None:
         self.farm = farm
         self.name = name
+        self.principal = principal
+        """Whose key it shows."""
+        self.denied: Callable[[], object] = lambda: None
+        """Called when that key is not known any more."""
         self.deliver = deliver
         self.near = near
         self.connection: Connection | None = None
@@ -189,6 +196,10 @@ class Link:
         if not self.farm.broker.alive:
             self._connect_later(0.1 + self.farm.rng.random() * 0.2)
             return
+        if not self.farm.keys.admits(self.principal):
+            self.open = False
+            self.farm.after(self.farm.rng.random() * self.farm.mix.reconnect_s, self.denied)
+            return
         self.connection = self.farm.network.connected(self)
         waiting, self._waiting = self._waiting, deque()
         if self.farm.mix.queue_while_down:
@@ -202,6 +213,8 @@ class Network:
     def __init__(self, farm: Farm) -> None:
         self._farm = farm
         self._connections = 0
+        self.whose: dict[Any, str] = {}
+        """The principal behind each routing id that there ever was."""
         self.routes: dict[Any, Connection] = {}
         self._flights: dict[tuple[str, str], float] = {}
         self._losing = 0
@@ -210,6 +223,7 @@ class Network:
         self._connections += 1
         connection = Connection(self._farm, link, f"{link.name}#{self._connections}")
         self.routes[connection.peer] = connection
+        self.whose[connection.peer] = link.principal
         return connection
 
     def send(self, peer: Any, message: Message, payload: Payload) -> bool:
@@ -229,6 +243,7 @@ class Network:
         if not self._losing and farm.chaos and farm.rng.random() < farm.mix.item_loss:
             self._losing = farm.rng.choice((1, 1, 3, 20))
         broken = worker.link.connection is None or client.link.connection is None
+        broken |= not (farm.keys.admits(worker.principal) and farm.keys.admits(client.principal))
         if self._losing or broken:
             self._losing -= self._losing > 0
             farm.story.probe("items lost")
@@ -247,6 +262,19 @@ class Network:
         """The broker's end notices that this connection is dead."""
         if self.routes.pop(peer, None) is not None and self._farm.mix.gone_is_told:
             self._farm.broker.lost(peer)
+
+    def end_all_but(self, admits: Callable[[str], bool]) -> list[Any]:
+        """The broker disconnects all others, who notice that later; who they were."""
+        farm = self._farm
+        ended = [peer for peer in self.routes if not admits(self.whose[peer])]
+        for peer in ended:
+            connection = self.routes.pop(peer)
+            farm.story.tell(farm.now, "broker", "ends", peer)
+            connection.broken = True
+            connection.up.clear()
+            connection.down.cut()
+            farm.after(farm.rng.random() * farm.mix.half_open_s, partial(connection.link.noticed, connection))
+        return ended
 
     def broker_died(self) -> None:
         """Every connection breaks at once."""

@@ -16,6 +16,7 @@ from msgspec import structs
 
 from tests.simulation.bulk import pieces
 from tests.simulation.exclusion import exclude
+from zfarm.core.greeting import book_key
 from zfarm.core.named import digest_of
 from zfarm.messages import ERROR, MIXED, VALUE, Demand, Named, Need, Outcome, Setup
 
@@ -259,11 +260,12 @@ class Person:
         self.name = client.name
         self.tasks: list[Task] = []
         mix, rng = farm.mix, farm.rng
-        self.setups = [setup_of(client.session, realm) for realm in range(rng.choice(mix.realms))]
+        self._realms: list[tuple[Any, ...]] = [(realm,) for realm in range(rng.choice(mix.realms))]
         if rng.random() < mix.broken_realm_share:
-            self.setups.append(setup_of(client.session, 99, rng.choice((b"fails", b"dies"))))
+            self._realms.append((99, rng.choice((b"fails", b"dies"))))
         if rng.random() < mix.limited_realm_share:
-            self.setups.append(setup_of(client.session, 98, tasks_max=rng.randint(1, 5)))
+            self._realms.append((98, b"", rng.randint(1, 5)))
+        self._session = f"{client.name}.s"
         at = 0.0
         for _ in range(rng.randint(1, mix.waves_max)):
             wave = rng.choice(mix.waves)
@@ -273,6 +275,12 @@ class Person:
             at = rng.random() * (at + 5.0)
             farm.after(at, self.leave)
         farm.plans_until = max(farm.plans_until, farm.now + at)
+
+    @property
+    def setups(self) -> list[bytes]:
+        """The realms of this user's calls; those of somebody with another key are others."""
+        session = book_key(self.client.principal, self._session)
+        return [setup_of(session, *realm) for realm in self._realms]
 
     @property
     def client(self) -> ClientProcess:
@@ -424,7 +432,7 @@ def nested_calls(person: Person) -> None:
 
 
 def nest(rng: Random, person: Person, depth: int) -> Item:
-    item = person.item(2e-3)
+    item = person.item(0.2 if person.farm.mix.leaving_s else 2e-3)
     if depth:
         item.nested = [[nest(rng, person, depth - 1)] for _ in range(rng.randint(1, 3))]
     return item

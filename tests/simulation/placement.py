@@ -3,14 +3,36 @@ than there is."""
 
 from __future__ import annotations
 
+from random import Random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tests.simulation.children import Child
     from tests.simulation.farm import Farm
+    from tests.simulation.faults import Mix
     from tests.simulation.people import Task
     from tests.simulation.processes import ClientProcess
     from zfarm.messages import Picture, Reason
+
+
+def let_choose(mix: Mix) -> None:
+    """In some farms workers differ, and calls ask for this or that. The dice are of their own here, too."""
+    rng = Random(f"placement {mix.seed}")
+    mix.choosy_share = rng.choice((0.0, 0.0, 0.2, 0.8))
+    if not mix.choosy_share:
+        return
+    for name in mix.slots:
+        resources = {
+            what: rng.choice((1, 1000, 2000, 2500)) for what in ("gpu", "disk") if rng.random() < 0.7
+        }
+        labels = tuple(label for label in ("zone=a", "zone=b", "ssd") if rng.random() < 0.4)
+        mix.stocks[name] = resources, labels
+    if rng.random() < 0.2:  # one gpu for all, and calls that are stopped while they have it
+        mix.stocks = {name: ({"gpu": 1000}, ()) for name in mix.slots}
+        mix.slots = dict.fromkeys(mix.slots, 4)
+        mix.waves, mix.waves_max, mix.wave_gap_s = ("long", "middling"), 4, 0.1
+        mix.choosy_share, mix.cancel_share, mix.force_share = 0.9, 0.8, 1.0
+        mix.clients, mix.realms, mix.deadly_share, mix.timeout_share = 2, (1,), 0.0, 0.0
 
 
 class Placement:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tests.simulation.archive import ARCHIVE, Archive
 from tests.simulation.children import Children
 from tests.simulation.fullness import written_first
+from tests.simulation.keyring import Gate
 from tests.simulation.network import Link
 from tests.simulation.people import Task
 from tests.simulation.rogues import VERSIONS
@@ -21,6 +22,7 @@ from tests.simulation.shelves import CHUNK, Shelf, give
 from zfarm import messages as m
 from zfarm.core.broker import Broker
 from zfarm.core.client import Client
+from zfarm.core.greeting import LOCAL, book_key, principal_of
 from zfarm.core.worker import Worker
 
 if TYPE_CHECKING:
@@ -161,13 +163,15 @@ class BrokerProcess(Process):
         self.epoch = epoch
         self.watched = False
         self.machine = Broker(epoch, VERSIONS, self.clock, farm.mix.settings, farm.disk is not None)
+        self.gate = Gate(self)
         self.archive = Archive(self)
         self.machine.archive = ARCHIVE
         farm.books.broker_born()
         if farm.disk is not None:
-            self.machine.restore(farm.disk.pairs, self.clock)
+            self.machine.restore(self.gate.inherited(farm.disk), self.clock)
             self.machine.check()
             farm.books.restored(self.machine.clients, self.clock)
+        self.gate.see_keys()
         self.hand("advance")
 
     def arrived(self, peer: Any, message: m.Message, payload: m.Payload) -> None:
@@ -185,28 +189,32 @@ class BrokerProcess(Process):
         kind = entry[0]
         if kind == "message":
             _, peer, message, payload = entry
+            principal = self.farm.network.whose.get(peer, LOCAL)
+            if not self.gate.admits(principal):
+                return
             if isinstance(message, m.Tunnel):
                 worker, channel, owner, (message, payload) = peer, message.channel, message.owner, payload
                 if not isinstance(message, m.Hello) or self.farm.books.may_tunnel(worker, owner, message):
-                    self.farm.books.heard((worker, channel), message)
+                    self.farm.books.heard((worker, channel), message, principal_of(owner))
                 self.machine.tunnelled(worker, channel, owner, message, payload, clock)
                 return
             if isinstance(message, m.TunnelClosed):
                 self.farm.books.gone((peer, message.channel))
                 self.machine.gone((peer, message.channel), clock)
                 return
-            self.farm.books.heard(peer, message)
-            self.machine.receive(peer, message, payload, clock)
+            self.farm.books.heard(peer, message, principal)
+            self.machine.receive(peer, message, payload, clock, principal)
         elif kind == "gone":
             self.farm.story.tell(self.farm.now, "broker", "loses", entry[1])
             self.farm.books.gone(entry[1])
             self.machine.gone(entry[1], clock)
         elif kind == "archive":
             self.machine.routes.on_archive(entry[1], entry[2], entry[3], clock)
+        elif kind == "keys":
+            self.gate.follow_keys(entry[1])
         elif kind == "watch":
             self.watched = entry[1]
             self.machine.watch(entry[1], clock)
-
         elif kind == "room" and self.machine.stalled:
             self.machine.stall.end()
 
@@ -250,15 +258,18 @@ class WorkerProcess(Process):
 
     def __init__(self, farm: Farm, name: str, session: str, near: bool) -> None:
         super().__init__(farm, name)
-        self.session = session
+        self.principal = farm.keys.issue("worker", name)
+        self.session = book_key(self.principal, session)
         self.near = near
+        self.draining = False
         self.slots = farm.mix.slots[name]
         self.finished = False
         self.lost = False
         """The broker has not heard of this life for too long, at some time or other."""
         self.children = Children(self)
         self.shelf = Shelf(self)
-        self.link = Link(farm, name, partial(self.hand, "message"), near)
+        self.link = Link(farm, name, partial(self.hand, "message"), near, self.principal)
+        self.link.denied = partial(farm.worker_locked_out, self)
         resources, labels = farm.mix.stocks.get(name, ({}, ()))
         self.resources = resources
         self.labels = labels
@@ -288,6 +299,7 @@ class WorkerProcess(Process):
                 self.machine.receive(m.BROKER, message, payload, clock)
         elif kind == "call":
             name, *arguments = entry[1:]
+            self.draining |= name == "drain"
             self.farm.story.tell(self.farm.now, self.name, name, tuple(_tellable(part) for part in arguments))
             if name == "child_died":  # what it left behind comes last
                 child, seq, number, code, text, left = arguments
@@ -338,6 +350,8 @@ class WorkerProcess(Process):
         elif isinstance(action, m.Finished):
             self.finished = True
             self.die()
+            if farm.mix.leaving_s:
+                farm.start_worker(self.name)
         elif not isinstance(action, m.Connected):
             raise AssertionError(f"a worker should not do {action}")
 
@@ -348,10 +362,13 @@ class ClientProcess(Process):
     machine: Client
 
     def __init__(
-        self, farm: Farm, name: str, session: str, tunnel: Any = None, job: str = "", attach: bool = False
-    ) -> None:
+        self, farm: Farm, name: str, session: str, tunnel: Any = None, job: str = "", attach: bool = False,
+        principal: str = LOCAL,
+    ) -> None:  # fmt: skip
         super().__init__(farm, name)
-        self.session = session
+        self.principal = principal
+        self.session = book_key(principal, session)
+        """As the broker's books call it."""
         self.job = job
         self.life = session
         self.attaching = attach
@@ -364,7 +381,8 @@ class ClientProcess(Process):
         self.books = 0  # of the broker it has last heard of
         self.new_books_at = 0.0  # when it heard that the broker had lost its books
         if tunnel is None:
-            self.link = Link(farm, name, partial(self.hand, "message"))
+            self.link = Link(farm, name, partial(self.hand, "message"), principal=principal)
+            self.link.denied = partial(farm.locked_out, self)
         settings = farm.mix.settings
         self.machine = Client(session, VERSIONS, "host-c", 1, name, self.clock, settings, job, attach)
         self.machine.subscribe(tunnel is None and farm.mix.published)
@@ -434,7 +452,7 @@ class ClientProcess(Process):
             farm.story.probe("safe")
             farm.tasks[action.token].safe = True
         elif isinstance(action, m.TakenOver):
-            self.session = action.session
+            self.session = book_key(self.principal, action.session)
             self.attaching = False
             self.machine.adopt(action.session, farm.books.taken_over(self, action.tasks))
             for entry in self._later:

@@ -9,6 +9,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.revocation import remains
+
 if TYPE_CHECKING:
     from tests.simulation.farm import Farm
     from tests.simulation.processes import ClientProcess
@@ -106,6 +108,7 @@ def unrest(farm: Farm) -> list[str]:
         for path, container in _containers(machine, type(machine).__name__, set()):
             if container and path not in KEPT and "handlers" not in path and "_from_" not in path:
                 found.append(f"{process.name} holds {path} = {str(container)[:200]}")
+    found += remains(farm)
     for worker in workers:
         if worker.shelf.pins:
             found.append(f"{worker.name} keeps the files {worker.shelf.pins}")

@@ -43,7 +43,7 @@ def rogue_speaks(farm: Farm) -> None:
             (m.Began(leases), []),
             (m.Streams([m.Streaming(lease, "nobody", 1) for lease in leases], leases), []),
             *((m.Items(lease, 1, 1), [b"forged"]) for lease in leases),
-            (m.Room(0), []),
+            (m.Room(0, [], True, 4, [1, 2]), []),
             *((m.Want(lease, [m.Wanted(bytes(32), 8, 0, 8)]), []) for lease in leases),
             (m.Leave(), []),
         ]
