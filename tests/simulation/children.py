@@ -16,24 +16,13 @@ import msgspec
 
 from tests.simulation.bulk import deliver
 from tests.simulation.lane import Lane
+from tests.simulation.leaving import let_stay
 from tests.simulation.listeners import chatter
 from tests.simulation.meter import Meter
 from tests.simulation.people import Item, Run, Task, new_task
 from zfarm.core.brood import NOTHING
 from zfarm.core.greeting import bare, principal_of
-from zfarm.messages import (
-    AGAIN,
-    BROKEN,
-    ChildCall,
-    Demand,
-    Done,
-    Left,
-    Message,
-    Payload,
-    Setup,
-    Tunnel,
-    TunnelClosed,
-)
+from zfarm.messages import AGAIN, BROKEN, ChildCall, Done, Left, Message, Payload, Setup, Tunnel, TunnelClosed
 from zfarm.messages import Run as RunMessage
 
 if TYPE_CHECKING:
@@ -349,8 +338,7 @@ class Child:
             child = new_task(
                 self.farm, client.name, "nested", b"function nested", self.setup, parts, 3, ended
             )
-            if self.farm.mix.leaving_s and self.owner.worker.labels and child.token % 2:
-                child.demand = Demand((), self.owner.worker.labels)
+            let_stay(child, self.owner.worker)
             client.hand("submit", child)
         self.waiting = self.has_waited = True
         self.farm.books.busy -= 1

@@ -129,8 +129,7 @@ class Mix:
     """How long readers need for what they are handed, at most."""
     late_readers: float = 0.0
     """Readers that begin late, or pause for long, or give up and come back."""
-    leaving_s: tuple[float, ...] = ()
-    """When all workers drain at once, and nobody takes their place before they have gone."""
+    leaving_s: tuple[float, ...] = ()  # when all workers drain at once
     # keys
     keyed: bool = False
     """Every peer has a key of its own."""

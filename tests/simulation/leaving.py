@@ -37,6 +37,12 @@ def let_leave(mix: Mix) -> None:
     mix.rates.pop("drain", None)
 
 
+def let_stay(task: Task, worker: WorkerProcess) -> None:
+    """Some of the calls that a call there waits for can run there only."""
+    if worker.farm.mix.leaving_s and worker.labels and task.token % 2:
+        task.demand = m.Demand((), worker.labels)
+
+
 def let_workers_leave(farm: Farm) -> None:
     """Schedule when they drain."""
     for at in farm.mix.leaving_s:

@@ -320,6 +320,7 @@ MUTANTS = [
         "self._doomed if child not in busy",
         "self._doomed if False",
     ),
+    Mutant("an older run ends the wait", "_may_run_elsewhere", "task.exclusive and", "False and"),
     Mutant("beats are not answered", "_on_beat", "worker.answer = True", "pass"),
     # functions that travel once
     Mutant("nobody says which function is lacking", "_named", "client.lacks.append(digest)", "pass"),

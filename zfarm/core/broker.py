@@ -200,6 +200,7 @@ class Broker(Reception):
             client.ended = []  # it will ask
         self.touched.clear()
         self.hold_until = now + self.limits.restart_hold_s
+        self.exclusive_until = now + self.exclusive_hold_s
 
     def watch(self, watched: bool, now: float) -> None:
         """Somebody subscribes to notes, or nobody does."""
@@ -432,6 +433,8 @@ class Broker(Reception):
             for client in self.clients.values():
                 client.held = False
                 self.make_ready(client)
+        if now >= self.exclusive_until:
+            self.exclusive_until = 0.0
         for worker in self.workers.values():
             if worker.thanks:
                 self.touch(worker)

@@ -101,6 +101,7 @@ class Ledger:
         """What has no lease and gets none for a while, the first to end its wait on top; stale entries are
         passed over."""
         self._parkings = 0
+        self.exclusive_until = 0.0  # until then others may run exclusive calls than who came back with them
         self._enrolled = 0
         self._next_lease = 1
 
@@ -366,6 +367,9 @@ class Ledger:
     def requeue(self, task: Task, behind: int = 0) -> None:
         """Put a task to the front of its client's queue, ``behind`` so many others."""
         client = task.client
+        if self._may_run_elsewhere(task):
+            self.park(task, self.exclusive_until)
+            return
         if task.demand is None and task.priority == client.rank:
             client.queue.insert(behind, task)
         else:
@@ -433,6 +437,8 @@ class Ledger:
         if self.journal:
             self.records.append((Retried(task.client.session, task.number, lease, delay_us), ()))
         self.park(task, now + delay_us / 1e6)
+        if self._may_run_elsewhere(task) and task.until < self.exclusive_until:
+            self.park(task, self.exclusive_until)
 
     def _backoff_us(self, lease: int, tries: int) -> int:
         """How long to wait after so many errors; what failed together is scattered by its leases."""
@@ -452,7 +458,8 @@ class Ledger:
     def doubt(self, task: Task, now: float) -> None:
         """A new task, not queued, may have begun under an earlier broker: wait for whoever has it."""
         if not task.once:
-            self.park(task, now + self.exclusive_hold_s)
+            self.exclusive_until = now + self.exclusive_hold_s
+            self.park(task, self.exclusive_until)
             return
         self._spend(task, ANY_LEASE)
         self.park(task, now + self.limits.restart_hold_s)
@@ -461,6 +468,10 @@ class Ledger:
     def exclusive_hold_s(self) -> float:
         """After so long whoever ran an exclusive call and is not heard of has stopped it."""
         return max(self.limits.restart_hold_s, self.limits.worker_lost_after_s)
+
+    def _may_run_elsewhere(self, task: Task) -> bool:
+        """An earlier broker had granted the lease that has ended, and maybe a later one to somebody else."""
+        return self.exclusive_until > 0.0 and task.exclusive and abs(task.lease) >> 32 != self.epoch
 
     def park(self, task: Task, until: float) -> None:
         """Grant this task to nobody until then. A replay takes it out of the queue later, once for all."""
