@@ -119,12 +119,6 @@ MUTANTS = [
         "pass",
     ),
     Mutant("the turn that failed is lost", "begin", "broker.records[:0] = action.records", "pass"),
-    Mutant(
-        "what was forgotten comes back",
-        "_on_pulse",
-        "0 if self.stalled else message.number",
-        "message.number",
-    ),
     Mutant("taken, and no room", "_full", "self.stalled or self.refusing:", "False:"),
     # at most once
     Mutant("starts not recorded", "_spend", "if self.journal", "if False"),
@@ -364,12 +358,6 @@ MUTANTS = [
     Mutant("a revoked client stays", "expel", "broker.drop_client(client)", "pass"),
     Mutant("a revoked worker stays", "expel", "broker.drop_worker(worker, why)", "pass"),
     Mutant("the books do not know who may be in them", "expel", "broker.known = known", "pass"),
-    Mutant(
-        "exclusive, and runs on without a key",
-        "expel",
-        "broker.park(task, now + broker.exclusive_hold_s)",
-        "pass",
-    ),
     Mutant("kept for a client that will not come", "adopt", "broker.knows(held.owner)", "True"),
     Mutant("an old session for ever", "renamed", "written.append((Dropped(record.client), ()))", "pass"),
     Mutant("what an old journal has is nobody's", "renamed", "book_key(today[owner]", "book_key(owner"),
