@@ -106,7 +106,7 @@ def test_the_call_of_a_killed_worker_sends_again(farm: TcpFarm, tmp_path: Path) 
     farm.start_broker()
     worker = farm.start_worker(1)
     with zfarm.Executor(farm.connection) as client:
-        future = client.submit(send_big, str(tmp_path), BIG, False, 0.01)
+        future = client.submit(send_big, str(tmp_path), BIG, False, 0.03)
         files = future.files.into(tmp_path / "home")
         some(files)
         worker.process.kill()
@@ -126,7 +126,7 @@ def test_a_killed_child_leaves_nothing_half_written(farm: TcpFarm, tmp_path: Pat
     farm.start_worker(1)
     with zfarm.Executor(farm.connection) as client:
         once = client.options(max_attempts=1)
-        future = once.submit(send_big, str(tmp_path), BIG, near, 0.01)
+        future = once.submit(send_big, str(tmp_path), BIG, near, 0.05)
         files = future.files.into(tmp_path / "home")
         if near:
             wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the child")
