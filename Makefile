@@ -11,7 +11,7 @@ PYTEST ?=
 # Tests mostly wait, so that four at once fit two cores; more would measure the machine, not zfarm.
 SHARE  := -n 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test soak chaos fuzz lint format pins clean
+.PHONY: help demo test again soak chaos fuzz lint format pins clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,7 +22,11 @@ demo: $(VENV)/.run
 	$(BIN)/python examples/census.py
 
 test: lint
-	$(BIN)/python -m pytest $(SHARE) $(PYTEST)
+	$(BIN)/python -m pytest $(SHARE) $(PYTEST) || $(MAKE) --no-print-directory again
+
+# What failed is tried once more, with the machine to itself; what fails then, too, has failed. Both are printed.
+again: $(VENV)/.dev
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(PYTEST)
 
 # A hundred thousand fresh seeds of the simulator: six hours of one core, shared by all there are.
 soak: $(VENV)/.dev

@@ -127,7 +127,7 @@ def tallies(request: pytest.FixtureRequest) -> list[Tally]:
         return list(pool.map(run_some, chunks))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_farm_keeps_its_promises_and_comes_to_rest(tallies: list[Tally]) -> None:
     failures = [tally.failure for tally in tallies if tally.failure]
 
