@@ -122,6 +122,7 @@ def test_the_call_of_a_killed_worker_sends_again(farm: TcpFarm, tmp_path: Path) 
 
 @pytest.mark.parametrize("near", [True, False])
 def test_a_killed_child_leaves_nothing_half_written(farm: TcpFarm, tmp_path: Path, near: bool) -> None:
+    (tmp_path / "home").mkdir()  # nothing may have come yet
     farm.start_broker()
     farm.start_worker(1)
     with zfarm.Executor(farm.connection) as client:
