@@ -110,9 +110,7 @@ def _marked(process: psutil.Process) -> bool:
 
 def _threads() -> dict[int, str]:
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
-    # twice, since the kernel may leave one out of its list while another one ends: pytest's watchdog of each
-    # test begins just when that of the test before it goes
-    native = {thread.id for _ in range(2) for thread in psutil.Process().threads()}
+    native = {thread.id for thread in psutil.Process().threads()}
     found = {ident: f"{ident} (native: no Python thread)" for ident in native}
     found.update({ident: f"{ident} {name}" for ident, name in names.items() if ident is not None})
     return found

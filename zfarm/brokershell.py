@@ -20,7 +20,7 @@ from zfarm.core import owners
 from zfarm.core.broker import Broker
 from zfarm.core.machine import NOW
 from zfarm.edge import wire
-from zfarm.edge.doors import Doors
+from zfarm.edge.doors import Doors, from_here
 from zfarm.edge.notes import NotesPort
 from zfarm.edge.relay import Relay
 from zfarm.edge.security import ADMIN, CLIENT, MONITOR, WORKER, KeyPair, Role, parse_tcp
@@ -214,13 +214,13 @@ class BrokerShell:
 
     @property
     def bound(self) -> dict[str, int]:
-        """Where all its sockets are bound, with the kind that comes there."""
+        """Where this host reaches all its sockets on TCP, with the kind that comes there."""
         ports = dict.fromkeys(chain.from_iterable(self.doors.addresses.values()), CALLS)
         ports[self.notes.address] = LISTENS
         if self.relay is not None:
             ports[self.relay.emits_address] = PUBLISHES
             ports[self.relay.items_address] = LISTENS
-        return ports
+        return {from_here(address): kind for address, kind in ports.items()}
 
     def expel(self, known: Collection[str]) -> int:
         """Let only the ``known`` principals speak, watch and have sessions; how many connections were

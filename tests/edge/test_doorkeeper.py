@@ -11,6 +11,7 @@ import zmq
 from zmq.utils import z85
 
 from zfarm.edge import zap
+from zfarm.edge.doors import from_here
 from zfarm.edge.refusals import Refusals
 from zfarm.edge.security import (
     ServerKeys,
@@ -55,7 +56,7 @@ def test_a_port_at_which_a_stranger_gets_in_is_found(context: Context, keys: Ser
     doorkeeper = Doorkeeper(context, table_of(keys.roles))
     doorkeeper.start()
     port = new_socket(context, zmq.ROUTER, "tcp://", 1024)
-    address = bind(port, "tcp://0.0.0.0:*", keys.server, "zfarm.clients")
+    address = from_here(bind(port, "tcp://0.0.0.0:*", keys.server, "zfarm.clients"))
 
     doorkeeper.check_ports({address: CALLS}, keys.server.public)
     doorkeeper._table = Lax()

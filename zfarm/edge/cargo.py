@@ -14,7 +14,7 @@ import pickle
 import struct
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from zfarm.edge.segments import TOKEN_BYTES, Ref, area_of, bytes_of
 from zfarm.edge.stored import Stored, area_of_stored
@@ -67,6 +67,9 @@ class Cargo(bytes):
         return loads(self if data is None else data, buffers=buffers)
 
 
+Encoded = TypeVar("Encoded")
+
+
 class Large(Exception):
     """Something to be pickled has a large buffer: it is to be pickled apart."""
 
@@ -91,6 +94,15 @@ class Apart:
             return True
         self.buffers.append(buffer.raw())
         return False
+
+
+def parted(encode: Callable[..., Encoded], *things: Any) -> tuple[Encoded, Sequence[memoryview]]:
+    """What ``encode(*things, callback)`` gives, and the large buffers that are not in it."""
+    try:
+        return encode(*things, large), ()
+    except Large:
+        collector = Apart()
+        return encode(*things, collector), collector.buffers
 
 
 def start_again(callback: Callable[[pickle.PickleBuffer], bool] | None) -> None:

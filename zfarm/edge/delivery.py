@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from zfarm.edge.cargo import Apart, Large, large, small
+from zfarm.edge.cargo import parted, small
 from zfarm.edge.outcomes import encode_error
 from zfarm.edge.ways import AS_THEY_ARE, BOUNDED, IN_PIECES, ITEM_MAX
 from zfarm.errors import TooLarge
@@ -78,13 +78,7 @@ class Delivery:
         """
         if self.way != IN_PIECES:
             return encode(*things)
-        buffers: Sequence[memoryview] = ()
-        try:
-            encoded = encode(*things, large)
-        except Large:
-            collector = Apart()
-            encoded = encode(*things, collector)
-            buffers = collector.buffers
+        encoded, buffers = parted(encode, *things)
         kind, blob = encoded if type(encoded) is tuple else (None, encoded)
         size = len(blob) + sum(buffer.nbytes for buffer in buffers)
         if size < _FROM_BYTES:

@@ -30,7 +30,7 @@ from zfarm.edge.sockets import Context
 from zfarm.edge.wire import Frame
 from zfarm.errors import ConfigurationError
 
-__all__ = ["EMITS_ASIDE", "ITEMS_ASIDE", "NOTES_ASIDE", "Doors", "beside", "dialable", "plan"]
+__all__ = ["EMITS_ASIDE", "ITEMS_ASIDE", "NOTES_ASIDE", "Doors", "beside", "dialable", "from_here", "plan"]
 
 _MARKS: Final[Mapping[Role, bytes]] = {CLIENT: b"c", WORKER: b"w", ADMIN: b"a", MONITOR: b"m"}
 """What the names of peers at a door begin with."""
@@ -41,6 +41,8 @@ NOTES_ASIDE: Final = 4
 EMITS_ASIDE: Final = 5
 ITEMS_ASIDE: Final = 6
 """The same of what is no door: notes, and the streams of workers and to clients."""
+_WILDCARDS: Final[Mapping[str, str]] = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+"""Hosts that stand for all addresses of this one, and the one at which it reaches itself."""
 _LOCAL_MARK: Final = b"l"
 """The same on a local socket: there a peer may choose its own routing id, which begins with anything."""
 
@@ -192,9 +194,13 @@ class Doors:
 def dialable(address: str) -> str:
     """The address that others dial when ``address`` was bound: a wildcard stands for this host's name."""
     host, port = parse_tcp(address)
-    if host in ("*", "0.0.0.0", "[::]"):
-        host = sockets.gethostname()
-    return f"tcp://{host}:{port}"
+    return f"tcp://{sockets.gethostname() if host in _WILDCARDS else host}:{port}"
+
+
+def from_here(address: str) -> str:
+    """The address at which this very host reaches what is bound to ``address``."""
+    host, port = parse_tcp(address)
+    return f"tcp://{_WILDCARDS.get(host, host)}:{port}"
 
 
 def beside(bind: str, aside: int, doors: Mapping[Role, Sequence[str]]) -> str:

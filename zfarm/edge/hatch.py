@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from zfarm.edge import wire
 from zfarm.edge.callables import open_blob
-from zfarm.edge.cargo import CARGO, Apart, Large, Mapped, Part, is_cargo, large, opened_cargo, pack, small
+from zfarm.edge.cargo import CARGO, Mapped, Part, is_cargo, opened_cargo, pack, parted, small
 from zfarm.edge.delivery import Delivery, Talk, too_large
 from zfarm.edge.pipe import Frames
 from zfarm.edge.segments import Ref, write_ref
@@ -64,12 +64,7 @@ class Hatch:
         are in shared memory."""
         if not self.open:
             return self.delivery.encode(encode, *things)
-        try:
-            blob = encode(*things, large)
-        except Large:
-            collector = Apart()
-            return self._ship(encode(*things, collector), collector.buffers)
-        return self._ship(blob, ())
+        return self._ship(*parted(encode, *things))
 
     def _ship(self, encoded: Any, buffers: Sequence[memoryview]) -> Any:
         kind, blob = encoded if type(encoded) is tuple else (None, encoded)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from zfarm.edge.cargo import Apart, Large, large, pack, small
+from zfarm.edge.cargo import pack, parted, small
 from zfarm.edge.names import file_name
 from zfarm.edge.parcels import digest_of, digest_of_file, whole_digest
 from zfarm.edge.stored import Stored, path_of
@@ -40,13 +40,7 @@ def keep(here: Inside, encode: Callable[..., bytes], value: Any) -> bytes:
         TransferError: there is no room for them.
         OSError: this worker has no store.
     """
-    buffers: Sequence[memoryview] = ()
-    try:
-        blob = encode(value, large)
-    except Large:
-        collector = Apart()
-        blob = encode(value, collector)
-        buffers = collector.buffers
+    blob, buffers = parted(encode, value)
     if not buffers and small(len(blob)):
         return blob
     with Shelf(here.store) as shelf:

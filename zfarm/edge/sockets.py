@@ -28,7 +28,6 @@ __all__ = [
     "close_context",
     "connect",
     "far_end",
-    "from_here",
     "hang_up",
     "ipc_path",
     "is_up",
@@ -154,17 +153,6 @@ def _remedy(number: int | None) -> str:
     if number == errno.EACCES:
         return "; ports below 1024 are for root: choose a higher one"
     return ""
-
-
-def from_here(address: str) -> str:
-    """The address at which this very host reaches what is bound to ``address``: a wildcard is no place."""
-    for wildcard, loopback in (
-        ("//0.0.0.0:", "//127.0.0.1:"),
-        ("//*:", "//127.0.0.1:"),
-        ("//[::]:", "//[::1]:"),
-    ):
-        address = address.replace(wildcard, loopback)
-    return address
 
 
 def connect(socket: Socket, address: str, server: str, keys: KeyPair | None) -> None:

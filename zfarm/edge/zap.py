@@ -25,7 +25,7 @@ from zfarm.edge.notes import NOTES_DOMAIN
 from zfarm.edge.refusals import Refusals
 from zfarm.edge.relay import EMITS_DOMAIN, ITEMS_DOMAIN
 from zfarm.edge.security import ADMIN, CLIENT, DOORS, MONITOR, ROLES, WORKER, KeyPair, Principal, ServerKeys
-from zfarm.edge.sockets import Context, Socket, bind, connect, from_here, new_socket
+from zfarm.edge.sockets import Context, Socket, bind, connect, new_socket
 from zfarm.settings import settings
 
 __all__ = ["CALLS", "DOMAINS", "LISTENS", "PUBLISHES", "Doorkeeper", "knock", "table_of"]
@@ -135,8 +135,8 @@ class Doorkeeper:
             self._expected = self._tested = frozenset()
 
     def check_ports(self, ports: Mapping[str, int], server: str) -> None:
-        """Knock with a random key at addresses where sockets with that public key are bound, each for peers
-        of one kind of socket. Who gives no answer, say on a host that is too busy, lets nobody in either.
+        """Knock with a random key at addresses of sockets with that public key, each for peers of one kind of
+        socket. Who gives no answer, say on a host that is too busy, lets nobody in either.
 
         Raises:
             RuntimeError: it was let in; a broker must not go on then.
@@ -145,7 +145,7 @@ class Doorkeeper:
         self._expected = self._tested = frozenset((z85.decode(stranger.public),))
         try:
             for address, kind in ports.items():
-                got_in = knock(self._context, from_here(address), server, stranger, kind)
+                got_in = knock(self._context, address, server, stranger, kind)
                 if got_in is None:
                     _log.warning("a knock with a random key at %s was not answered in %g s", address, TEST_S)
                 if got_in:
@@ -299,7 +299,7 @@ def _test_domain(
         socket.close(linger=0)
 
 
-def knock(context: Context, address: str, server: str, keys: KeyPair, kind: int = zmq.DEALER) -> bool | None:
+def knock(context: Context, address: str, server: str, keys: KeyPair, kind: int = CALLS) -> bool | None:
     """True: let in; False: refused; None: neither within a few seconds, or this kind of socket is wrong."""
     socket = new_socket(context, kind, address, 1024)
     monitor: Socket = socket.get_monitor_socket(
