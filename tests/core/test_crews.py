@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from tests.core.rigs import LIMITS, VERSIONS, BrokerRig, WorkerRig, sent, welcome
-from zfarm.messages import BROKER, Action, Beat, Finished, Join, Leave, Refused, Rejected, Tell, Welcome
+from zfarm.messages import (
+    BROKER,
+    Action,
+    Beat,
+    Finished,
+    Join,
+    Leave,
+    Refused,
+    Rejected,
+    Stranger,
+    Tell,
+    Welcome,
+)
 from zfarm.settings import Settings
 
 
@@ -90,3 +102,17 @@ def test_a_worker_that_waits_can_be_drained() -> None:
     rig.say(Refused("FarmBusy", "there are 2"))
     rig.machine.drain(rig.now)
     assert any(isinstance(action, Finished) for action in rig.turn())
+
+
+def test_a_worker_that_drains_and_is_not_let_in_leaves_with_what_it_could_not_tell() -> None:
+    rig = WorkerRig().joined()
+    rig.granted(1, {1: 1})
+    rig.say(Stranger())
+    rig.say(Refused("FarmBusy", "there are 2"))
+    rig.machine.drain(rig.now)
+    rig.turn(LIMITS.worker_lost_after_s)
+    actions = rig.done(1, 1)
+    assert any(isinstance(action, Finished) for action in actions)
+    assert [action.text for action in actions if isinstance(action, Tell)] == [
+        "leaves with 1 outcomes that it could not tell: not let in"
+    ]

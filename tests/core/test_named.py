@@ -253,3 +253,15 @@ def test_a_child_drops_what_is_too_much(most: int) -> None:
     assert digests == [LARGE.digest, b""]
     assert _named(kid, [OTHER], most) == ([OTHER], [OTHER.digest], [LARGE.digest])
     assert _named(kid, [LARGE], most)[0] == [LARGE]
+
+
+def test_what_a_message_names_goes_after_it_and_is_sent_once() -> None:
+    from zfarm.core.feeding import _named
+    from zfarm.core.kids import Kid
+
+    kid, most = Kid(1), len(LARGE)
+    assert _named(kid, [LARGE], most)[0] == [LARGE]
+    carried, _, drops = _named(kid, [OTHER, LARGE], most)
+    assert carried == [OTHER, b""], "the child still has the second one while it reads this"
+    assert drops == [OTHER.digest]
+    assert _named(kid, [LARGE], most) == ([b""], [LARGE.digest], [])

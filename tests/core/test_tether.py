@@ -49,8 +49,8 @@ SILENCE_S = 4.0
 class Rig:
     """A worker with one slot that beats once a second."""
 
-    def __init__(self) -> None:
-        self.worker = Worker("worker", V, 1, "host", 2, 0.0)
+    def __init__(self, slots: int = 1) -> None:
+        self.worker = Worker("worker", V, slots, "host", 2, 0.0)
         self.now = 0.0
         self.actions: list[Action] = []
         self.turn()
@@ -186,6 +186,21 @@ def test_what_its_nursery_has_killed_in_time_was_cut_off_whatever_was_heard_sinc
     rig.worker.child_died(child, 1, 9, 0, "killed by signal 9", rig.now)
     rig.turn()
     assert rig.reported() == [(7, CUT)]
+
+
+def test_what_had_ended_before_its_worker_woke_up_is_reported_though_another_child_died_before() -> None:
+    rig = Rig(slots=2)
+    rig.grant(8, exclusive=False)
+    first = rig.running()
+    rig.grant(9)
+    second = rig.running()
+    rig.now = 60.0
+    rig.worker.child_died(first, 1, 11, 0, "killed by signal 11", rig.now)
+    rig.worker.child_reported(second, [Done(1, VALUE, 5)], [b"v"], rig.now)
+    rig.worker.child_died(second, 1, 9, 0, "killed by signal 9", rig.now)
+    rig.turn()
+    assert (9, VALUE) in rig.reported()
+    assert CUT not in [kind for _, kind in rig.reported()]
 
 
 def test_in_one_process_with_its_broker_nothing_is_stopped() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,7 @@ class Exclusion:
 
     farm: Farm
     granted: dict[int, tuple[Task, str]]
+    _excuse: Callable[[Task], None]
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,6 +99,8 @@ class Exclusion:
                     self._cut.add(report.lease)
                     task, _ = self.granted[report.lease]
                     task.blames += 1
+                    if task.runs and not task.runs[-1].interrupted:
+                        self._excuse(task)  # what it says of its end was not read yet
                     assert task.exclusive, (
                         f"task {task.token} is not exclusive, and was stopped as if it were"
                     )

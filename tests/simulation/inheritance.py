@@ -118,6 +118,7 @@ class Inheritance:
             farm.clients[client.name] = others[-1]
             farm.former.remove(others[-1])
             farm.former.append(client)
+            self.former_ended(client)
             return
         if code != "JobUnknown":  # by one who is dead, and whose word came late
             client.over = False

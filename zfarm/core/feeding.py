@@ -81,13 +81,12 @@ def _named(kid: Kid, functions: Iterable[bytes], most: int) -> tuple[list[Blob],
     """What of these functions is carried, the digests that they go by, and what the child drops for them."""
     carried: list[Blob] = []
     digests: list[bytes] = []
-    drops: list[bytes] = []
     for function in functions:
         digest = name_of(function) if len(function) <= most else b""  # else it is freed after its calls
-        told = digest and not kid.given.give(digest, len(function), most, drops)
+        told = digest and not kid.given.give(digest, len(function))
         carried.append(b"" if told else function)
         digests.append(digest)
-    return carried, digests, drops
+    return carried, digests, kid.given.shrink(most)
 
 
 def _take(kid: Kid, queue: deque[Duty], limits: Settings, share: int) -> list[Duty]:

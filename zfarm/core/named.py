@@ -130,17 +130,22 @@ class Given:
         self._sizes: OrderedDict[bytes, int] = OrderedDict()
         self.bytes = 0
 
-    def give(self, digest: bytes, size: int, most: int, drops: list[bytes]) -> bool:
-        """It is named to the child: True if it must be carried, too. What has to go for it, if the child is
-        to keep ``most`` bytes of them, is added to ``drops``."""
+    def give(self, digest: bytes, size: int) -> bool:
+        """It is named to the child: True if it must be carried, too."""
         sizes = self._sizes
         if digest in sizes:
             sizes.move_to_end(digest)
             return False
         sizes[digest] = size
         self.bytes += size
+        return True
+
+    def shrink(self, most: int) -> list[bytes]:
+        """What has to go if the child is to keep ``most`` bytes of them. To be asked once a message names all
+        that it will: what went for one of them could be the next."""
+        drops: list[bytes] = []
         while self.bytes > most:
-            dropped, size = sizes.popitem(last=False)
+            dropped, size = self._sizes.popitem(last=False)
             self.bytes -= size
             drops.append(dropped)
-        return True
+        return drops

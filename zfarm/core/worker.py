@@ -96,7 +96,8 @@ class Worker(Delivering):
         self.session = session
         self.labels = list(labels)
         self._versions = versions
-        self._joined = self._waits = False
+        self._joined = False
+        self._patient_until = inf  # not let in: until then it hopes to tell what it owes
         self._join_at = now
         self._beat_at = inf
         self._seen = 0
@@ -310,7 +311,7 @@ class Worker(Delivering):
                 self.tether.arm()
             self._retire_kids()
             if not self._joined:
-                if self._stopping or (self._draining and not self._leases and not self._owed):
+                if self._stopping or (self._draining and not self._leases and self._settled(now)):
                     self._over = True
                     self._actions.append(Finished())
                 else:
@@ -338,7 +339,7 @@ class Worker(Delivering):
     # ------------------------------------------------------------ messages of the broker
 
     def _on_welcome(self, message: Welcome, payload: Payload, now: float) -> None:
-        self._joined, self._waits = True, False
+        self._joined, self._patient_until = True, inf
         self._seen = message.grants
         self.tether.allow(message.silence_us / 1e6)
         self._beat_at = now
@@ -359,9 +360,9 @@ class Worker(Delivering):
 
     def _on_refused(self, message: Refused, payload: Payload, now: float) -> None:
         if message.code == "FarmBusy":  # its key has too many workers for now, maybe dead ones: it asks again
-            if not self._waits:
+            if self._patient_until == inf:
                 self._actions.append(Tell("warning", f"not let in yet: {message.text}"))
-            self._waits = True
+                self._patient_until = now + self._limits.worker_lost_after_s  # by then the dead do not count
             return
         self._over = True
         self._actions.append(Rejected(message.code, message.text))
@@ -465,6 +466,13 @@ class Worker(Delivering):
                 self._actions.append(PauseChild(duty.kid.number, paused))
 
     # ------------------------------------------------------------ sending
+
+    def _settled(self, now: float) -> bool:
+        """Nothing is left to be told, or its broker, which has given it up, has no place for it any more."""
+        if self._owed and now >= self._patient_until:
+            text = f"leaves with {len(self._owed)} outcomes that it could not tell: not let in"
+            self._actions.append(Tell("warning", text))
+        return not self._owed or now >= self._patient_until
 
     def _join(self, now: float) -> None:
         if now < self._join_at:
