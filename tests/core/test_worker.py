@@ -251,6 +251,25 @@ def test_calls_behind_a_long_one_are_taken_back_and_run_elsewhere(rig: WorkerRig
     assert of(rig.turn(after=0.0201), TakeBack)
 
 
+def test_calls_behind_one_that_delivers_its_result_are_taken_back_at_once(rig: WorkerRig) -> None:
+    rig.granted(1, {FIRST + n: n + 1 for n in range(4)}, expected_us=400)
+
+    rig.machine.child_delivers(1, 1, False, rig.now)
+    assert of(rig.turn(), TakeBack) == [TakeBack(1)]
+
+
+def test_nothing_is_sent_ahead_behind_what_was_left_when_calls_were_taken_back(rig: WorkerRig) -> None:
+    rig = WorkerRig(slots=1).joined()
+    rig.granted(1, {FIRST + n: n + 1 for n in range(4)}, expected_us=400)
+    rig.turn(after=0.0201)
+    rig.machine.child_reported(1, [Done(1, 0, 50)], [b"value"], rig.now)
+    rig.machine.child_took_back(1, 2, rig.now)
+
+    actions = rig.turn()
+    assert of(actions, RunCalls) == [], "the second one may have run for all that time"
+    assert Began([FIRST + 1]) in sent(actions)
+
+
 # ---------------------------------------------------------------- waiting and leaving
 
 

@@ -33,8 +33,11 @@ class Delivering(Supply):
         duty = self._duty(child, seq)
         if duty is None:
             return
+        kid = self._kids[child]
         if not duty.grace_us:
-            self._kids[child].stop_at = inf
+            kid.stop_at = inf
+        if kid.has_after(seq):
+            self._take_back(kid)  # they would wait for its client
         self._outflow.deliver(duty.lease, duty.owner, duty.task, whole, now)
         self.deadline = NOW
 

@@ -138,6 +138,10 @@ class Kid:
         """Its calls, the running one first."""
         return iter(self.sent)
 
+    def has_after(self, seq: int) -> bool:
+        """Calls wait in its pipe behind that one."""
+        return bool(self.sent) and self.sent[-1].seq > seq
+
     def head(self) -> Duty:
         """The call that runs."""
         return self.sent[0]
@@ -180,6 +184,13 @@ class Kid:
         self.proven = True
         self.waiting = False
         return self._strike(self.sent.popleft())
+
+    def gave_back(self, started_seq: int) -> list[Duty]:
+        """As void_after; since when it runs what it still runs is not known, and so nothing should wait
+        behind that."""
+        self.taking_back = False
+        self.head_since = -inf
+        return self.void_after(started_seq)
 
     def void_after(self, started_seq: int) -> list[Duty]:
         """Strike the calls after ``started_seq``, and return them in order."""

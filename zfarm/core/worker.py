@@ -208,8 +208,7 @@ class Worker(Delivering):
         if kid is None:
             return
         self.deadline = NOW
-        kid.taking_back = False
-        for duty in reversed(kid.void_after(started_seq)):
+        for duty in reversed(kid.gave_back(started_seq)):
             self._take_home(duty, now)
         for duty in kid.duties():
             if duty.stopping:
@@ -219,6 +218,7 @@ class Worker(Delivering):
                 self._interrupt(kid, now + duty.grace_us / 1e6)
             elif duty.revoked:
                 duty.revoked = False
+                kid.head_began = True
                 self._begin(duty)
 
     def child_died(
