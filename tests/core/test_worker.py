@@ -256,6 +256,17 @@ def test_calls_behind_one_that_delivers_its_result_are_taken_back_at_once(rig: W
 
     rig.machine.child_delivers(1, 1, False, rig.now)
     assert of(rig.turn(), TakeBack) == [TakeBack(1)]
+    rig.machine.child_took_back(1, 1, rig.now)
+    assert [run.child for run in of(rig.turn(), RunCalls)] == [2], "and go where nothing is in their way"
+
+
+def test_nothing_is_sent_ahead_behind_a_call_that_delivers_its_result() -> None:
+    rig = WorkerRig(slots=1).joined()
+    rig.granted(1, {FIRST: 1}, expected_us=400)
+    rig.machine.child_delivers(1, 1, False, rig.now)
+
+    assert of(rig.granted(2, {FIRST + 1: 2}, expected_us=400), RunCalls) == []
+    assert [run.child for run in of(rig.done(1, 1), RunCalls)] == [1]
 
 
 def test_nothing_is_sent_ahead_behind_what_was_left_when_calls_were_taken_back(rig: WorkerRig) -> None:

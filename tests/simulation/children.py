@@ -306,7 +306,7 @@ class Child:
             run.ended_at = self.farm.now
             self.farm.books.busy -= 1
             self.farm.books.changed()
-            self._ended(call, kind, blob, task.run_s)
+            self._ended(call, kind, blob, run.ended_at - run.started_at)
 
     def _ended(self, call: ChildCall, kind: int, blob: bytes, run_s: float) -> None:
         self.unsent.append((Done(call.seq, kind, int(run_s * 1e6)), blob))

@@ -3,6 +3,7 @@ notices."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +120,9 @@ def remains(farm: Farm) -> Iterator[str]:
     if not farm.keys.revoked:
         return
     broker = farm.broker.machine
+    revoked = re.compile(f"({'|'.join(map(re.escape, farm.keys.revoked))})(?![0-9])")
     for path, text in strings(broker, "Broker", set()):
-        if any(name in text for name in farm.keys.revoked):
+        if revoked.search(text):
             yield f"the broker still has {path} = {text}"
     if farm.disk is not None:
         replayed = Broker(1 << 20, VERSIONS, 0.0, farm.mix.settings, journal=True)

@@ -36,8 +36,8 @@ class Delivering(Supply):
         kid = self._kids[child]
         if not duty.grace_us:
             kid.stop_at = inf
-        if kid.has_after(seq):
-            self._take_back(kid)  # they would wait for its client
+        if kid.delivers(seq):
+            self._take_back(kid)
         self._outflow.deliver(duty.lease, duty.owner, duty.task, whole, now)
         self.deadline = NOW
 

@@ -73,6 +73,7 @@ class Kid:
     """One child: the realm that it serves and the calls in its pipe, the running one first."""
 
     __slots__ = (
+        "delivering",
         "ending",
         "expected_us",
         "given",
@@ -115,6 +116,7 @@ class Kid:
         self.overshot: Left | None = None  # it has had too much
         self.waiting = False
         self.taking_back = False
+        self.delivering = 0  # the call whose result goes to its client now, or went last
         self.proven = False  # it has ended a call, so its initializer works
         self.ending = False  # gets no more calls
         self.stopped = False  # was told to end
@@ -138,8 +140,9 @@ class Kid:
         """Its calls, the running one first."""
         return iter(self.sent)
 
-    def has_after(self, seq: int) -> bool:
-        """Calls wait in its pipe behind that one."""
+    def delivers(self, seq: int) -> bool:
+        """That call waits for its client to have its result; True: others wait behind it in the pipe."""
+        self.delivering = seq
         return bool(self.sent) and self.sent[-1].seq > seq
 
     def head(self) -> Duty:
@@ -152,6 +155,7 @@ class Kid:
             bool(self.sent)
             and self.realm == duty.realm
             and not (self.waiting or self.ending or self.taking_back or self.worn_out or self.head_began)
+            and self.delivering < self.sent[0].seq
             and self.expected_us < window_us
             and len(self.runs) < runs
             and self.sent[-1].expected_us > 0
