@@ -178,9 +178,8 @@ class Future(StandardFuture[T], Generic[T]):
     """The outcome of one call, now or later: a ``concurrent.futures.Future`` in every respect.
 
     ``cancel`` asks the farm and returns its exact answer, within a few seconds: True means that the call did
-    not start and never will. Only where asking is impossible (in a callback of a future, or while the broker
-    is away) is a pending future cancelled without asking; its call may run all the same, and what comes of it
-    is dropped.
+    not start and never will. Only a callback of a future, or one who cancels while the broker is away, does
+    not get an answer: the call is then cancelled as soon as the farm hears of it, unless it has started.
     """
 
     # Instances begin with what differs from these; the standard library's __init__ is not called on purpose.

@@ -279,7 +279,7 @@ class Link:
         if self._forked:
             raise self.fork_error()
         if threading.get_ident() == self._thread.ident:
-            self._machine.cancel(future._task, force, grace_us)
+            self._ask_cancel(future, None, force, grace_us)
             return future.cancelled()  # the answer comes through this thread: it cannot wait for it
         answer = threading.Lock()
         answer.acquire()
@@ -647,14 +647,18 @@ class Link:
         Heard: _heard,
     }
 
-    def _ask_cancel(self, future: Future[Any], answer: threading.Lock, force: bool, grace_us: int) -> None:
+    def _ask_cancel(
+        self, future: Future[Any], answer: threading.Lock | None, force: bool, grace_us: int
+    ) -> None:
+        """``answer`` is released as soon as it is known what becomes of the call; None: nobody waits."""
         task = future._task
         if task in self._open:
-            self._asked.setdefault(task, []).append(answer)
+            if answer is not None:
+                self._asked.setdefault(task, []).append(answer)
             if force:
                 self._forced.add(task)
             self._machine.cancel(task, force, grace_us)
-        else:
+        elif answer is not None:
             answer.release()
 
     def _answer_cancel(self, task: int) -> None:

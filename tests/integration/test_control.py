@@ -182,6 +182,20 @@ def test_a_call_that_lets_the_interrupt_through_is_cancelled(
     assert took(since) < 10, "it did not need its grace"
 
 
+def test_a_callback_may_force_a_cancel_with_grace(executor: zfarm.Executor, tmp_path: Path) -> None:
+    running = executor.submit(begin, str(tmp_path / "pid"), time.sleep, 60)
+    waiting = executor.submit(abs, -1)
+    started(tmp_path / "pid")
+    wait_until(lambda: not executor._link.inbox, "the farm has both")
+    answers: list[bool] = []
+    waiting.add_done_callback(lambda _: answers.append(running.cancel(force=True, grace=30)))
+    assert waiting.cancel()
+
+    with pytest.raises(CancelledError):  # it has not ended with the KeyboardInterrupt that it let through
+        running.exception(30)
+    assert answers == [False], "it was not known yet"
+
+
 def test_a_forced_cancel_of_what_waits_or_has_ended(executor: zfarm.Executor, tmp_path: Path) -> None:
     running = executor.submit(begin, str(tmp_path / "pid"), time.sleep, 60)
     waiting = executor.submit(begin, str(tmp_path / "never"), abs, -1)
