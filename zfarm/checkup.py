@@ -1,6 +1,6 @@
 """A checkup of a farm: what its client and its workers run, compared; and what of that will bite.
 
-Each worker is asked by one call of its own, which is pinned to it and may run once.
+Each worker is asked by calls of its own, which are pinned to it and may run once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from zfarm.beyond import WorkerInfo
+from zfarm.edge.modules import Module, importing_from, look_at_modules
 from zfarm.edge.probe import Sight, look_around
+from zfarm.likeness import Code, Difference, differences, told
 
 if TYPE_CHECKING:
     from zfarm.api import Executor
@@ -51,7 +53,7 @@ class Finding(msgspec.Struct, order=True):
 
 
 class Seen(msgspec.Struct):
-    """One worker, and what it sees; None: it did not answer, and ``why`` says what is known of that."""
+    """One worker, and what it sees; None: it did not answer that, and ``why`` says what is known of it."""
 
     worker: str
     host: str
@@ -61,6 +63,8 @@ class Seen(msgspec.Struct):
     clock_s: float = 0.0
     """How far its clock is ahead of ours, at least; below 0: behind."""
     why: str = ""
+    code: list[Difference] | None = None
+    """Modules that are not there as they are here."""
 
 
 class Checkup(msgspec.Struct):
@@ -70,6 +74,7 @@ class Checkup(msgspec.Struct):
     client: Sight
     workers: list[Seen]
     findings: list[Finding]
+    code: Code
 
     @property
     def healthy(self) -> bool:
@@ -77,19 +82,26 @@ class Checkup(msgspec.Struct):
         return all(finding.level == NOTE for finding in self.findings)
 
 
-def examine(farm: Executor, wait_s: float) -> Checkup:
-    """Look at every worker of ``farm``; those that have not answered ``wait_s`` seconds later are told as
-    such.
+def examine(farm: Executor, wait_s: float, code: Code) -> Checkup:
+    """Look at every worker of ``farm``, and for ``code`` there; those that have not answered ``wait_s``
+    seconds later are told as such.
+
+    What this client has shipped is what is found there: what differs then was edited since.
 
     Raises: as ``farm.workers()``.
     """
     client = msgspec.convert(look_around(), Sight)
+    code.shipped = farm._link.shipped is not None
     end = time.monotonic() + wait_s
-    workers = _wait_workers(farm, end)
-    asked = [(worker, *_ask(farm, worker)) for worker in workers]
-    concurrent.futures.wait([future for _, future, _ in asked], max(0.0, end - time.monotonic()))
-    seen = [_answered(worker, future, sent) for worker, future, sent in asked]
-    return Checkup(farm.address, client, seen, judge(client, seen))
+    asked = [(worker, *_ask(farm, worker, code)) for worker in _wait_workers(farm, end)]
+    futures = [future for _, *two, _ in asked for future in two if future is not None]
+    concurrent.futures.wait(futures, max(0.0, end - time.monotonic()))
+    seen = []
+    for worker, future, looked, times in asked:
+        seen.append(_answered(worker, future, times))
+        if looked is not None:
+            _add_code(seen[-1], looked, code)
+    return Checkup(farm.address, client, seen, judge(client, seen, code), code)
 
 
 def _wait_workers(farm: Executor, end: float) -> tuple[WorkerInfo, ...]:
@@ -101,13 +113,28 @@ def _wait_workers(farm: Executor, end: float) -> tuple[WorkerInfo, ...]:
         time.sleep(0.1)
 
 
-def _ask(farm: Executor, worker: WorkerInfo) -> tuple[Any, list[float]]:
-    """The future of a look around there, and when it was asked for and answered."""
-    times = [time.time()]
+def _ask(farm: Executor, worker: WorkerInfo, code: Code) -> tuple[Any, Any, list[float]]:
+    """The futures of a look around there and, if any, for code; when it was asked for and answered."""
     view = farm.options(labels=worker.label, max_attempts=1, output="off", priority=1000, name="zfarm doctor")
+    times = [time.time()]
     future = view.submit(look_around)
     future.add_done_callback(lambda _: times.append(time.time()))
-    return future, times
+    if not code.modules:
+        return future, None, times
+    with importing_from(code.directory):
+        return future, view.submit(look_at_modules, sorted(code.modules)), times
+
+
+def _add_code(seen: Seen, future: Any, code: Code) -> None:
+    """Note what a look for code there has brought."""
+    if not future.done():
+        seen.why = str(future.why())
+        future.cancel(force=True)
+        return
+    try:
+        seen.code = differences(code, msgspec.convert(future.result(), dict[str, Module]))
+    except Exception as error:  # such as that its zfarm cannot look
+        seen.why = _summary(error)
 
 
 def _answered(worker: WorkerInfo, future: Any, times: list[float]) -> Seen:
@@ -119,24 +146,28 @@ def _answered(worker: WorkerInfo, future: Any, times: list[float]) -> Seen:
     try:
         seen.sight = msgspec.convert(future.result(), Sight)
     except Exception as error:  # whatever the call there has met is what we are here to tell
-        seen.why = f"{type(error).__name__}: {error}".splitlines()[0]
+        seen.why = _summary(error)
         return seen
     there, asked, answered = seen.sight.time_s, times[0], times[-1]
     seen.clock_s = there - answered if there > answered else min(0.0, there - asked)
     return seen
 
 
+def _summary(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 # ---------------------------------------------------------------- what bites
 
 
-def judge(client: Sight, workers: list[Seen]) -> list[Finding]:
+def judge(client: Sight, workers: list[Seen], code: Code | None = None) -> list[Finding]:
     """What the differences mean, the worst first."""
     found = _of_host("this host", client)
     if not workers:
         found.append(
             Finding(PROBLEM, "farm", "no-workers", "there is no worker: start one with `zfarm worker`")
         )
-    packages: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    alike: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for worker in workers:
         where = f"{worker.host}/{worker.pid}"
         if worker.sight is None:
@@ -145,10 +176,10 @@ def judge(client: Sight, workers: list[Seen]) -> list[Finding]:
             continue
         found += _of_worker(where, client, worker, worker.sight)
         for difference in _of_packages(client.packages, worker.sight.packages):
-            packages[difference].append(where)
-    found += [
-        Finding(level, ", ".join(wheres), code, text) for (level, code, text), wheres in packages.items()
-    ]
+            alike[difference].append(where)
+        for difference in _of_code(code, worker):
+            alike[difference].append(where)
+    found += [Finding(level, ", ".join(wheres), word, text) for (level, word, text), wheres in alike.items()]
     order = (PROBLEM, WARNING, NOTE)
     return sorted(set_of(found), key=lambda finding: (order.index(finding.level), finding))
 
@@ -221,6 +252,14 @@ def _of_packages(ours: dict[str, str], theirs: dict[str, str]) -> list[tuple[str
     if differ:
         found.append((NOTE, "versions", f"{len(differ)} packages differ there: {_listed(differ)}"))
     return found
+
+
+def _of_code(code: Code | None, worker: Seen) -> list[tuple[str, str, str]]:
+    if code is None or not code.modules:
+        return []
+    if worker.code is None:
+        return [(NOTE, "code-unknown", f"it has not told what modules it has: {worker.why}")]
+    return [(WARNING if bites else NOTE, word, text) for bites, word, text in told(code, worker.code)]
 
 
 def _listed(names: list[str]) -> str:

@@ -36,13 +36,25 @@ def test_it_examines_every_worker_and_says_who_does_not_answer(tmp_path: Path) -
             "like-us": True, "another": True, "silent": False,
         }  # fmt: skip
         assert ("problem", "no-answer", "silent") in told
+        assert {"tests", "zfarm"} <= set(found["code"]["modules"])
+        assert {worker["host"]: worker["code"] for worker in found["workers"]} == {
+            "like-us": [], "another": [], "silent": None,
+        }  # fmt: skip
 
 
 def test_without_a_farm_it_examines_this_host(tmp_path: Path) -> None:
     farm = TcpFarm(tmp_path)
-    done = farm.run("doctor")
+    done = farm.run("doctor", "--module", "zfarm.api")
 
     assert done.returncode in (0, 1), done.stderr
     assert "a local socket of this user" in done.stdout
     assert done.stdout.count("worker ") == 1
+    assert "compared: zfarm\n" in done.stdout
     assert ("nothing here will bite" in done.stdout) == (done.returncode == 0)
+
+
+def test_a_module_that_is_not_even_here_is_a_mistake(tmp_path: Path) -> None:
+    done = TcpFarm(tmp_path).run("doctor", "--module", "none_of_zf")
+
+    assert done.returncode == 2
+    assert "none_of_zf" in done.stderr

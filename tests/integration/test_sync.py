@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 import zfarm
-from tests.face.processes import TcpFarm
+from tests.face.processes import ROOT, TcpFarm
+from zfarm.checkup import examine
+from zfarm.likeness import Difference, look_here
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -179,6 +181,42 @@ def test_on_one_host_it_is_a_snapshot_too_and_calls_write_elsewhere(project: Pat
         assert not (project / "written.txt").exists()
         assert not (Path(path).parents[1] / "written.txt").exists()
         assert not list(Path(path).parents[1].rglob("__pycache__"))
+
+
+@pytest.mark.usefixtures("far")
+def test_a_checkup_tells_what_code_is_not_the_same_there(
+    farm: TcpFarm, project: Path, tmp_path: Path
+) -> None:
+    stale = write_project(tmp_path / "stale", 0) / "shipped_parts"
+    (stale / "main.py").unlink()
+    (project / "fresh_tool.py").write_text("")
+    (project / ".gitignore").write_text("fresh_tool.py")
+    farm.start_broker()
+    farm.variables = {
+        "ZFARM_STORE": str(tmp_path / "store"),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{stale.parent}",
+    }
+    started = farm.start_worker(1)
+    farm.wait_slots(1)
+    with zfarm.Executor(farm.connection) as client:
+        live = examine(client, 30, look_here())
+        assert live.workers[0].code == [
+            Difference(
+                "shipped_parts", str(stale), ["shipped_parts/version.py"], [], ["shipped_parts/main.py"]
+            )
+        ]
+        assert "code" in {finding.code for finding in live.findings}
+        client.sync()
+        assert examine(client, 30, look_here()).workers[0].code == [
+            Difference("fresh_tool")
+        ]  # git ignores it
+        (project / "shipped_parts" / "version.py").write_text("VERSION = 2\n")
+        edited = examine(client, 30, look_here())
+        assert edited.workers[0].code is not None
+        assert [one.changed for one in edited.workers[0].code] == [[], ["shipped_parts/version.py"]]
+        assert all("again" in one.text for one in edited.findings if one.code.startswith("code"))
+    os.kill(started.pid, signal.SIGTERM)
+    assert started.wait() == 0
 
 
 def test_a_package_is_shipped_by_its_module_or_its_directory(project: Path, tmp_path: Path) -> None:

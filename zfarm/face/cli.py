@@ -347,14 +347,28 @@ def top(address: str | None, connection: Path | None, once: bool) -> int:
     metavar="SECONDS",
     help="How long workers have to answer.",
 )
-def doctor(address: str | None, connection: Path | None, as_json: bool, wait_s: float) -> int:
-    """Compare Python, zfarm, packages and hosts of this client and all workers, and tell what will bite.
+@click.option(
+    "--module",
+    "modules",
+    multiple=True,
+    metavar="NAME",
+    help="Compare the code of this module or package; may be repeated.  [default: all in this directory]",
+)
+def doctor(
+    address: str | None, connection: Path | None, as_json: bool, wait_s: float, modules: tuple[str, ...]
+) -> int:
+    """Compare Python, zfarm, packages, hosts and code of this client and all workers; tell what will bite.
 
-    Without any address it starts an embedded farm and examines this host. Ends with 1 if something will bite.
+    Code is what a program in this directory would import from there, and what its calls would import instead
+    unless it ships its own with farm.sync. Without any address it starts an embedded farm and examines this
+    host. Ends with 1 if something will bite.
     """
     import zfarm.face.doctor
 
-    return zfarm.face.doctor.main(address, connection, as_json, wait_s)
+    try:
+        return zfarm.face.doctor.main(address, connection, as_json, wait_s, modules)
+    except ModuleNotFoundError as error:
+        raise click.UsageError(str(error)) from None
 
 
 add_commands(command)
