@@ -341,14 +341,14 @@ class _Owner:
                 return
             if all(owner != message.owner for owner, _ in owners_in(self._keeper.root)):
                 text = f"nobody is called {message.owner[:200]!a}: `zfarm ls --all` tells who keeps files"
-                self._tell(peer, Archived(message.number, code="TransferError", text=text))
+                self._tell(peer, Archived(message.number, code="FileUnknown", text=text))
             else:
                 self._keeper.pass_on(message.owner, peer, Discard(message.number, message.name))
             return
         before = self._names.get(message.name)
         if before is None or not self._names.remove(message.name):
             text = f"nothing is kept under the name {message.name[:200]!a}: `zfarm ls` tells what is"
-            self._tell(peer, Archived(message.number, code="TransferError", text=text))
+            self._tell(peer, Archived(message.number, code="FileUnknown", text=text))
             return
         self._shelf.remove(before.need)
         self._tell(peer, Archived(message.number))

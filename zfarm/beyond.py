@@ -157,7 +157,7 @@ class Beyond(concurrent.futures.Executor):
         becomes of the name, but calls need the content to be kept.
 
         Raises:
-            TransferError: nothing is kept under this name.
+            FileUnknown: nothing is kept under this name.
             Others: as ``put``.
         """
         from zfarm.naming import handle
@@ -175,7 +175,7 @@ class Beyond(concurrent.futures.Executor):
         """Keep no more what has this name; calls that still need it raise TransferError.
 
         Raises:
-            TransferError: nothing is kept under this name.
+            FileUnknown: nothing is kept under this name.
             Others: as ``put``.
         """
         from zfarm.naming import discard

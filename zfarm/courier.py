@@ -121,7 +121,7 @@ class Courier:
     def discard(self, name: str, owner: str = "") -> None:
         """Have a name forgotten, and what only it was for.
 
-        Raises: as ``names``; TransferError: nothing has this name.
+        Raises: as ``names``; FileUnknown: nothing has this name.
         """
         self._request(Discard(NUMBER, name, owner), settings.reach_timeout_s)
 

@@ -17,6 +17,7 @@ FarmError(Exception)                            catch this and you have caught z
 |  |- FarmBusy                                  the farm's queue is full
 |  `- TooLarge                                  one payload is above the limit
 |- TransferError (OSError)                      a file that cannot be sent or received: which, and why
+|  |- FileUnknown (LookupError)                 nothing is kept under this name
 |  |- UnsafeName (ValueError)                   a name that leads out of its directory, or clashes
 |  `- DamagedFile                               what arrived is not what was sent
 |- JournalError (OSError)                       the broker's journal cannot be written or read
@@ -49,6 +50,7 @@ __all__ = [
     "FarmBusy",
     "FarmClosed",
     "FarmError",
+    "FileUnknown",
     "ForkError",
     "InitializerFailed",
     "JobExists",
@@ -157,6 +159,10 @@ class TransferError(FarmError, OSError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (*self.args, self.errno)
+
+
+class FileUnknown(TransferError, LookupError):
+    """The farm keeps nothing under this name, or nothing of this owner."""
 
 
 class UnsafeName(TransferError, ValueError):

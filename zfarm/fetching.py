@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -167,11 +168,11 @@ def check_target(target: Path, handle: FileHandle) -> None:
     except OSError as error:
         raise TransferError(f"cannot write {str(target)!r}: {error.strerror}", error.errno or 0) from None
     if handle.is_directory and not (stat.S_ISDIR(mode) and not os.listdir(target)):
-        raise TransferError(
-            f"{str(target)!r} is there already: name a directory that is not, or an empty one"
-        )
+        text = f"{str(target)!r} is there already: name a directory that is not, or an empty one"
+        raise TransferError(text, errno.EEXIST)
     if not handle.is_directory and not stat.S_ISREG(mode):
-        raise TransferError(f"{str(target)!r} is there already, and is no regular file: it is not replaced")
+        text = f"{str(target)!r} is there already, and is no regular file: it is not replaced"
+        raise TransferError(text, errno.EEXIST)
 
 
 def _write(held: Holding, beside: Path) -> None:

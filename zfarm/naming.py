@@ -23,7 +23,7 @@ from zfarm.edge.names import OURS
 from zfarm.edge.scratch import remove_tree
 from zfarm.edge.shelf import Gathering
 from zfarm.edge.store import name_of
-from zfarm.errors import BrokerUnreachable, ConfigurationError, TransferError
+from zfarm.errors import BrokerUnreachable, ConfigurationError, FileUnknown
 from zfarm.handles import FileHandle
 from zfarm.messages import ArchivedFile, Need
 
@@ -77,7 +77,7 @@ def _kept(name: str, need: Need, mode: int) -> FileHandle:
 
 
 def find(courier: Courier, name: str) -> tuple[FileHandle, NamedFile]:
-    """What is kept under a name. Raises: see Courier; TransferError: nothing is."""
+    """What is kept under a name. Raises: see Courier; FileUnknown: nothing is."""
     found = courier.names(check_archived_name(name))
     if not found:
         raise _unknown(name)
@@ -85,8 +85,8 @@ def find(courier: Courier, name: str) -> tuple[FileHandle, NamedFile]:
     return _kept(entry.name, entry.need, entry.mode), named(entry)
 
 
-def _unknown(name: str) -> TransferError:
-    return TransferError(f"nothing is kept under the name {name[:200]!a}: `zfarm ls` tells what is")
+def _unknown(name: str) -> FileUnknown:
+    return FileUnknown(f"nothing is kept under the name {name[:200]!a}: `zfarm ls` tells what is")
 
 
 def fetch(courier: Courier, handle: FileHandle, target: Path, moved: Moved) -> None:

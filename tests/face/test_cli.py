@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ import pytest
 
 import zfarm
 from zfarm import errors
-from zfarm.face import cli, logs
+from zfarm.face import cli, codes, logs
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,10 +81,31 @@ sys.exit(str(heavy) if heavy else code)
     assert "sage" in done.stdout or zfarm.__version__ in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("error", "read", "written"),
+    [
+        (errors.TransferError("x", errno.ENOENT), 66, 73),
+        (errors.TransferError("x", errno.EACCES), 66, 73),
+        (errors.TransferError("x", errno.EIO), 74, 74),
+        (errors.TransferError("x", errno.ENOSPC), 74, 74),
+        (errors.TransferError("x", errno.EEXIST), 74, 73),
+        (errors.TransferError("x"), 65, 74),
+        (errors.UnsafeName("x"), 65, 74),
+        (OSError(errno.EROFS, "x"), None, 73),
+        (errors.BrokerUnreachable("x"), None, None),
+    ],
+)
+def test_what_is_read_and_what_is_written_fail_each_in_a_way_of_its_own(error, read, written):
+    for within, code in ((codes.reading(), read), (codes.writing(Path("t")), written)):
+        with pytest.raises(type(error) if code is None else codes.Failure) as raised, within:
+            raise error
+        assert code is None or codes.exit_code(raised.value) == code
+
+
 def test_help_of_the_group_names_every_command_and_the_exit_codes():
     text = run("--help").stdout
 
-    for word in ("broker", "worker", "status", "top", "version", "69", "76", "77", "78"):
+    for word in ("broker", "worker", "status", "top", "version", "66", "69", "73", "76", "77", "78"):
         assert word in text
 
 
@@ -128,6 +150,10 @@ def test_the_exit_code_of_a_shell_is_that_of_the_command(shells, code):
         (errors.AccessDenied("this key may not do that"), 77),
         (errors.ConfigurationError("no such file [bold]x[/bold]"), 78),
         (errors.FarmBroken("the nursery died"), 70),
+        (errors.FileUnknown("nothing is kept under this name"), 66),
+        (errors.UnsafeName("a way out"), 65),
+        (errors.TransferError("it has not come"), 74),
+        (codes.Failure("it cannot be", 73), 73),
         (KeyboardInterrupt(), 130),
     ],
 )

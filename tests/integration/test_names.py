@@ -23,7 +23,7 @@ from zfarm.courier import Courier
 from zfarm.edge.holdings import TreeHolding, hold
 from zfarm.edge.security import CLIENT, parse_address
 from zfarm.edge.trees import FILE, Entry, Manifest
-from zfarm.errors import TransferError, UnsafeName
+from zfarm.errors import FileUnknown, TransferError, UnsafeName
 from zfarm.face.cli import main
 from zfarm.handles import FileHandle
 
@@ -137,12 +137,12 @@ def test_names_are_listed_replaced_and_removed_with_what_only_they_had(
 
         removed = zfarm_command(farm, "rm", "nothere", "table")
 
-        assert removed.returncode == 74
+        assert removed.returncode == 66
         assert "'nothere'" in removed.stderr
         assert "'table'" not in removed.stderr
-        with pytest.raises(TransferError, match="nothing is kept"):
+        with pytest.raises(FileUnknown, match="nothing is kept"):
             client.handle("table")
-        with pytest.raises(TransferError, match="nothing is kept"):
+        with pytest.raises(FileUnknown, match="nothing is kept"):
             client.discard("table")
     assert zfarm_command(farm, "ls", "table").returncode == 1
     assert not [path for path in kept(farm, "blobs") if handle.digest in path.name]
@@ -162,7 +162,7 @@ def test_what_others_keep_is_seen_by_admins_alone(farm: TcpFarm, tmp_path: Path)
     assert run("ls", *other).stdout == ""
     for arguments in (("get", "mine"), ("rm", "mine")):
         refused = run(*arguments, *other)
-        assert refused.returncode == 74
+        assert refused.returncode == 66
         assert "nothing is kept under the name 'mine'" in refused.stderr
     with zfarm.Executor(tmp_path / "client.json") as client:
         stolen = FileHandle("mine", replace(hold(path).need, archived=True), 0o644)
@@ -171,9 +171,37 @@ def test_what_others_keep_is_seen_by_admins_alone(farm: TcpFarm, tmp_path: Path)
     listed = json.loads(run("ls", "--all", "--json", *admin).stdout)["files"]
     (owner,) = {one["owner"] for one in listed if one["name"] == "mine"}
     assert owner.startswith("client:client:")
-    assert run("rm", "mine", "--owner", "nobody", *admin).returncode == 74
+    assert run("rm", "mine", "--owner", "nobody", *admin).returncode == 66
     assert run("rm", "mine", "--owner", owner, *admin).returncode == 0
     assert zfarm_command(farm, "ls", "mine").returncode == 1
+
+
+def test_a_mistake_has_an_exit_code_of_its_own(farm: TcpFarm, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    top = tmp_path / "top"
+    top.mkdir()
+    os.mkfifo(top / "pipe")
+    assert zfarm_command(farm, "put", str(path)).returncode == 0
+    assert zfarm_command(farm, "put", str(make_directory(tmp_path / "tree"))).returncode == 0
+    expected = {
+        ("put", str(tmp_path / "none")): 66,
+        ("put", str(path / "below")): 66,
+        ("put", str(top)): 65,
+        ("put", str(path), "--name", "a/b"): 65,
+        ("get", "none"): 66,
+        ("get", "a/b"): 65,
+        ("get", "tree", str(path)): 73,
+        ("get", "file", str(path / "below")): 73,
+        ("get", "file", str(top / "pipe")): 73,
+        ("rm", "none", "nothing"): 66,
+    }
+    said = {arguments: zfarm_command(farm, *arguments) for arguments in expected}
+
+    assert {arguments: one.returncode for arguments, one in said.items()} == expected
+    assert all(one.stderr.startswith("zfarm: ") for one in said.values())
+    assert zfarm_command(farm, "rm", "tree", "file").returncode == 0
+    assert sorted(os.listdir(top)) == ["pipe"]
 
 
 HOSTILE = "../evil", "/evil", "a/b", "", ".", "..", "e\0vil", "e\nvil", " evil", "e" * 300, ".zfarm-parts"

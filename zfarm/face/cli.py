@@ -15,40 +15,19 @@ from typing import Any, Final
 import rich_click as click
 
 import zfarm
-from zfarm.errors import (
-    AccessDenied,
-    BrokerUnreachable,
-    ConfigurationError,
-    FarmError,
-    JournalCorrupt,
-    JournalError,
-    ProtocolError,
-    TransferError,
-)
+from zfarm.errors import ConfigurationError, FarmError
+from zfarm.face.codes import HELP, Failure, exit_code
 from zfarm.face.files import add_file_commands
 from zfarm.face.journal import journal
 from zfarm.face.keys import add_commands
 
-__all__ = ["EXIT_CODES", "main"]
-
-EXIT_CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
-    (BrokerUnreachable, 69),
-    (AccessDenied, 77),
-    (ProtocolError, 76),
-    (ConfigurationError, 78),
-    (JournalCorrupt, 65),
-    (JournalError, 74),
-    (TransferError, 74),
-    (FarmError, 70),
-)
-"""The first that fits counts; the numbers are those of sysexits.h. 2: wrong usage, 130: interrupted."""
+__all__ = ["main"]
 
 INTERRUPTED: Final = 128 + signal.SIGINT
 
 EPILOG: Final = (
     "ADDRESS is tcp://HOST:PORT or the path of a connection file. Without one: $ZFARM_ADDRESS, else the only "
-    "farm on this machine. Exit codes: 0 fine, 2 wrong usage, 65 a damaged journal, 69 the broker does not "
-    "answer, 74 a disk that fails, 76 versions do not fit, 77 access denied, 78 wrong configuration."
+    f"farm on this machine. {HELP}"
 )
 
 click.rich_click.STYLE_HELPTEXT = ""
@@ -75,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except FarmError as error:
-        return _fail(str(error), next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
+    except (FarmError, Failure) as error:
+        return _fail(str(error), exit_code(error))
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except BrokenPipeError:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import rich_click as click
 
+from zfarm.face.codes import reading, writing
+
 if TYPE_CHECKING:
     from zfarm.courier import Courier
     from zfarm.edge.security import Access
@@ -68,7 +70,7 @@ def _courier(address: str | None, connection: Path | None, admin: bool = False) 
 
 
 @click.command()
-@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.argument("path", type=click.Path(path_type=Path))
 @click.option("--name", help="What to call it.  [default: the last part of PATH]")
 @_farm
 @_connection
@@ -87,7 +89,8 @@ def put(path: Path, name: str | None, address: str | None, connection: Path | No
 
     name = check_archived_name(name or os.path.basename(os.path.abspath(path)) or "root")
     with _courier(address, connection) as courier:
-        handle = hold(path)
+        with reading():
+            handle = hold(path)
         with bar(name, bytes_of(handle), not quiet) as moved:
             upload(courier, handle, name, moved)
         click.echo(f"{name}  {handle.digest}  {_size(courier.moved_bytes)} sent")
@@ -106,7 +109,6 @@ def get(name: str, dest: Path | None, address: str | None, connection: Path | No
     DEST may be a directory to put it into. A file that is there is replaced, a directory is not. If it is
     stopped, doing it again goes on from there.
     """
-    from zfarm.errors import FarmError, TransferError
     from zfarm.fetching import check_target
     from zfarm.loading import bar
     from zfarm.naming import fetch, find
@@ -114,16 +116,12 @@ def get(name: str, dest: Path | None, address: str | None, connection: Path | No
     with _courier(address, connection) as courier:
         handle, known = find(courier, name)
         target = Path(os.path.abspath(dest or name))
-        if dest is not None and target.is_dir() and not (handle.is_directory and not os.listdir(target)):
-            target /= name
-        check_target(target, handle)
-        try:
+        with writing(target):
+            if dest is not None and target.is_dir() and not (handle.is_directory and not os.listdir(target)):
+                target /= name
+            check_target(target, handle)
             with bar(name, known.size + (handle.size if handle.is_directory else 0), not quiet) as moved:
                 fetch(courier, handle, target, moved)
-        except OSError as error:
-            if isinstance(error, FarmError):
-                raise
-            raise TransferError(f"cannot write {str(target)!r}: {error.strerror}") from None
     click.echo(str(target))
     return 0
 
@@ -157,17 +155,18 @@ def ls(name: str | None, everybody: bool, as_json: bool, address: str | None, co
 @_connection
 def rm(names: tuple[str, ...], owner: str, address: str | None, connection: Path | None) -> int:
     """Have the farm keep NAME no more. Calls that still need it fail."""
-    from zfarm.errors import TransferError
+    from zfarm.errors import FileUnknown, TransferError
 
-    kept: list[str] = []
+    kept: list[TransferError] = []
     with _courier(address, connection, bool(owner)) as courier:
         for name in names:
             try:
                 courier.discard(name, owner)
             except TransferError as error:
-                kept.append(str(error))
+                kept.append(error)
     if kept:
-        raise TransferError("\n".join(kept))
+        unknown = all(isinstance(error, FileUnknown) for error in kept)
+        raise (FileUnknown if unknown else TransferError)("\n".join(map(str, kept)))
     return 0
 
 
