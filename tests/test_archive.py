@@ -23,7 +23,18 @@ from zfarm.edge.shelf import Quota, Shelf
 from zfarm.edge.store import name_of
 from zfarm.errors import ConfigurationError, TransferError
 from zfarm.loading import bar
-from zfarm.messages import CHUNK_BYTES, Archive, Archived, ArchivedFile, Lookup, Need, StoreChunk
+from zfarm.messages import (
+    CHUNK_BYTES,
+    Archive,
+    Archived,
+    ArchivedFile,
+    Chunk,
+    Chunks,
+    Lookup,
+    Need,
+    StoreChunk,
+    Want,
+)
 
 WAIT_S = 30.0
 
@@ -38,14 +49,16 @@ class Loop:
             root, self.soon.put, lambda peer, message, payload: self.said.append(message), lambda *given: None
         )
 
-    def ask(self, message: Any) -> Archived:
-        """The answer to a question of one client."""
+    def ask(self, message: Any, kind: type = Archived, payload: Any = ()) -> Any:
+        """What one client is told then, of this kind; that an upload is under way counts for nothing."""
         self.said.clear()
-        self.keeper.receive(b"peer", message, (), "client:x:1")
+        self.keeper.receive(b"peer", message, payload, "client:x:1")
         end = time.monotonic() + WAIT_S
-        while not [one for one in self.said if not one.open]:
+        while not (
+            found := [one for one in self.said if type(one) is kind and not getattr(one, "open", False)]
+        ):
             self.soon.get(timeout=end - time.monotonic())()
-        return next(one for one in self.said if not one.open)
+        return found[0]
 
 
 def test_an_archive_that_fails_says_so_and_is_there_again(tmp_path: Path, caplog: Any) -> None:
@@ -59,6 +72,26 @@ def test_an_archive_that_fails_says_so_and_is_there_again(tmp_path: Path, caplog
         assert "has failed" in caplog.text
         spoilt.unlink()
         assert loop.ask(Lookup(2)) == Archived(2)
+    finally:
+        loop.keeper.close()
+
+
+@pytest.mark.parametrize("size", [9, CHUNK_BYTES + 9])
+def test_a_client_that_knows_the_digest_of_a_file_of_the_broker_cannot_have_it_kept_by_its_path(
+    tmp_path: Path, size: int
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"s" * size)
+    need = hold(secret).need
+    loop = Loop(tmp_path / "files")
+    try:
+        want = loop.ask(Archive(1, "stolen", need, 0o644), Want)
+        assert want.host == "", "no honest client says where its file lies"
+        forged = Chunks(want.lease, 0, [Chunk(need.digest, need.size, path=str(secret))])
+        answer = loop.ask(forged, Archived, payload=[b""])
+        assert (answer.code, "opens no file" in answer.text) == ("TransferError", True)
+        assert loop.ask(Lookup(2, "stolen")) == Archived(2)
+        assert not list(tmp_path.glob("files/*/blobs/*"))
     finally:
         loop.keeper.close()
 
@@ -85,6 +118,19 @@ def test_a_name_whose_file_is_damaged_is_left_out_and_a_half_written_one_is_gone
     assert len(again) == 1
     assert "is left out" in caplog.text
     assert [path for path in (tmp_path / "owner" / "names").iterdir() if path.name == ".half"] == []
+
+
+def test_a_shelf_opens_no_path(tmp_path: Path) -> None:
+    answers: list[Any] = []
+    (tmp_path / "files").mkdir(mode=0o700)
+    (tmp_path / "secret").write_bytes(b"secret")
+    one = shelf(tmp_path, CHUNK_BYTES, answers, set())
+    try:
+        one.store_chunk(StoreChunk(1, hold(tmp_path / "secret").need, 0, b"", b"", str(tmp_path / "secret")))
+    finally:
+        one.close()
+    assert [answer[:2] for answer in answers] == [("blob_failed", 1)]
+    assert not list(one.root.glob("*/*"))
 
 
 def shelf(tmp_path: Path, bytes_max: int, answers: list[Any], kept: set[str]) -> Shelf:

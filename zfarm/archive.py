@@ -167,7 +167,7 @@ class _Owner:
         self._queue: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         self._waiting_bytes = 0
         self._lock = threading.Lock()
-        self._machine = Archivist(keeper.limits, platform.node())
+        self._machine = Archivist(keeper.limits)
         self._shelf: Shelf | None = None
         self._names: Catalogue | None = None
         self._said: list[tuple[Peer, Any, Payload]] = []

@@ -54,9 +54,9 @@ def asked(machine: Archivist) -> tuple[int, Want]:
 
 
 def test_an_upload_gets_its_name_when_all_that_lacked_is_stored_and_not_before() -> None:
-    machine = Archivist(settings, "here")
+    machine = Archivist(settings)
     errand, want = asked(machine)
-    assert (want.host, want.wants[0].at, want.wants[0].upto) == ("here", CHUNK_BYTES, LARGE.size)
+    assert (want.host, want.wants[0].at, want.wants[0].upto) == ("", CHUNK_BYTES, LARGE.size)
 
     for at in (CHUNK_BYTES, 2 * CHUNK_BYTES):
         machine.chunks("C", *chunks(want.lease, at), 0.0)
@@ -78,6 +78,19 @@ def test_nobody_adds_to_the_upload_of_another() -> None:
     machine.chunks("D", *chunks(want.lease, CHUNK_BYTES), 0.0)
 
     assert not any(isinstance(action, StoreChunk) for action in turn(machine))
+
+
+def test_a_path_that_a_client_names_ends_its_upload_and_is_passed_on_to_nobody() -> None:
+    machine = Archivist(settings)
+    _, want = asked(machine)
+
+    machine.chunks("C", Chunks(want.lease, 0, [Chunk(DIGEST, LARGE.size, path="/etc/shadow")]), [b""], 0.0)
+
+    actions = turn(machine)
+    assert not any(isinstance(action, StoreChunk) for action in actions)
+    (answer,) = sent(actions, "C")
+    assert (answer.code, "opens no file" in answer.text) == ("TransferError", True)
+    assert actions[-1] == SpoilBlob(LARGE)
 
 
 def test_an_upload_whose_client_is_silent_or_gone_is_given_up_and_can_be_had_again() -> None:

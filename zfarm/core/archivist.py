@@ -4,6 +4,9 @@ file.
 An upload is a lease with one need, and a reader a task which needs something: so what holds between workers
 and clients holds here. Whoever uploads says so again each beat, and is forgotten when silent; what has come
 of it stays in the store.
+
+A worker may be told where a file lies on its host, since a client may run there what it likes. A broker is
+not: a client could have it read what is another's, or what nobody was to read. Only bytes are taken.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ __all__ = ["Archivist", "Reader"]
 
 READERS_MAX: Final = 64
 """Downloads that one client has at a time."""
+NO_PATHS: Final = "the broker opens no file of its host for a client: send what is in it"
 SOME_NEED: Final = (Need(b"", 0),)
 """A reader needs something: what, its shell finds in its owner's store, or not."""
 
@@ -70,12 +74,11 @@ class Upload:
 class Archivist:
     """Uploads to one owner's archive, and readers of it."""
 
-    def __init__(self, limits: Settings, host: str = "") -> None:
+    def __init__(self, limits: Settings) -> None:
         self.deadline = inf
         self.lacking = Lacking(limits)
         self.giving = Giving(limits)
         self._limits = limits
-        self._host = host
         self._uploads: dict[int, Upload] = {}
         self._numbers: dict[tuple[Peer, int], int] = {}
         self._readers: dict[int, Taker] = {}
@@ -125,6 +128,12 @@ class Archivist:
         if upload is not None and upload.peer == peer:
             self.deadline = NOW
             upload.heard_at = now
+            if any(chunk.path for chunk in message.chunks):
+                without = [
+                    structs.replace(one, path="", text=NO_PATHS) if one.path else one
+                    for one in message.chunks
+                ]
+                message = structs.replace(message, chunks=without)
             self.lacking.chunks(message, payload, now)
 
     def gone(self, peer: Peer) -> None:
@@ -185,8 +194,7 @@ class Archivist:
                 want = action.message
                 upload = self._uploads.get(want.lease)
                 if upload is not None:
-                    told = structs.replace(want, host=self._host)
-                    self._actions.append(Send(upload.peer, told))
+                    self._actions.append(Send(upload.peer, want))
             else:
                 self._actions.append(action)
         self._actions += map(SpoilBlob, self._spoilt)  # nobody holds it any more

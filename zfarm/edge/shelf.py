@@ -235,9 +235,8 @@ class Shelf(Gathering):
         super()._take_small(errand, need, data)
 
     def _take_over(self, errand: int, need: Need, path: str) -> None:
-        if errand not in self._reserved:
-            self._ask(need.size)
-        super()._take_over(errand, need, path)
+        """Nothing that a client says has a path opened here."""
+        raise TransferError("the broker opens no file of its host for a client")
 
     def _adopt(self, errand: int, need: Need, fd: int) -> None:
         super()._adopt(errand, need, fd)
