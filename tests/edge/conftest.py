@@ -6,12 +6,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from zfarm.edge.security import ServerKeys
 from zfarm.edge.sockets import Context, close_context, new_context
-from zfarm.edge.zap import Doorkeeper, table_of
+from zfarm.edge.zap import Doorkeeper, Table, table_of
 
 
 @pytest.fixture
@@ -39,3 +40,14 @@ def doorkeeper(context: Context, keys: ServerKeys) -> Iterator[Doorkeeper]:
     doorkeeper.start()
     yield doorkeeper
     doorkeeper.stop()
+
+
+class _Lax(dict[bytes, tuple[str, str]]):
+    def get(self, key: bytes, default: Any = None) -> Any:
+        return "client", "anybody"
+
+
+@pytest.fixture
+def lax() -> Table:
+    """A table by which whoever knocks is a client."""
+    return _Lax()

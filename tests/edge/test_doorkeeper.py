@@ -17,7 +17,7 @@ from zfarm.edge.security import (
     ServerKeys,
 )
 from zfarm.edge.sockets import Context, bind, new_socket
-from zfarm.edge.zap import CALLS, Doorkeeper, table_of
+from zfarm.edge.zap import CALLS, Doorkeeper, Table, table_of
 
 
 def test_the_self_test_passes_when_all_is_well_and_says_nothing(
@@ -36,30 +36,25 @@ def test_the_self_test_passes_when_all_is_well_and_says_nothing(
     assert not doorkeeper.alive
 
 
-class Lax(dict[bytes, tuple[str, str]]):
-    def get(self, key: bytes, default: Any = None) -> Any:
-        return "client", "anybody"
-
-
 def test_the_self_test_fails_when_somebody_gets_in_who_must_not(
-    context: Context, keys: ServerKeys, monkeypatch: pytest.MonkeyPatch
+    context: Context, keys: ServerKeys, lax: Table
 ) -> None:
     doorkeeper = Doorkeeper(context, {})
-    doorkeeper._table = Lax()
+    doorkeeper._table = lax
     doorkeeper.start()
     with pytest.raises(RuntimeError, match="stranger was let in"):
         doorkeeper.self_test(keys)
     doorkeeper.stop()
 
 
-def test_a_port_at_which_a_stranger_gets_in_is_found(context: Context, keys: ServerKeys) -> None:
+def test_a_port_at_which_a_stranger_gets_in_is_found(context: Context, keys: ServerKeys, lax: Table) -> None:
     doorkeeper = Doorkeeper(context, table_of(keys.roles))
     doorkeeper.start()
     port = new_socket(context, zmq.ROUTER, "tcp://", 1024)
     address = from_here(bind(port, "tcp://0.0.0.0:*", keys.server, "zfarm.clients"))
 
     doorkeeper.check_ports({address: CALLS}, keys.server.public)
-    doorkeeper._table = Lax()
+    doorkeeper._table = lax
     with pytest.raises(RuntimeError, match=r"failed: stranger was let in"):
         doorkeeper.check_ports({address: CALLS}, keys.server.public)
     port.close(linger=0)

@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,6 +30,7 @@ from zfarm.edge.security import (
     write_connection,
 )
 from zfarm.edge.sockets import Context
+from zfarm.edge.zap import Table
 from zfarm.errors import ConfigurationError
 
 
@@ -303,17 +303,13 @@ def test_a_keys_file_that_cannot_be_read_changes_nothing(
 
 
 def test_a_canary_that_gets_in_ends_the_broker(
-    farm: Farm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    farm: Farm, lax: Table, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Lax(dict[bytes, tuple[str, str]]):
-        def get(self, key: bytes, default: Any = None) -> Any:
-            return "client", "anybody"
-
     farm.gate._send_canary(farm.loop)
     canary = farm.gate._canary
     assert canary is not None
     until(lambda: not canary.is_alive(), farm.turn)
-    monkeypatch.setattr(farm.gate.door, "_table", Lax())
+    monkeypatch.setattr(farm.gate.door, "_table", lax)
     farm.gate._send_canary(farm.loop)
     assert [thread.name for thread in threading.enumerate()].count("zfarm-canary") == 1
 

@@ -14,7 +14,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from math import inf
 from typing import Final
 
@@ -28,7 +28,7 @@ from zfarm.edge.security import ADMIN, CLIENT, DOORS, MONITOR, ROLES, WORKER, Ke
 from zfarm.edge.sockets import Context, Socket, bind, connect, new_socket
 from zfarm.settings import settings
 
-__all__ = ["CALLS", "DOMAINS", "LISTENS", "PUBLISHES", "Doorkeeper", "knock", "table_of"]
+__all__ = ["CALLS", "DOMAINS", "LISTENS", "PUBLISHES", "Doorkeeper", "Table", "knock", "table_of"]
 
 CALLS: Final = int(zmq.DEALER)
 LISTENS: Final = int(zmq.SUB)
@@ -124,15 +124,10 @@ class Doorkeeper:
         expected = [
             (domain, role) for domain, allowed in DOMAINS.items() for role in ROLES if role not in allowed
         ]
-        self._expected = frozenset(
-            z85.decode(pair.public) for pair in (stranger, *(keys.roles[role] for _, role in expected))
-        )
-        self._tested = frozenset(z85.decode(pair.public) for _, pair in knocking)
-        try:
+        refused = [stranger, *(keys.roles[role] for _, role in expected)]
+        with self._testing(refused, [pair for _, pair in knocking]):
             for domain, allowed in DOMAINS.items():
                 _test_domain(self._context, domain, allowed, keys.server, knocking)
-        finally:
-            self._expected = self._tested = frozenset()
 
     def check_ports(self, ports: Mapping[str, int], server: str) -> None:
         """Knock with a random key at addresses of sockets with that public key, each for peers of one kind of
@@ -142,14 +137,21 @@ class Doorkeeper:
             RuntimeError: it was let in; a broker must not go on then.
         """
         stranger = KeyPair.fresh()
-        self._expected = self._tested = frozenset((z85.decode(stranger.public),))
-        try:
+        with self._testing([stranger], [stranger]):
             for address, kind in ports.items():
                 got_in = knock(self._context, address, server, stranger, kind)
                 if got_in is None:
                     _log.warning("a knock with a random key at %s was not answered in %g s", address, TEST_S)
                 if got_in:
                     raise RuntimeError(f"the self-test of {address} failed: stranger was let in")
+
+    @contextlib.contextmanager
+    def _testing(self, refused: Iterable[KeyPair], knocking: Iterable[KeyPair]) -> Iterator[None]:
+        """Meanwhile those who are ``knocking`` wait for no turn, and that some are ``refused`` is no news."""
+        self._expected = frozenset(z85.decode(pair.public) for pair in refused)
+        self._tested = frozenset(z85.decode(pair.public) for pair in knocking)
+        try:
+            yield
         finally:
             self._expected = self._tested = frozenset()
 
