@@ -21,6 +21,7 @@ from typing import Any, Final, TypeAlias
 from zfarm.core.archivist import Archivist, Reader
 from zfarm.core.greeting import principal_of
 from zfarm.edge.catalogue import Catalogue, check_archived_name, folder_of, lock_archive, owners_in
+from zfarm.edge.helpings import helpings
 from zfarm.edge.shelf import Quota, Shelf
 from zfarm.errors import FarmError
 from zfarm.messages import (
@@ -28,6 +29,7 @@ from zfarm.messages import (
     Archive,
     Archived,
     ArchivedFile,
+    Blob,
     BuildTree,
     Chunk,
     Chunks,
@@ -54,8 +56,6 @@ ARCHIVE: Final = "archive"
 """The peer that an archive is to the broker's machine."""
 QUESTIONS: Final = frozenset((Archive, Lookup, Discard))
 """What only an archive can answer."""
-MESSAGE_BYTES: Final = 1024 * 1024
-"""Bytes of small files after which a message is full."""
 WAITING_MAX: Final = 10_000
 """Messages of one owner that wait; what is beyond is dropped, and said again by whoever wants something."""
 CLOSE_S: Final = 5.0
@@ -360,26 +360,18 @@ class _Owner:
 
     def _perform(self, action: Action) -> None:
         assert self._shelf is not None
-        if isinstance(action, StoreChunk):
-            self._shelf.store_chunk(action)
-            return
-        if isinstance(action, Send):
+        if isinstance(action, SeekBlob | StoreChunk | BuildTree | DropBlob):
+            self._shelf.do(action)
+        elif isinstance(action, Send):
             self._said.append((action.peer, action.message, action.payload))
-            return
-        if isinstance(action, Give):
+        elif isinstance(action, Give):
             self._serve(action)
-            return
-        self._shelf.settle()
-        if isinstance(action, SeekBlob):
-            self._shelf.seek(action.errand, action.need)
-        elif isinstance(action, BuildTree):
-            self._shelf.build(action.errand, action.need)
-        elif isinstance(action, DropBlob):
-            self._shelf.drop(action.errand, action.need)
         elif isinstance(action, SpoilBlob):
+            self._shelf.settle()
             self._shelf.remove(action.need)
         else:
             assert isinstance(action, NameBlob), f"an archive cannot do {action}"
+            self._shelf.settle()
             self._name(action)
 
     def _name(self, action: NameBlob) -> None:
@@ -404,31 +396,16 @@ class _Owner:
 
     def _serve(self, give: Give) -> None:
         """Read what a reader wants, and send it."""
-        assert self._shelf is not None
-        reader: Reader = give.token
+        shelf = self._shelf
+        assert shelf is not None
         near = give.host == platform.node()
-        chunks: list[Chunk] = []
-        payload: list[bytes] = []
-        size = 0
-        for wanted in give.wants:
-            at = wanted.at
-            while at < wanted.upto:
-                chunk, data = self._shelf.chunk(wanted, at, near)
-                if chunks and (
-                    size + len(data) > MESSAGE_BYTES or len(chunks) >= self._keeper.limits.batch_calls_max
-                ):
-                    self._give(reader, chunks, payload)
-                    chunks, payload, size = [], [], 0
-                chunks.append(chunk)
-                payload.append(data)
-                size += len(data)
-                at += len(data)
-                if not data:
-                    break
-        if chunks:
-            self._give(reader, chunks, payload)
+        limits = self._keeper.limits
+        for helping in helpings(
+            give.wants, lambda wanted, at: shelf.chunk(wanted, at, near), limits.batch_calls_max
+        ):
+            self._give(give.token, helping.chunks, helping.payload)
 
-    def _give(self, reader: Reader, chunks: list[Chunk], payload: list[bytes]) -> None:
+    def _give(self, reader: Reader, chunks: list[Chunk], payload: list[Blob]) -> None:
         message = Chunks(reader.lease, reader.number, chunks)
         if reader.owner:
             self._given.append((reader.owner, message, payload))

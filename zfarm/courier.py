@@ -28,19 +28,15 @@ from zfarm.messages import (
     Archive,
     Archived,
     ArchivedFile,
-    BuildTree,
     Chunks,
     Discard,
-    DropBlob,
     Give,
     Lookup,
     Message,
     Need,
     Payload,
     Refused,
-    SeekBlob,
     Send,
-    StoreChunk,
     Want,
 )
 from zfarm.settings import settings
@@ -228,21 +224,11 @@ class Courier:
 
     @staticmethod
     def _store(store: Gathering, action: Any, wants: list[Message]) -> None:
-        if isinstance(action, StoreChunk):
-            store.store_chunk(action)
-            return
         if isinstance(action, Send):
             want = action.message
             wants.append(Want(want.lease, want.wants, want.taken, 0, platform.node()))
             return
-        store.settle()
-        if isinstance(action, SeekBlob):
-            store.seek(action.errand, action.need)
-        elif isinstance(action, BuildTree):
-            store.build(action.errand, action.need)
-        else:
-            assert isinstance(action, DropBlob), f"a courier cannot do {action}"
-            store.drop(action.errand, action.need)
+        store.do(action)
 
     # ------------------------------------------------------------ the link
 

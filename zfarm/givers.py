@@ -11,10 +11,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from zfarm.edge.bales import Bale
+from zfarm.edge.helpings import helpings
 from zfarm.edge.holdings import FileHolding, TreeHolding
 from zfarm.edge.parcels import digest_of
 from zfarm.errors import FarmError
-from zfarm.messages import Chunk, Chunks, Give, Payload, Wanted
+from zfarm.messages import Blob, Chunk, Chunks, Give, Payload, Wanted
 from zfarm.settings import settings
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Giver"]
 
-MESSAGE_BYTES: Final = 1024 * 1024
-"""Bytes of small files after which a message is full."""
 NEAR_FROM_BYTES: Final = 1
 """A file of so many bytes is not sent to a worker of this host: that is told where it lies."""
 
@@ -74,32 +73,12 @@ class Giver:
             job = None  # what it names may be released while nothing is asked for
 
     def _serve(self, give: Give, handles: tuple[FileHandle | Bale, ...]) -> None:
-        chunks: list[Chunk] = []
-        payload: list[Any] = []
-        size = 0
+        def read(wanted: Wanted, at: int) -> tuple[Chunk, Blob]:
+            return self._chunk(wanted, at, handles, give.host)
 
-        def flush() -> None:
-            nonlocal size
-            if chunks:
-                self._send(Chunks(give.lease, give.task, list(chunks)), list(payload))
-                self.given_bytes += size
-            chunks.clear()
-            payload.clear()
-            size = 0
-
-        for wanted in give.wants:
-            at = wanted.at
-            while at < wanted.upto:
-                chunk, data = self._chunk(wanted, at, handles, give.host)
-                if size + len(data) > MESSAGE_BYTES or len(chunks) >= settings.batch_calls_max:
-                    flush()
-                chunks.append(chunk)
-                payload.append(data)
-                size += len(data)
-                at += len(data)
-                if not data:
-                    break
-        flush()
+        for helping in helpings(give.wants, read, settings.batch_calls_max):
+            self._send(Chunks(give.lease, give.task, helping.chunks), helping.payload)
+            self.given_bytes += helping.size
 
     def _chunk(self, wanted: Wanted, at: int, handles: Handles, host: str) -> tuple[Chunk, bytes]:
         """One chunk of what a worker wants: or where it lies on this host, or why it cannot be had."""

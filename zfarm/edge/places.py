@@ -23,6 +23,7 @@ from typing import Final
 
 import msgspec
 
+from zfarm.edge.locks import Held, open_lock, take_lock
 from zfarm.errors import ConfigurationError
 
 __all__ = [
@@ -176,28 +177,16 @@ def hold(path: Path) -> int:
     Raises:
         ConfigurationError: another process has it (the text names it), or there can be no lock beside it.
     """
-    if not os.path.lexists(path.parent):
-        private_directory(path.parent, create=True)
-    private_directory(path.parent, shared=True)
-    lock = path.with_name(f"{path.name}.lock")  # it stays: a lock that is removed can be held twice
+    lock = _lock_beside(path)
     try:
-        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        return take_lock(lock)
+    except Held as held:
+        raise ConfigurationError(
+            f"{path} is the connection file of the broker in process {held.holder}, which is alive: "
+            "stop that, or name another file with --connection"
+        ) from None
     except OSError as error:
         raise ConfigurationError(f"cannot lock {lock}: {error.strerror}") from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "that does not say its number"
-        os.close(fd)
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise ConfigurationError(f"cannot lock {lock}: {error.strerror}") from None
-        raise ConfigurationError(
-            f"{path} is the connection file of the broker in process {holder}, which is alive: stop that, or "
-            "name another file with --connection"
-        ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
 
 
 @contextlib.contextmanager
@@ -207,12 +196,9 @@ def lock_of(path: Path) -> Iterator[None]:
     Raises:
         ConfigurationError: the directory is writable by others or not ours, or there can be no lock in it.
     """
-    if not os.path.lexists(path.parent):
-        private_directory(path.parent, create=True)
-    private_directory(path.parent, shared=True)
-    lock = path.with_name(f"{path.name}.lock")
+    lock = _lock_beside(path)
     try:
-        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = open_lock(lock)
     except OSError as error:
         raise ConfigurationError(f"cannot lock {lock}: {error.strerror}") from None
     try:
@@ -220,6 +206,14 @@ def lock_of(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _lock_beside(path: Path) -> Path:
+    """The lock of a private file, in a directory that is there and only ours to write in."""
+    if not os.path.lexists(path.parent):
+        private_directory(path.parent, create=True)
+    private_directory(path.parent, shared=True)
+    return path.with_name(f"{path.name}.lock")
 
 
 # ---------------------------------------------------------------- the runtime directory

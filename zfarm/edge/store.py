@@ -24,7 +24,7 @@ from zfarm.edge.scratch import remove_tree
 from zfarm.edge.storeroom import DIRECTORY, PART, READ, Storeroom
 from zfarm.edge.trees import STORED_MODE, Manifest, build_tree, check_list, read_manifest
 from zfarm.errors import FarmError, TransferError
-from zfarm.messages import CHUNK_BYTES, Blob, Need, StoreChunk
+from zfarm.messages import CHUNK_BYTES, Blob, BuildTree, DropBlob, Need, SeekBlob, StoreChunk
 
 __all__ = ["DAMAGED", "FAR", "FINAL", "Store", "name_of"]
 
@@ -253,6 +253,19 @@ class Store(Storeroom):
         return found == len(listed)
 
     # ------------------------------------------------------------ writing
+
+    def do(self, action: SeekBlob | StoreChunk | BuildTree | DropBlob) -> None:
+        """What a machine wants; what was written before has its name when more than that is wanted."""
+        if isinstance(action, StoreChunk):
+            self.store_chunk(action)
+            return
+        self.settle()
+        if isinstance(action, SeekBlob):
+            self.seek(action.errand, action.need)
+        elif isinstance(action, BuildTree):
+            self.build(action.errand, action.need)
+        else:
+            self.drop(action.errand, action.need)
 
     def store_chunk(self, action: StoreChunk) -> None:
         """See Worker.blob_stored and blob_failed."""

@@ -94,16 +94,7 @@ class Storekeeper:
                 text = f"the worker has no store for files: {error}; start it with --store DIR"
                 self._answer("blob_failed", action.errand, text, _FINAL)
             return
-        if isinstance(action, StoreChunk):
-            store.store_chunk(action)
-            return
-        store.settle()
-        if isinstance(action, SeekBlob):
-            store.seek(action.errand, action.need)
-        elif isinstance(action, BuildTree):
-            store.build(action.errand, action.need)
-        else:
-            store.drop(action.errand, action.need)
+        store.do(action)
 
     def _open(self) -> Store:
         from zfarm.edge.store import Store  # most workers never need one

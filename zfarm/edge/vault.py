@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import resource
 import sqlite3
@@ -24,6 +23,7 @@ from typing import Final
 
 import msgspec
 
+from zfarm.edge.locks import Held, take_lock
 from zfarm.edge.places import private_directory
 from zfarm.edge.sealed import (
     ABOUT,
@@ -177,22 +177,15 @@ class Vault:
             raise ConfigurationError(f"{self.path} is no journal: name another one")
 
     def _lock(self) -> None:
-        path = self._beside(".lock")  # it stays for ever: a lock that is removed can be held twice
+        path = self._beside(".lock")
         self._lock_is_new = not path.exists()
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "that does not say its number"
-            os.close(fd)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
+            self._lock_fd = take_lock(path)
+        except Held as held:
             raise ConfigurationError(
-                f"the journal {self.path} is in use by process {holder}: stop it, or name another journal"
+                f"the journal {self.path} is in use by process {held.holder}: stop it, "
+                "or name another journal"
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        self._lock_fd = fd
 
     def _unlock(self) -> None:
         if self._lock_fd >= 0:
