@@ -10,19 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from zfarm import __version__
 from zfarm.core.giving import Giving
 from zfarm.core.lacking import Lacking
+from zfarm.dialogue import Dialogue
 from zfarm.edge import wire
-from zfarm.edge.loop import Loop
-from zfarm.edge.ports import DealerPort
 from zfarm.edge.security import Access
 from zfarm.edge.shelf import Gathering
-from zfarm.edge.sockets import close_context, new_context
-from zfarm.errors import BrokerUnreachable, FarmError, TransferError, VersionMismatch
+from zfarm.errors import BrokerUnreachable, FarmError, TransferError
 from zfarm.givers import Giver
 from zfarm.messages import (
     Archive,
@@ -61,7 +57,7 @@ class _Given(NamedTuple):
     needs: tuple[Need, ...]
 
 
-class Courier:
+class Courier(Dialogue):
     """To be closed, or used by ``with``."""
 
     def __init__(self, find: Callable[[], Access]) -> None:
@@ -70,10 +66,6 @@ class Courier:
         Raises:
             ConfigurationError: there is no such broker, or its keys cannot be used.
         """
-        self._find = find
-        self._loop = Loop()
-        self._context = new_context()
-        self._trouble: FarmError | None = None
         self._reached = False
         self._linked = False  # just now
         self._heard_at = time.monotonic()
@@ -81,13 +73,7 @@ class Courier:
         self.moved_bytes = 0
         """Bytes of files that were sent, or received; those of files that both ends of one host have in
         their place count as well."""
-        try:
-            self._access = find()
-            self._open()
-        except BaseException:
-            close_context(self._context)
-            self._loop.close()
-            raise
+        super().__init__(find)
 
     # ------------------------------------------------------------ questions
 
@@ -142,9 +128,7 @@ class Courier:
         giving = Giving(settings)
         tasks = {0: _Given(handle, (need,))}
         got: list[Archived] = []
-        giver = Giver(
-            lambda chunks, payload: self._loop.call_soon(lambda: self._give(chunks, payload, moved))
-        )
+        giver = Giver(lambda chunks, payload: self.loop.call_soon(lambda: self._give(chunks, payload, moved)))
 
         def hear(message: Any, payload: Payload) -> None:
             if isinstance(message, Archived) and not message.open:
@@ -248,8 +232,8 @@ class Courier:
         opened_at = self._heard_at = time.monotonic()
         while not done():
             now = time.monotonic()
-            if self._trouble is not None:
-                raise self._trouble
+            if self.trouble is not None:
+                raise self.trouble
             silent_s = now - self._heard_at
             if silent_s > (away_s if self._reached else settings.reach_timeout_s):
                 raise BrokerUnreachable(
@@ -269,7 +253,7 @@ class Courier:
             deadline = turn(now)
             if not done():
                 due = min(deadline, asked_at + settings.beat_interval_s) - time.monotonic()
-                self._loop.turn(max(0.0, min(due, TURN_S)))
+                self.loop.turn(max(0.0, min(due, TURN_S)))
 
     def _send(self, message: Message, payload: Payload = ()) -> None:
         """Say this, or drop it while there is no link: it is said again."""
@@ -290,55 +274,18 @@ class Courier:
             self._close_port()
             self._open()
 
-    def _open(self) -> None:
-        self._port = DealerPort(self._context, self._access, on_trouble=self._refused, on_link=self._link)
-        self._loop.add_source(self._port.socket, self._receive)
-        self._loop.add_source(self._port.monitor, self._port.watch_link)
-        self._loop.add_flusher(self._port.flush)
+    def _hear(self, message: Any, payload: Payload) -> None:
+        self._was_reached()
+        self._on(message, payload)
 
-    def _receive(self) -> None:
-        for frames in self._port.receive():
-            try:
-                message, payload = wire.to_client.decode(frames)
-            except wire.Malformed as error:
-                if self._port.misunderstood():
-                    return
-                self._refused(
-                    VersionMismatch(
-                        f"the broker at {self._access.address} answers in a way that zfarm {__version__} "
-                        f"does not understand ({error}); install the same zfarm version on both sides"
-                    )
-                )
-                continue
-            self._heard_at = time.monotonic()
-            self._reached = True
-            if not isinstance(message, Refused):
-                self._on(message, payload)
-            elif message.code != "ProtocolError" or not self._port.misunderstood():
-                self._refused(FarmError.named(message.code, message.text))
+    def _hear_refusal(self, message: Refused) -> None:
+        self._was_reached()
+        if message.code != "ProtocolError" or not self._port.misunderstood():
+            super()._hear_refusal(message)
 
-    def _refused(self, error: FarmError) -> None:
-        self._trouble = error
-
-    def _close_port(self) -> None:
-        self._loop.remove_source(self._port.socket)
-        self._loop.remove_source(self._port.monitor)
-        self._loop.remove_flusher(self._port.flush)
-        self._port.close()
-
-    def close(self) -> None:
-        """Give everything back."""
-        self._close_port()
-        close_context(self._context)
-        self._loop.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+    def _was_reached(self) -> None:
+        self._heard_at = time.monotonic()
+        self._reached = True
 
 
 def _check(answers: Sequence[Archived] | Any) -> None:

@@ -10,19 +10,15 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from zfarm import __version__, errors
+from zfarm.dialogue import Dialogue
 from zfarm.edge import wire
-from zfarm.edge.loop import Loop
 from zfarm.edge.notes import NotesReader
 from zfarm.edge.places import list_local_farms
-from zfarm.edge.ports import DealerPort
 from zfarm.edge.security import MONITOR, Access, Role, connections_directory, load_connection, parse_address
-from zfarm.edge.sockets import close_context, new_context
-from zfarm.errors import BrokerUnreachable, ConfigurationError, FarmError, ProtocolError, VersionMismatch
-from zfarm.messages import Look, Note, Picture, Reason, Refused, Why
+from zfarm.errors import BrokerUnreachable, ConfigurationError
+from zfarm.messages import Look, Note, Payload, Picture, Reason, Why
 from zfarm.settings import settings
 
 __all__ = ["Heard", "Monitor", "find_farm"]
@@ -31,7 +27,7 @@ Heard: TypeAlias = "Callable[[Any], None]"
 ASK_AGAIN_S: Final = 1.0
 
 
-class Monitor:
+class Monitor(Dialogue):
     """The link of one who watches a farm, driven by its ``loop``; to be closed, or used by ``with``."""
 
     def __init__(self, find: Callable[[], Access]) -> None:
@@ -40,25 +36,9 @@ class Monitor:
         Raises:
             ConfigurationError: there is no such farm, or its keys cannot be used.
         """
-        self.loop = Loop()
-        self.trouble: FarmError | None = None
-        """Why the broker does not let us in, if it said so."""
-        self._find = find
         self._heard: Heard | None = None
-        self._context = new_context()
         self._notes: NotesReader | None = None
-        try:
-            self._access = find()
-            self._open()
-        except BaseException:
-            close_context(self._context)
-            self.loop.close()
-            raise
-
-    @property
-    def address(self) -> str:
-        """Where the farm is, as people name it."""
-        return self._access.farm_address or self._access.address
+        super().__init__(find)
 
     @property
     def title(self) -> str:
@@ -137,17 +117,11 @@ class Monitor:
             self._access = self._find()
         except ConfigurationError as error:
             self.trouble = error  # not back yet: the old place is as good as any
-        self._close_ports()
+        self._close_port()
         self._open()
         if self._heard is not None:
             self._subscribe()
         self.ask()
-
-    def _open(self) -> None:
-        self._port = DealerPort(self._context, self._access, on_trouble=self._refused)
-        self.loop.add_source(self._port.socket, self._receive)
-        self.loop.add_source(self._port.monitor, self._port.watch_link)
-        self.loop.add_flusher(self._port.flush)
 
     def _subscribe(self) -> None:
         if self._access.notes_address:
@@ -156,26 +130,11 @@ class Monitor:
             self.loop.add_source(self._notes.link.monitor, self._notes.link.watch_link)
             self.loop.add_flusher(self._notes.link.flush)
 
-    def _receive(self) -> None:
-        for frames in self._port.receive():
-            try:
-                message, _ = wire.to_client.decode(frames)
-            except wire.Malformed as error:
-                if self._port.misunderstood():
-                    return
-                self._refused(
-                    VersionMismatch(
-                        f"the broker at {self.address} answers in a way that zfarm {__version__} does not "
-                        f"understand ({error}); install the same zfarm version on both sides"
-                    )
-                )
-                continue
-            if isinstance(message, Refused):
-                self._refused(getattr(errors, message.code, ProtocolError)(message.text))
-            elif isinstance(message, Picture | Reason):
-                self.trouble = None
-                if self._heard is not None:
-                    self._heard(message)
+    def _hear(self, message: Any, payload: Payload) -> None:
+        if isinstance(message, Picture | Reason):
+            self.trouble = None
+            if self._heard is not None:
+                self._heard(message)
 
     def _receive_notes(self) -> None:
         assert self._notes is not None
@@ -187,36 +146,14 @@ class Monitor:
             if self._heard is not None:
                 self._heard(note)
 
-    def _refused(self, error: FarmError) -> None:
-        self.trouble = error
-
-    # ------------------------------------------------------------ the end
-
-    def _close_ports(self) -> None:
-        self.loop.remove_source(self._port.socket)
-        self.loop.remove_source(self._port.monitor)
-        self.loop.remove_flusher(self._port.flush)
-        self._port.close()
+    def _close_port(self) -> None:
+        super()._close_port()
         if self._notes is not None:
             self.loop.remove_source(self._notes.socket)
             self.loop.remove_source(self._notes.link.monitor)
             self.loop.remove_flusher(self._notes.link.flush)
             self._notes.close()
             self._notes = None
-
-    def close(self) -> None:
-        """Give everything back."""
-        self._close_ports()
-        close_context(self._context)
-        self.loop.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 # ---------------------------------------------------------------- which farm is meant
