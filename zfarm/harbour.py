@@ -160,3 +160,4 @@ class Harbour:
         notes = self.stowage.notes()
         if notes:
             self._link.road.tell_notes(b"".join(notes))
+        self.stowage.rest()

@@ -912,13 +912,15 @@ class Borrow(Message, tag="borrow"):
 
 class Memory(Message):
     """A piece of shared memory of the worker, for ``size`` bytes: descriptor ``fd`` of process ``pid``, if
-    its token is still this one. ``mark`` is where that stands; 0: in its name."""
+    its token is still this one. ``mark`` is where that stands; 0: in its name. ``yours``: no other child is
+    lent it while this one lives, so that it may stay mapped."""
 
     token: bytes
     pid: int
     fd: int
     size: int
     mark: int = 0
+    yours: bool = False
 
 
 class Lent(Message, tag="lent"):

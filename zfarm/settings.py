@@ -214,6 +214,12 @@ class Settings:
     """And for how long; twice that at most."""
     shared_segments_max: int = 256
     """Pieces of shared memory that one process holds: each is a descriptor, and 1,024 is a usual limit."""
+    child_warm_bytes: int = 256 * MIB
+    """Memory that a child keeps of what its calls have freed, for the next ones, and never more than a
+    sixteenth of the host's memory in all children: fresh memory is ten times as slow. As much again of other
+    processes' shared memory it leaves mapped."""
+    child_warm_s: float = 5.0
+    """How long a child keeps that after its last call."""
 
     # what tasks print
     output: str = ""

@@ -17,7 +17,7 @@ from zfarm.edge.cargo import Cargo, Mapped, is_cargo, opened_cargo, pack, tokens
 from zfarm.edge.lender import ENABLE, Lender
 from zfarm.edge.segments import Ref, write_ref
 from zfarm.edge.stowage import DROP, RECYCLE, Stowage
-from zfarm.messages import Lent
+from zfarm.messages import Lent, Memory
 
 pytestmark = pytest.mark.skipif(not segments.POSSIBLE, reason="no memfd and /proc here")
 
@@ -290,6 +290,40 @@ def test_what_a_child_has_borrowed_and_not_used_is_free_again(lender: Lender) ->
     lender.reported(1, [b"an error"])
 
     assert lend(lender, 2, b"y" * 300_000)[1].token == ref.token
+
+
+def lent_again(lender: Lender, child: int, size: int = 300_000) -> Memory:
+    """What a child is lent for a result, which its client has released."""
+    (memory,) = lender.lend(child, [size]).memory
+    ref = Ref(memory.token, memory.pid, memory.fd, memory.size)
+    lender.reported(child, [pack((ref,), b"result")])
+    lender.note(RECYCLE + memory.token)
+    return memory
+
+
+def test_what_a_child_is_lent_again_no_other_one_is_lent_while_it_lives(lender: Lender) -> None:
+    first, again = lent_again(lender, 1), lent_again(lender, 1)
+    assert (first.token, first.yours) == (again.token, False)
+    assert again.yours
+    others = [lent_again(lender, child) for child in (2, 3, 2)]
+    assert {one.token for one in others}.isdisjoint({first.token})
+    assert not any(one.yours for one in others), "each time it was another one's in between"
+    assert lent_again(lender, 1) == again
+    lender.died(1)
+    lent = lender.lend(4, [300_000] * 2).memory
+
+    assert {one.token for one in lent} == {first.token, others[0].token}
+    assert not any(one.yours for one in lent)
+
+
+def test_children_own_no_more_than_they_may_keep(lender: Lender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zfarm.edge.lender.share_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(lender, "_housed_max", 1_500_000)
+    for child, own in ((1, 3), (2, 2)):
+        for _ in range(2):
+            lent = lender.lend(child, [300_000] * 5).memory
+            lender.reported(child, [])
+        assert [memory.yours for memory in lent].count(True) == own
 
 
 def test_reports_that_nobody_came_for_make_room(lender: Lender, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import zfarm
 from tests.face.processes import wait_until
 from zfarm.edge import segments
+from zfarm.edge.moorings import KEPT_MAX
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -330,3 +332,82 @@ def test_a_result_that_cannot_be_mapped_is_asked_for_again(
 
     assert isinstance(error, zfarm.FarmError)
     assert "Too many open files" in str(error)
+
+
+# ---------------------------------------------------------------- what children and clients keep mapped
+
+LARGE = 5_000_000
+PAGES = LARGE * 8 // os.sysconf("SC_PAGE_SIZE")
+
+
+def plus_one(value: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Another array, who has made it, and how many faults it has had until then."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return value + 1, os.getpid(), usage.ru_minflt
+
+
+def mapped_segments(pid: int) -> int:
+    """How many, beside the page of a child."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return sum("memfd:zfarm-" in line and "zfarm-page" not in line for line in lines)
+
+
+def anonymous_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(status.split("RssAnon:")[1].split()[0])
+
+
+def trips(farm: zfarm.Executor, array: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Send an array and get another one: the faults of the child since the last time, and its number."""
+    before = 0
+    while True:
+        array += 1
+        back, pid, faults = farm.submit(plus_one, array).result(DEADLINE_S)
+        assert back[0] == array[0] + 1
+        assert back[-1] == array[-1] + 1
+        del back
+        yield faults - before, pid
+        before = faults
+
+
+def test_the_same_way_again_costs_neither_faults_nor_mappings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZFARM_CHILD_WARM_S", "600")  # of the farm
+    with zfarm.Executor(max_workers=1) as farm:
+        ready(farm)
+        turns = trips(farm, np.ones(LARGE))
+        # a result may be released too late for the next call to use its memory again
+        assert min(next(turns)[0] for _ in range(12)) < PAGES / 64
+        pid = next(turns)[1]
+
+        assert 0 < mapped_segments(pid) <= 2 * KEPT_MAX
+        stowage(farm).cool()
+        assert mapped_segments(os.getpid()) <= len(memory_files()), "it has mapped but what it owns"
+
+
+def test_a_child_without_calls_gives_back_what_it_has_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZFARM_CHILD_WARM_S", "0.2")
+    with zfarm.Executor(max_workers=1) as farm:
+        pid = ready(farm).submit(plus_one, np.ones(10)).result(DEADLINE_S)[1]
+        before = anonymous_bytes(pid)
+        turns = trips(farm, np.ones(LARGE))
+        for _ in range(4):
+            next(turns)
+
+        wait_until(lambda: not mapped_segments(pid), "the end of its mappings")
+        wait_until(lambda: anonymous_bytes(pid) < before + LARGE, "that it gives its memory back")
+        assert next(turns)[1] == pid
+
+
+def take_in_turn(sizes: list[int]) -> int:
+    """Have so many bytes in use, one after the other."""
+    return sum(len(bytearray(size)) for size in sizes)
+
+
+def test_what_a_child_keeps_does_not_count_for_a_call_with_a_limit() -> None:
+    with zfarm.Executor(max_workers=1) as farm:
+        turns = trips(farm, np.ones(LARGE))
+        pids = {next(turns)[1] for _ in range(3)}
+        sizes = [50_000_000, 55_000_000, 60_000_000]
+        limited = farm.options(memory="120MB")
+        assert limited.submit(take_in_turn, sizes).result(DEADLINE_S) == sum(sizes)
+        assert next(turns)[1] in pids, "it was not too large for the limit"

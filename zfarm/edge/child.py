@@ -24,6 +24,7 @@ from zfarm.edge.fence import Fence
 from zfarm.edge.hatch import Hatch
 from zfarm.edge.homes import PROTOCOL
 from zfarm.edge.inside import Inside, Pipe, TunnelPort, current
+from zfarm.edge.larder import LONG_S, Larder
 from zfarm.edge.missing import opened
 from zfarm.edge.outcomes import ATOMS, encode_error, encode_value, encode_values, forget_frames
 from zfarm.edge.page import ChildPage
@@ -73,7 +74,8 @@ class Child:
         self._here = here
         self._realm = Realm()
         self._capture = capture
-        self._hatch = Hatch(pipe, here.filer)
+        self._larder = Larder()
+        self._hatch = Hatch(pipe, here.filer, self._larder)
         self._delivery = self._hatch.delivery
         self._records = records
         self._fence = Fence()
@@ -85,7 +87,7 @@ class Child:
         """Run what comes until the worker closes the pipe; the exit code."""
         try:
             while True:
-                messages, self._hatch.early = self._hatch.early or self._pipe.receive(), []
+                messages, self._hatch.early = self._hatch.early or self._receive(), []
                 if messages is None:
                     return 0
                 for frames in messages:
@@ -98,6 +100,12 @@ class Child:
             if not self.forked:
                 _say(f"zfarm child {os.getpid()}: lost its pipe: {error}\n")
             return PIPE_LOST
+
+    def _receive(self) -> list[Frames] | None:
+        larder = self._larder
+        if (larder.full or larder.moorings.left) and self._pipe.is_quiet(settings.child_warm_s):
+            larder.clear()
+        return self._pipe.receive()
 
     def forks(self) -> None:
         """A task forks this process."""
@@ -135,6 +143,8 @@ class Child:
             del blobs
             self._run(message.calls, functions, bodies)
         self._answer()
+        if self._larder.full:
+            self._larder.stir()
 
     def _run(self, calls: list[ChildCall], functions: list[Function], bodies: list[Blob]) -> None:
         start, keep = self._page.start, self._page.keep
@@ -151,6 +161,8 @@ class Child:
                 dones, blobs, size = self._answer()
                 began = perf_counter()
                 due = began + _ANSWER_AFTER_S
+            if (call.memory_bytes > 0) is not self._larder.heap.strict:
+                self._larder.limit(call.memory_bytes > 0)
             if call.memory_bytes and self._fence.raise_to(call.memory_bytes, used=seq > 1):
                 return
             if not start(seq):
@@ -166,10 +178,13 @@ class Child:
             if self._hatch.busy:
                 blob = self._hatch.finish(blob)
                 size = _ANSWER_BYTES  # it is answered now
+                self._larder.full = True
             now = perf_counter()
             spent = now - began
             began = now
             function.short = spent < _SHORT_S * (call.items or 1)
+            if spent > LONG_S:
+                self._larder.full = True
             run_us = int(spent * 1e6)
             dones.append(Done(seq, kind, run_us))
             blobs.append(blob)

@@ -14,6 +14,7 @@ from zfarm.edge import wire
 from zfarm.edge.callables import open_blob
 from zfarm.edge.cargo import CARGO, Mapped, Part, is_cargo, opened_cargo, pack, parted, small
 from zfarm.edge.delivery import Delivery, Talk, too_large
+from zfarm.edge.larder import Larder
 from zfarm.edge.pipe import Frames
 from zfarm.edge.segments import Ref, write_ref
 from zfarm.errors import NotPortable
@@ -32,7 +33,7 @@ Answer = TypeVar("Answer", Lent, Delivered)
 class Hatch:
     """What of one call goes through shared memory."""
 
-    def __init__(self, pipe: Talk, filer: Emitter) -> None:
+    def __init__(self, pipe: Talk, filer: Emitter, larder: Larder) -> None:
         self.open = False
         """Results may be in shared memory."""
         self.busy = False
@@ -43,6 +44,7 @@ class Hatch:
         """Where results go that are not in shared memory."""
         self._pipe = pipe
         self._mapped = Mapped()
+        self._larder = larder
         self._parts: Sequence[Part] = ()
         self._whole: Part = b""
 
@@ -52,7 +54,7 @@ class Hatch:
             return open_blob(body)
         self.busy = True
         try:
-            cargo = opened_cargo(body, self._mapped.note)
+            cargo = opened_cargo(body, self._mapped.note, self._larder.moorings.area_of)
         except OSError as error:
             raise NotPortable(
                 f"an argument is in shared memory or in a store, and cannot be mapped here: {error}"
@@ -75,12 +77,22 @@ class Hatch:
             raise too_large(size)
         wanted = [*buffers, *([] if small(len(blob)) else [memoryview(blob)])]
         memory = self._borrow([part.nbytes for part in wanted])
-        placed = [_place(part, piece) for part, piece in zip(wanted, memory, strict=False)]
+        placed = [self._place(part, piece) for part, piece in zip(wanted, memory, strict=False)]
         placed += [part.tobytes() for part in wanted[len(placed) :]]
         self._whole = blob if small(len(blob)) else placed.pop()
         self._parts = placed
         self.busy = True
         return CARGO if kind is None else (kind, CARGO)
+
+    def _place(self, part: memoryview, memory: Memory) -> Part:
+        ref = Ref(memory.token, memory.pid, memory.fd, part.nbytes, memory.mark)
+        kept = memory.yours and not self._larder.heap.strict
+        try:
+            if not (kept and self._larder.berths.write(ref, part)):
+                write_ref(ref, part)
+        except OSError:  # a full disk: it travels
+            return part.tobytes()
+        return ref
 
     def _borrow(self, sizes: list[int]) -> Sequence[Memory]:
         self._pipe.send(Borrow(sizes))
@@ -115,12 +127,3 @@ class Hatch:
         if blob == CARGO:
             return pack(parts, whole, kept)
         return pack((), blob, kept) if kept else blob
-
-
-def _place(part: memoryview, memory: Memory) -> Part:
-    ref = Ref(memory.token, memory.pid, memory.fd, part.nbytes, memory.mark)
-    try:
-        write_ref(ref, part)
-    except OSError:  # a full disk: it travels
-        return part.tobytes()
-    return ref

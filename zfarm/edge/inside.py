@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,12 @@ class Pipe:
         frames = wire.encode(message, payload)
         with self._lock:
             send_all(self._sock, frames)
+
+    def is_quiet(self, seconds: float) -> bool:
+        """Whether nothing comes within so many seconds. Raises OSError."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return not poll.poll(seconds * 1000)
 
     def receive(self) -> list[Frames] | None:
         """Wait for messages; None when the worker has closed its side. Raises OSError, Malformed."""

@@ -9,11 +9,13 @@ dropped when others are waiting for room. Dropping is always safe: who maps it k
 from __future__ import annotations
 
 import os
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from zfarm.edge.cargo import Cargo, tokens_of
+from zfarm.edge.heap import share_bytes
 from zfarm.edge.segments import POSSIBLE, TOKEN_BYTES, Pool, Ref, Segment, open_ref
 from zfarm.edge.stowage import DROP, RECYCLE, UNSHARE
 from zfarm.messages import Blob, Lent, Memory
@@ -43,6 +45,9 @@ class Lender:
         self._gone: deque[Sequence[bytes]] = deque()  # reports that are no more
         self._probe: Segment | None = None
         self._rest = b""
+        self._last: weakref.WeakKeyDictionary[Segment, int] = weakref.WeakKeyDictionary()
+        self._housed: set[Segment] = set()
+        self._housed_max = limits.shared_warm_bytes // 2
 
     def probe(self) -> Ref | None:
         """A segment for the client to try; None: there can be none."""
@@ -62,16 +67,34 @@ class Lender:
         lent = self._lent.setdefault(child, {})
         given = []
         for size in sizes:
-            segment = self._pool.take(size)
+            segment = self._pool.take(size, child)
             while segment is None and self._away:
                 self._pool.drop(self._away.popitem(last=False)[1])
-                segment = self._pool.take(size)
+                segment = self._pool.take(size, child)
             if segment is None:
                 break
             lent[segment.token] = segment
             ref = segment.ref()
-            given.append(Memory(ref.token, ref.pid, ref.fd, size, ref.mark))
+            yours = self._houses(segment, child)
+            given.append(Memory(ref.token, ref.pid, ref.fd, size, ref.mark, yours))
         return Lent(given)
+
+    def _houses(self, segment: Segment, child: int) -> bool:
+        """Whether a segment is this child's own from now on: it has had it before, and nobody else since. Of
+        those there are not too many, so that others find some that they may have."""
+        if segment.home == child:
+            return True
+        before, self._last[segment] = self._last.get(segment, 0), child
+        if before != child or segment.spilled:
+            return False
+        self._housed = {one for one in self._housed if one.home and one.fd >= 0}
+        of_child = sum(one.touched for one in self._housed if one.home == child)
+        of_all = sum(one.touched for one in self._housed)
+        if max(of_child + segment.touched - share_bytes(), of_all + segment.touched - self._housed_max) > 0:
+            return False
+        segment.home = child
+        self._housed.add(segment)
+        return True
 
     def reported(self, child: int, payload: Sequence[Blob]) -> Sequence[Blob]:
         """The payload of what a child reports, such that it is known how long it is needed."""
@@ -95,6 +118,9 @@ class Lender:
         """A child is gone; what it left behind may still write into what it had."""
         for segment in self._lent.pop(child, {}).values():
             self._pool.drop(segment)
+        for segment in self._housed:
+            if segment.home == child:
+                segment.home = 0
 
     def hear(self, data: bytes) -> None:
         """Notes of the client, or a part of them."""

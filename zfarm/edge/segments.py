@@ -16,8 +16,8 @@ import pickle
 import sys
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 from zfarm.settings import Settings, settings
@@ -29,11 +29,15 @@ __all__ = [
     "Pool",
     "Ref",
     "Segment",
+    "advise",
     "area_of",
     "bytes_of",
+    "copy_to",
     "map_area",
     "open_ref",
+    "place_area",
     "same",
+    "unmap",
     "write_ref",
 ]
 
@@ -69,6 +73,7 @@ class Segment:
         "blob",
         "capacity",
         "fd",
+        "home",
         "key",
         "mark",
         "size",
@@ -88,6 +93,7 @@ class Segment:
         self.mark = capacity if folder else 0
         self.fd = -1
         self.users = 0
+        self.home = 0  # the only one who may be given it, since it may have it mapped; 0: anybody
         self.tainted = False  # somebody may look at it when its users are gone: never to be written to again
         self.key: Any = None
         self.blob: Any = None  # what zfarm.edge.bales has made of it
@@ -119,9 +125,7 @@ class Segment:
         if self.spilled:  # a full disk is an error of a write, but the end of a process that maps it
             _write_all(self.fd, data)
         else:
-            view = bytes_of(self.area)
-            for start in range(0, size, _PIECE_BYTES):
-                view[start : min(start + _PIECE_BYTES, size)] = data[start : start + _PIECE_BYTES]
+            copy_to(ctypes.addressof(self.area), data)
         self.size = size
         self.touched = max(self.touched, size)
 
@@ -202,20 +206,39 @@ _libc.mmap.argtypes = (
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_ssize_t
 )  # fmt: skip
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_libc.memcpy.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_libc.memcpy.restype = None
 _libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+
+def place_area(fd: int, size: int, flags: int, protection: int) -> int:
+    """Map a file; the address, which is the caller's to unmap. Raises OSError."""
+    address = _libc.mmap(None, size, protection, flags, fd, 0)
+    if address == _FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(address)
 
 
 def map_area(fd: int, size: int, flags: int, protection: int) -> Any:
     """Map a file: an object that exports its bytes as a buffer, can be weakly referred to, and unmaps them
     when nobody refers to it any more. Not the standard library's, which holds a descriptor for each mapping.
     Raises OSError."""
-    address = _libc.mmap(None, size, protection, flags, fd, 0)
-    if address == _FAILED:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    address = place_area(fd, size, flags, protection)
     area = (ctypes.c_ubyte * size).from_address(address)
     weakref.finalize(area, _libc.munmap, address, size).atexit = False
     return area
+
+
+def unmap(address: int, size: int) -> None:
+    """Undo ``place_area``."""
+    _libc.munmap(address, size)
+
+
+def advise(address: int, size: int, advice: int) -> bool:
+    """Tell the system something of a mapping (madvise); whether it has taken it."""
+    return not _libc.madvise(address, size, advice)
 
 
 class _Buffer(ctypes.Structure):
@@ -236,14 +259,26 @@ _release_buffer.argtypes = (ctypes.POINTER(_Buffer),)
 _release_buffer.restype = None
 
 
-def same(area: Any, data: memoryview) -> bool:
-    """Whether these bytes are what the area begins with: every single one is compared."""
+@contextmanager
+def _address_of(data: memoryview) -> Iterator[int]:
     buffer = _Buffer()
     _get_buffer(data, ctypes.byref(buffer), 0)
     try:
-        return not _libc.memcmp(ctypes.addressof(area), buffer.buf, data.nbytes)
+        yield buffer.buf
     finally:
         _release_buffer(ctypes.byref(buffer))
+
+
+def same(area: Any, data: memoryview) -> bool:
+    """Whether these bytes are what the area begins with: every single one is compared."""
+    with _address_of(data) as address:
+        return not _libc.memcmp(ctypes.addressof(area), address, data.nbytes)
+
+
+def copy_to(address: int, data: memoryview) -> None:
+    """Put bytes into a mapping; other threads run meanwhile."""
+    with _address_of(data) as source:
+        _libc.memcpy(address, source, data.nbytes)
 
 
 class Pool:
@@ -266,12 +301,13 @@ class Pool:
         self.count = 0
         """How many there are: each is a descriptor."""
 
-    def take(self, size: int) -> Segment | None:
-        """A segment for so many bytes, which belongs to the caller until ``give``; None: there is no room for
-        it."""
+    def take(self, size: int, home: int = 0) -> Segment | None:
+        """A segment for so many bytes, which belongs to the caller until ``give``, sooner one of this home
+        than one without; None: there is no room for it."""
         capacity = max(_SMALLEST, 1 << (size - 1).bit_length())
-        for segment in self._free.values():
-            if segment.capacity == capacity and not segment.tainted:
+        fitting = [one for one in self._free.values() if one.capacity == capacity and not one.tainted]
+        for segment in sorted(fitting, key=lambda one: one.home != home):
+            if segment.home in (0, home):
                 self.reclaim(segment)
                 self._forget(segment)
                 self.bytes += max(0, size - segment.touched)

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from zfarm.edge import segments
 from zfarm.edge.cargo import Cargo, Part, opened_cargo, pack, small
-from zfarm.edge.segments import POSSIBLE, Pool, Ref, Segment, area_of, open_ref, same
+from zfarm.edge.moorings import Moorings
+from zfarm.edge.segments import POSSIBLE, Pool, Ref, Segment, open_ref, same
 from zfarm.messages import Blob
 from zfarm.settings import Settings, settings
 
@@ -70,6 +71,7 @@ class Stowage:
         self._landed: dict[bytes, int] = {}
         self._dead: deque[bytes] = deque()
         self._forked: set[bytes] = set()
+        self._moorings = Moorings()
         _all.add(self)
 
     # ------------------------------------------------------------ whether it works
@@ -206,7 +208,8 @@ class Stowage:
         Raises:
             OSError: that is not there any more, or cannot be mapped.
         """
-        return opened_cargo(blob, self._mapped, area_of if len(self._landed) < _COPY_FROM else _copy_of)
+        get = self._moorings.area_of if len(self._landed) < _COPY_FROM else _copy_of
+        return opened_cargo(blob, self._mapped, get)
 
     def _mapped(self, token: bytes, area: Any) -> None:
         self._landed[token] = self._landed.get(token, 0) + 1
@@ -229,6 +232,10 @@ class Stowage:
                 self._forked.discard(token)
         return notes
 
+    def rest(self) -> None:
+        """There is nothing to do: see to the mappings of results that are no more."""
+        self._moorings.settle()
+
     # ------------------------------------------------------------ the end, and forks
 
     @property
@@ -237,7 +244,8 @@ class Stowage:
         return self._pool.bytes
 
     def cool(self) -> None:
-        """Give back what no call has needed since this was last called."""
+        """Give back what no call has needed since this was last called. The link's thread."""
+        self._moorings.clear()
         self._sweep()
         with self._lock:
             self._pool.cool()
@@ -245,6 +253,7 @@ class Stowage:
     def close(self) -> None:
         """Give back everything: nobody runs calls any more."""
         self.on = False
+        self._moorings.close()
         self._sweep()
         with self._lock:
             while self._out:
@@ -292,7 +301,7 @@ def _look(data: memoryview) -> tuple[int, bytes]:
 
 
 def _copy_of(ref: Ref) -> Any:
-    """As ``area_of``, but in memory of our own."""
+    """As ``segments.area_of``, but in memory of our own."""
     fd = open_ref(ref)
     try:
         area = _Copy(ref.size)
