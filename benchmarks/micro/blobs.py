@@ -33,6 +33,11 @@ def made(size: int, value: float) -> Any:
     return np.full(size, value)
 
 
+def plus_one(array: Any) -> Any:
+    """Another array, from one that came."""
+    return array + 1
+
+
 def timed(what: Callable[[], object]) -> float:
     """Milliseconds that it takes."""
     began = time.perf_counter()
@@ -51,6 +56,13 @@ def figures(farm: zfarm.Executor, size: int, calls: int, turn: int) -> dict[str,
     def one(argument: Any) -> None:
         farm.submit(last, argument).result()
 
+    def there_and_back() -> None:
+        for _ in range(3):
+            travelling[:] += 1
+            farm.submit(plus_one, travelling).result()
+
+    travelling = np.full(size, next(fresh))
+    there_and_back()
     first, naive = np.full(size, next(fresh)), np.full(size, next(fresh))
     handles: list[Any] = []
     keeping = farm.options(keep=True)
@@ -62,6 +74,7 @@ def figures(farm: zfarm.Executor, size: int, calls: int, turn: int) -> dict[str,
         "share": timed(lambda: handles.append(farm.share(np.full(size, next(fresh))))),
         f"{calls} of the handle": timed(lambda: many(handles[0])),
         "back": timed(lambda: farm.submit(made, size, next(fresh)).result()),
+        "3 there, others back": timed(there_and_back),
         "keep": timed(lambda: kept.append(keeping.submit(made, size, next(fresh)).result())),
         "use what was kept": timed(lambda: one(kept[0])),
         "get what was kept": timed(lambda: [one.get() for one in kept]),

@@ -29,6 +29,7 @@ class Pipe:
         self._sock = sock
         self._reader = Reader()
         self._lock = threading.Lock()
+        self._poll: select.poll | None = None
 
     def send(self, message: Message, payload: Sequence[Blob] = ()) -> None:
         """Write one message, waiting for the worker to take it. Raises OSError."""
@@ -38,9 +39,10 @@ class Pipe:
 
     def is_quiet(self, seconds: float) -> bool:
         """Whether nothing comes within so many seconds. Raises OSError."""
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        return not poll.poll(seconds * 1000)
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._sock, select.POLLIN)
+        return not self._poll.poll(seconds * 1000)
 
     def receive(self) -> list[Frames] | None:
         """Wait for messages; None when the worker has closed its side. Raises OSError, Malformed."""
