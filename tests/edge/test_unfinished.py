@@ -15,11 +15,11 @@ import zmq
 from tests.edge.joiner import Joiner
 from tests.edge.waiting import until
 from zfarm.edge import ports, relay, unfinished
-from zfarm.edge.items import ItemsWriter
+from zfarm.edge.items import ItemsReader, ItemsWriter
 from zfarm.edge.notes import NotesPort
 from zfarm.edge.ports import DealerPort, RouterPort
 from zfarm.edge.relay import Relay
-from zfarm.edge.security import ROLES, Access, ServerKeys
+from zfarm.edge.security import ROLES, Access, ServerKeys, fingerprint
 from zfarm.edge.sockets import Context, connect, hang_up, is_up, new_socket
 from zfarm.edge.tcpinfo import TcpInfo, available
 from zfarm.edge.unfinished import SLACK
@@ -348,6 +348,42 @@ def test_the_relay_disconnects_who_does_not_end(
         writer.close()
     served.close()
     joiner.close()
+
+
+def test_the_relay_lets_go_on_whose_messages_end(
+    context: Context, keys: ServerKeys, doorkeeper: Doorkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "largest_message", lambda size: SLACK)
+    monkeypatch.setattr(relay, "settings", replace(settings, unfinished_check_s=0.0))
+    monkeypatch.setattr(relay, "CHECK_MS", 1)  # between two messages as well, when none waits
+    served = Relay(context, "tcp://127.0.0.1:*", "tcp://127.0.0.1:*", keys.server)
+    topic = f"client:client:{fingerprint(keys.roles['client'].public)}/mine"
+    ups: list[bool] = []
+    writer = ItemsWriter(
+        context, served.emits_address, Access("", "", keys.server.public, keys.roles["worker"])
+    )
+    reader = ItemsReader(
+        context,
+        served.items_address,
+        Access("", "", keys.server.public, keys.roles["client"]),
+        topic,
+        ups.append,
+    )
+    came = 0
+
+    def all_came() -> bool:
+        nonlocal came
+        reader.watch_link()
+        writer.publish(topic, [b"x" * 50_000])
+        came += len(reader.receive())
+        return came * 50_000 > 20 * SLACK
+
+    until(all_came)
+    assert served.ended == 0
+    assert ups == [True]
+    writer.close()
+    reader.close()
+    served.close()
 
 
 def test_a_kernel_that_does_not_count_is_told_of_and_keeps_nobody_out(

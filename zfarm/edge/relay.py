@@ -156,21 +156,22 @@ class Relay:
             _log.exception("the relay of items ends: they take the way of all messages")
 
     def _pass_on(self) -> None:
-        source, target = self._emits, self._items
+        source, target, whole = self._emits, self._items, self._unfinished[0]
         for _ in range(TURN_MESSAGES):
             try:
                 part = source.recv(_DONTWAIT, copy=False)
             except zmq.Again:
                 return
             frames = receive_rest(source, part, FRAMES_MAX)
-            if frames is None or (self._secure and not self._may_publish(part)):
+            principal = _principal(part) if self._secure else ""
+            if frames is None or (self._secure and not self._may_publish(principal)):
                 self.refused += 1
                 kick(part)
                 continue
+            whole.heard(part, frames, principal)
             send_frames(target, frames)
 
-    def _may_publish(self, part: zmq.Frame) -> bool:
-        principal = _principal(part)
+    def _may_publish(self, principal: str) -> bool:
         return bool(principal) and (self._known is None or principal in self._known)
 
     def _take_subscriptions(self) -> None:
@@ -182,6 +183,8 @@ class Relay:
             frames = receive_rest(self._items, part, 1)
             text = part.bytes
             topic = text[1:]
+            if frames is not None:
+                self._unfinished[1].heard(part, frames, _principal(part))
             if frames is not None and text[:1] == b"\0":
                 self._items.setsockopt(zmq.UNSUBSCRIBE, topic)
             elif frames is not None and text[:1] == b"\1" and self._may_subscribe(part, topic):
