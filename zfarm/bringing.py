@@ -54,15 +54,12 @@ def brought(blob: bytes) -> Any:
     here = inside.current()
     if here is None or not here.store:
         return fetched(current_farm(), blob)
-    missing = [part for part in _stored(blob) if not os.path.exists(path_of(part))]
-    if missing:
-        farm = current_farm()
-        with Shelf(here.store) as shelf:
-            for part in missing:
-                shelf.bring(part, lambda stored, at: _pieces(farm, stored, at), here.waits)
     from zfarm.edge.shared import open_kept
 
-    return open_kept(blob)
+    with Shelf(here.store) as shelf:
+        for part in _stored(blob):
+            shelf.bring(part, lambda stored, at: _pieces(current_farm(), stored, at), here.waits)
+        return open_kept(blob)
 
 
 def fetched(farm: Executor, blob: bytes) -> Any:

@@ -14,6 +14,7 @@ from zfarm import kept
 from zfarm.edge.bales import Bale, Bales
 from zfarm.edge.cargo import CARGO, Cargo
 from zfarm.edge.outcomes import encode_error
+from zfarm.edge.stored import Stored
 from zfarm.edge.stowage import UNSHARE, Hold, Stowage
 from zfarm.errors import FarmError
 from zfarm.messages import ERROR, MIXED, VALUE, Blob, Ended, Outcome, Payload, Stranger
@@ -117,6 +118,17 @@ class Harbour:
             self.close()
         else:
             self._link.call(self._take_unnamed)
+
+    def hold(self, stored: Sequence[Stored]) -> None:
+        """A handle names this in the stores of workers from now on. The link's thread only."""
+        for one in stored:
+            self._link.machine.hold(one.at, one.digest, one.size, one.birth)
+
+    def let_go(self, stored: Sequence[Stored]) -> None:
+        """That handle is gone. In the link's thread, or when that has ended, and the farm knows it."""
+        if not self._link.ended:
+            for one in stored:
+                self._link.machine.let_go(one.at, one.digest, one.size)
 
     def close(self) -> None:
         """No task is open any more, and none comes. From any thread, several at once too."""

@@ -35,7 +35,10 @@ class Kept:
         self._blob = blob
         self._far = is_cargo(blob) and any(isinstance(part, Stored) for part in _parts(blob))
         self._farm = link.executor
-        weakref.finalize(self, _retire, weakref.ref(link), descriptors).atexit = False
+        stored = [part for part in _parts(blob) if isinstance(part, Stored)] if self._far else []
+        if stored and link.harbour is not None:
+            link.harbour.hold(stored)
+        weakref.finalize(self, _retire, weakref.ref(link), descriptors, stored).atexit = False
 
     def get(self) -> Any:
         """The result: a private copy, of which nothing is copied before it is written to; over TCP it comes
@@ -118,12 +121,19 @@ def _reopened(part: Part, descriptors: list[int], notes: list[bytes]) -> Part:
     return part._replace(pid=os.getpid(), fd=fd)
 
 
-def _retire(link: weakref.ref[Link], descriptors: list[int]) -> None:
+def _retire(link: weakref.ref[Link], descriptors: list[int], stored: list[Stored]) -> None:
     there = link()
     if there is None or there.harbour is None:
         _close(descriptors)
-    else:
-        there.harbour.retire(lambda: _close(descriptors))
+        return
+    harbour = there.harbour
+
+    def gone() -> None:
+        _close(descriptors)
+        if stored:
+            harbour.let_go(stored)
+
+    harbour.retire(gone)
 
 
 def _close(descriptors: list[int]) -> None:

@@ -215,6 +215,11 @@ class Link:
                 self.call(self._subscribe)
             return self._arrivals
 
+    @property
+    def machine(self) -> Client:
+        """What decides here; the link's thread only."""
+        return self._machine
+
     def start(self) -> None:
         """Start the thread."""
         exits.alive(self)

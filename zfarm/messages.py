@@ -117,6 +117,14 @@ class Chunk(Message):
     text: str = ""
 
 
+class Keep(Message):
+    """A part of a kept result that a handle names. ``birth``: what its child calls the result, until then."""
+
+    digest: bytes
+    size: int
+    birth: bytes = b""
+
+
 class ArchivedFile(Message):
     """A file or directory that the archive keeps under a name: ``bytes`` in so many ``files``, since a time
     of day."""
@@ -391,6 +399,23 @@ class Chunks(Message, tag="chunks"):
     lease: int
     task: int
     chunks: list[Chunk]
+
+
+class Pin(Message, tag="pin"):
+    """Client -> broker -> worker: of what the store of worker ``at`` keeps, handles of this client name this
+    now (``keeps``), and that no more (``drops``). Answered with Pinned, and said again until then; with
+    neither, it says that the client is there. ``fresh``: nothing that was said before counts.
+
+    With ``over``, by the broker: the client is gone, and all of its handles.
+    """
+
+    at: str
+    number: int
+    keeps: list[Keep] = []
+    drops: list[Need] = []
+    fresh: bool = False
+    owner: str = ""  # whose handles: by the broker
+    over: bool = False
 
 
 class Archive(Message, tag="archive"):
@@ -707,6 +732,16 @@ class Want(Message, tag="want"):
     owner: str = ""  # whose task it is: by the broker, to its archive alone
 
 
+class Pinned(Message, tag="pinned"):
+    """Worker -> broker -> client: answer to Pin. Not ``known``: this store has nothing of that client any
+    more, which is to say it all afresh."""
+
+    at: str
+    number: int
+    known: bool = True
+    owner: str = ""  # to the broker
+
+
 class Archived(Message, tag="archived"):
     """Archive -> client: answer to Archive, Lookup and Discard. ``files`` from number ``first`` on, of a
     ``total``; a ``code`` is the error that its ``text`` is for. ``open``: it is not done yet."""
@@ -953,19 +988,20 @@ class Waits(Message, tag="waits"):
 FromMonitor: TypeAlias = Look | Why
 FromClient: TypeAlias = (
     Hello | Attach | Submit | Cancel | Ask | Forget | Pulse | Listen | Fetch | Chunks | Bye | Look | Why
-    | Archive | Lookup | Discard | Want
+    | Archive | Lookup | Discard | Want | Pin
 )  # fmt: skip
 ToClient: TypeAlias = (
     Welcome | Stranger | Refused | Attached | Booked | Ended | Began | Unknown | Echo | Picture
-    | Streams | Items | Sent | Progress | Reason | Printed | Want | Chunks | Archived
+    | Streams | Items | Sent | Progress | Reason | Printed | Want | Chunks | Archived | Pinned
 )  # fmt: skip
 FromWorker: TypeAlias = (
     Join | Beat | Reports | Return | Began | Room | Leave | Tunnel | TunnelClosed
-    | Streams | Items | Sent | Progress | Printed | Want
+    | Streams | Items | Sent | Progress | Printed | Want | Pinned
 )  # fmt: skip
 ToWorker: TypeAlias = (
     Welcome | Stranger | Refused | Grants | Revoke | Thanks | Noted | Drain | Tunnel | Listen | Fetch | Chunks
-)
+    | Pin
+)  # fmt: skip
 ToChild: TypeAlias = Run | Tunnel | Lent | Unshare | Delivered
 FromChild: TypeAlias = Dones | Starts | Waits | Tunnel | Emits | Progress | Borrow | Released | Delivers
 
@@ -1193,6 +1229,12 @@ class DropBlob(Action):
 
     errand: int
     need: Need
+
+
+class PinBlobs(Action):
+    """Worker: have the store follow this Pin; answer with ``pinned``, but to one that is over."""
+
+    pin: Pin
 
 
 class NameBlob(Action):

@@ -174,6 +174,9 @@ class Settings:
     store_bytes_max: int = 50 * 1024 * MIB
     """Bytes of files that a worker's store keeps for later calls; what was not used for longest goes
     first."""
+    pins_kept_s: float = 900.0
+    """For how long a store keeps the results that handles of a client name when nothing is heard of that
+    client: longer than ``broker_away_max_s``."""
     blobs_from_bytes: int = 1 * MIB
     """Arrays and pickles of at least this size in the arguments of calls are sent once to each host of a farm
     over TCP, and mapped there; smaller ones travel with each call."""

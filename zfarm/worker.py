@@ -111,6 +111,7 @@ class WorkerShell:
             messages.StoreChunk: keeper.do,
             messages.BuildTree: keeper.do,
             messages.DropBlob: keeper.do,
+            messages.PinBlobs: keeper.do,
             messages.Connected: self._on_connected,
             messages.Rejected: self._on_rejected,
             messages.Finished: lambda _action: loop.stop(),

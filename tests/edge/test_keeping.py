@@ -22,7 +22,7 @@ def test_a_result_beyond_the_store_is_refused_with_the_remedy_and_leaves_nothing
         shelf._bytes_max = MIB
 
         with pytest.raises(TransferError, match=r"ZFARM_STORE_BYTES_MAX.*without keep=True"):
-            shelf.put(memoryview(bytes(MIB + 1)), "here/1")
+            shelf.put(memoryview(bytes(MIB + 1)), "here/1", b"birth")
     assert left(tmp_path / "store") == []
 
 
@@ -33,9 +33,9 @@ def test_a_disk_that_is_full_in_the_middle_is_told_and_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     with Shelf(str(tmp_path / "store")) as shelf:
-        assert shelf.put(memoryview(bytes(MIB)), "here/1").size == MIB
+        assert shelf.put(memoryview(bytes(MIB)), "here/1", b"birth").size == MIB
         monkeypatch.setattr(keeping, "_write", full)
 
         with pytest.raises(TransferError, match="No space left on device; make room there"):
-            shelf.put(memoryview(bytes(2 * MIB)), "here/1")
+            shelf.put(memoryview(bytes(2 * MIB)), "here/1", b"birth")
     assert len(left(tmp_path / "store")) == 1

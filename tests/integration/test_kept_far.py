@@ -3,8 +3,10 @@ needed, and lost with a clear word."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +93,38 @@ def test_a_kept_result_is_lost_with_its_host_and_that_is_said(farm: TcpFarm) -> 
             with pytest.raises(zfarm.TransferError, match=r"is lost: worker a/\d+"):
                 future.result(DEADLINE_S)
         assert client.submit(pow, 2, 10).result(DEADLINE_S) == 1024
+
+
+def named(farm: TcpFarm, name: str) -> list[str]:
+    """What the store of a host keeps for handles, the newborn included."""
+    pins = farm.directory / name / "pins"
+    files = [*pins.glob("born/*"), *pins.glob("named/*/*")]
+    return [file.name for file in map(Path, files) if file.name != "last"]
+
+
+def test_what_a_handle_names_stays_in_a_store_that_is_full(farm: TcpFarm) -> None:
+    farm.start_broker("--journal", "none")
+    farm.variables = {"ZFARM_STORE_BYTES_MAX": str(9 * MIB)}
+    worker = host(farm, "a")
+    farm.wait_slots(1)
+    with zfarm.Executor(farm.connection) as client:
+        keeping = client.options(keep=True)
+        one = keeping.submit(large.make, 1.0, 2).result(DEADLINE_S)
+        for value in range(5):  # each goes with its handle, to make room for the next ones
+            keeping.submit(large.make, float(value), 3).result(DEADLINE_S)
+        worker.process.send_signal(signal.SIGKILL)
+        worker.wait()
+        again = host(farm, "a")
+        wait_until(lambda: [w["pid"] for w in farm.status()["workers"]] == [again.pid], "the other worker")
+        wait_until(lambda: len(named(farm, "a")) == 1, "that it has heard of what went meanwhile")
+        more = [keeping.submit(large.make, 10.0 + n, 3).result(DEADLINE_S) for n in range(2)]
+
+        with pytest.raises(zfarm.TransferError, match=r"kept results that handles.*let go of handles"):
+            keeping.submit(large.make, 20.0, 3).result(DEADLINE_S)
+        more.clear()
+        gc.collect()
+        assert isinstance(keeping.submit(large.make, 20.0, 3).result(DEADLINE_S), zfarm.Kept)
+        assert client.submit(large.total_of, one).result(DEADLINE_S) == MIB / 4 + 1
+        assert large.total_of(one.get()) == MIB / 4 + 1
+        wait_until(lambda: len(named(farm, "a")) == 1, "that but one handle is left")
+    wait_until(lambda: not named(farm, "a"), "that the client is gone")

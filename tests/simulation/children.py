@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tests.simulation.bulk import deliver
+from tests.simulation.handles import outcome_of
 from tests.simulation.lane import Lane
 from tests.simulation.leaving import let_stay
 from tests.simulation.listeners import chatter
@@ -294,7 +295,7 @@ class Child:
         elif self.alive:
             chatter(self, call.seq, task)
             self.owner.worker.shelf.check(task)
-            kind, blob = task.outcome_of_run()
+            kind, blob = outcome_of(self.owner.worker.shelf, task)
             run, self.running = self.running, None
             assert run is not None
             run.finished = True

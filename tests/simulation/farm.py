@@ -16,6 +16,7 @@ from math import inf
 from tests.simulation.checkers import Books
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Mix
+from tests.simulation.handles import Kept
 from tests.simulation.keyring import Keyring
 from tests.simulation.network import Network
 from tests.simulation.people import Task
@@ -46,6 +47,8 @@ class Farm:
         self.tasks: dict[int, Task] = {}
         self.library = Library(random.Random(f"library {mix.seed}"))
         self.stores: dict[str, Store] = {}
+        self.kept: list[Kept] = []
+        """Every result that was kept."""
         if mix.damage_share:
             self.library.lies.update(need.digest for need in self.library.all[:1])
         self._heap: list[tuple[float, float, int, Callable[[], object]]] = []

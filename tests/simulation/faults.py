@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tests.simulation.bulk import let_deliver
 from tests.simulation.exclusion import cut_off, let_exclude, stop_a_worker
 from tests.simulation.fullness import empty_disk, fill_disk
+from tests.simulation.handles import let_keep
 from tests.simulation.keyring import let_keys_go, let_revoke
 from tests.simulation.leaving import let_leave, let_workers_leave
 from tests.simulation.listeners import let_print
@@ -104,6 +105,7 @@ class Mix:
     needs_share: float = 0.0  # calls that need files
     archived_share: float = 0.0
     """Of those files, the part that the broker's archive gives."""
+    keep_share: float = 0.0  # calls whose results stay where they are
     near_share: float = 0.0  # clients are on the hosts of their workers
     gone_share: float = 0.0
     damage_share: float = 0.0
@@ -202,28 +204,19 @@ def mix_of(seed: int) -> Mix:
     mix.settings = dataclasses.replace(
         mix.settings, worker_deaths_max=more.choice((2, 3, 5)), worker_aside_s=more.choice((2.0, 10.0))
     )
-    let_choose(mix)
-    let_print(mix)
-    let_need(mix)
-    let_exclude(mix)
-    _let_outlive(mix)
-    let_crowd(mix)
-    let_name(mix)
+    for let in (let_choose, let_print, let_need, let_exclude, _let_outlive, let_crowd, let_name):
+        let(mix)
     rng = Random(f"disk {seed}")
     if mix.journal and not mix.calm and rng.random() < 0.5:
         mix.rates["fill disk"] = rng.choice((0.2, 0.5))
         backlog = rng.choice((3000, 64 * 1024 * 1024))
         mix.settings = dataclasses.replace(mix.settings, journal_backlog_bytes=backlog)
-    _let_stop(mix)
+    if not mix.calm:  # in some farms workers are stopped at once; the dice are of their own here, too
+        mix.rates["stop at once"] = Random(f"stops {mix.seed}").choice((0.0, 0.0, 0.1, 0.6)) + 1e-9
     let_revoke(mix)
     let_leave(mix)
+    let_keep(mix)
     return mix
-
-
-def _let_stop(mix: Mix) -> None:
-    """In some farms workers are stopped at once. The dice are of their own here, too."""
-    if not mix.calm:
-        mix.rates["stop at once"] = Random(f"stops {mix.seed}").choice((0.0, 0.0, 0.1, 0.6)) + 1e-9
 
 
 def _let_outlive(mix: Mix) -> None:

@@ -290,6 +290,18 @@ MUTANTS = [
     Mutant("a child fed ahead knows no store", "_feed", "limits, now, self._place", "limits, now"),
     Mutant("a child knows no store", "_feed", ", place=self._place", ""),
     Mutant("a file that is gone fails nobody", "_refused", "self._fail(", "list("),
+    # kept results
+    Mutant("handles that are gone keep what they named", "let_go", "place.drops[key] = None", "pass"),
+    Mutant("handles are told of once", "advance", "or now >= place.heard_at + kept / RENEWALS", ""),
+    Mutant("a store that has forgotten is told nothing", "pinned", "place.fresh = True", "pass"),
+    Mutant("a store that has forgotten is told of new handles", "pinned", ", *named]", "]"),
+    Mutant("any answer is the answer", "pinned", "place.said.number != message.number", "False"),
+    Mutant("dropped before it was kept", "_next", "[] if place.keeps else ", ""),
+    Mutant("the last handle of several", "let_go", "if not place.held[key]", "if True"),
+    Mutant("stores are not told who is gone", "over", "if client.pinned", "if False"),
+    Mutant(
+        "said once, heard or not", "advance", "now >= place.said_at + place.patience", "place.said_at < 0"
+    ),
     # files out of the archive
     Mutant("clients are asked for what they have not", "on_want", "if not one.archived", ""),
     Mutant(

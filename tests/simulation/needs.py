@@ -7,6 +7,7 @@ import dataclasses
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.handles import Handles
 from tests.simulation.shelves import closure
 from zfarm import messages as m
 from zfarm.core.lacking import plain
@@ -55,7 +56,7 @@ class Known:
         """The number of the last Grants that each lease was in."""
 
 
-class Needs:
+class Needs(Handles):
     """What happened to files, as an onlooker sees it."""
 
     farm: Farm

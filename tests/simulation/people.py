@@ -115,6 +115,8 @@ class Task:
     """It is cancelled with force, if at all."""
     demand: Demand | None = None
     needs: tuple[Need, ...] = ()
+    keep: bool = False
+    """Its result stays at its worker."""
     pieces: int = 0
     """Of its result, if that is large."""
     priority: int = 0
@@ -323,6 +325,8 @@ class Person:
             task.needs = farm.library.archived(task.needs, mix.archived_share, task.token)
             if self.client.job and mix.archived_share == 1.0:  # such files outlive its client as well
                 task.needs = tuple(structs.replace(need, archived=True) for need in farm.library.all[:2])
+        if mix.keep_share and not self.client.job and not task.items:
+            task.keep = rng.random() < mix.keep_share
         self.tasks.append(task)
         self.hand("submit", task)
         if mix.stream_share:

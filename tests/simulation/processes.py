@@ -345,7 +345,7 @@ class WorkerProcess(Process):
             farm.network.publish(self, action.topic, action.items, action.payload)
         elif isinstance(action, m.StopChild):
             self.children.stop(action.child, action.kill)
-        elif isinstance(action, m.SeekBlob | m.StoreChunk | m.BuildTree | m.DropBlob):
+        elif isinstance(action, m.SeekBlob | m.StoreChunk | m.BuildTree | m.DropBlob | m.PinBlobs):
             self.shelf.do(action)
         elif isinstance(action, m.Finished):
             self.finished = True
@@ -422,6 +422,9 @@ class ClientProcess(Process):
         elif kind == "why":
             self.machine.why(entry[1].token, entry[1].number)
             self.machine.look()
+        elif kind == "let_go":
+            self.farm.books.lets_go(self, entry[1])
+            self.machine.let_go(entry[1].at, entry[1].need.digest, entry[1].need.size)
         elif kind == "unlisten":
             self.machine.unlisten(entry[1].number)
         elif kind == "took":
@@ -528,6 +531,7 @@ class ClientProcess(Process):
             self.farm.books.shown_again(self, task, action.outcome)
             return
         self.farm.books.resolved(self, task, action.outcome, action.blob)
+        self.farm.books.is_kept(self, action.blob)
         self.farm.books.ends_filed(task, action.outcome)
         self.farm.books.all_heard(task, action.outcome)
         if action.outcome.kind == m.LOST and task.items > 1:

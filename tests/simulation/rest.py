@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 KEPT = {
     "Broker.clients",
     "Broker.clients[].account.sessions",
+    "Broker.clients[].pinned",
+    "Broker.peers[].pinned",
+    "Broker.accounts._accounts[].sessions[].pinned",
     "Broker.accounts._accounts",
     "Broker.accounts._accounts[].sessions",
     "Broker.accounts._jobs",
@@ -71,6 +74,8 @@ RESTLESS = {
     "Sent",
     "Want",
     "Chunks",
+    "Pin",
+    "Pinned",
 }
 """What a farm at rest has no reason to say."""
 
@@ -109,6 +114,7 @@ def unrest(farm: Farm) -> list[str]:
             if container and path not in KEPT and "handlers" not in path and "_from_" not in path:
                 found.append(f"{process.name} holds {path} = {str(container)[:200]}")
     found += remains(farm)
+    found += farm.books.kept_in_vain()
     for worker in workers:
         if worker.shelf.pins:
             found.append(f"{worker.name} keeps the files {worker.shelf.pins}")

@@ -11,6 +11,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.handles import Pins
 from tests.simulation.lane import Lane
 from zfarm import messages as m
 from zfarm.core.lacking import DAMAGED, FAR, FINAL, plain
@@ -77,6 +78,7 @@ class Store:
     parts: dict[m.Need, bytearray] = field(default_factory=dict)
     locked: dict[m.Need, Shelf] = field(default_factory=dict)
     """Who writes it."""
+    pins: Pins = field(default_factory=Pins)
 
 
 class Shelf:
@@ -91,6 +93,7 @@ class Shelf:
         """What a child has to know before it runs a call with needs."""
         self._damaged: set[int] = set()
         self._lane = Lane(self.farm)
+        self.store.pins.lose_some(self.farm)
 
     def do(self, action: Any) -> None:
         """Soon, and in order."""
@@ -105,10 +108,24 @@ class Shelf:
             self._seek(action.errand, action.need)
         elif isinstance(action, m.StoreChunk):
             self._store_chunk(action)
+        elif isinstance(action, m.PinBlobs):
+            self._pin(action.pin)
         elif isinstance(action, m.BuildTree):
             self._build(action.errand, action.need)
         else:
             self._drop(action.errand, action.need)
+
+    def _pin(self, pin: m.Pin) -> None:
+        farm = self.farm
+        known = self.store.pins.follow(pin, farm.now, farm.mix.settings.pins_kept_s, self.store.whole)
+        farm.story.probe(
+            "a store hears of handles" if not pin.over else "a store hears that a client is gone"
+        )
+        if known is not None:
+            if not known:
+                farm.story.probe("a store knows nothing of a client")
+            self._say("pinned", m.Pinned(pin.at, pin.number, known, pin.owner))
+        self.evict()
 
     def _say(self, name: str, *arguments: Any) -> None:
         self.worker.hand("call", name, *arguments)
@@ -191,18 +208,20 @@ class Shelf:
         self.pins.pop(errand, None)
         if self.store.locked.get(need) is self and need not in self.pins.values():
             del self.store.locked[need]
-        self._evict()
+        self.evict()
 
-    def _evict(self) -> None:
+    def evict(self) -> None:
         """What no lease names may go at any moment; while a directory is made nothing does."""
         alive = [w.shelf for w in self.farm.all_workers() if w.shelf.store is self.store]
         pinned = {need for shelf in alive for need in shelf.pins.values()}
         building = any(need.tree and need not in self.store.whole for need in pinned)
         if building or self.farm.rng.random() < 0.5:
             return
+        pinned |= self.store.pins.pinned(self.farm.now, self.farm.mix.settings.pins_kept_s)
         for need in sorted(self.store.whole - pinned, key=lambda need: (need.digest, need.tree)):
             if self.farm.rng.random() < 0.5:
                 self.store.whole.discard(need)
+        self.farm.books.judge_kept(self.store)
 
     def check(self, task: Task) -> None:
         """A call runs: all that it needs is there."""

@@ -194,6 +194,7 @@ class ClientRecord:
         "others",
         "peer",
         "pid",
+        "pinned",
         "queue",
         "rank",
         "refused",
@@ -246,6 +247,7 @@ class ClientRecord:
         self.unknown: list[int] = []
         self.submit_seen = 0  # the number of its last Submit
         self.booked: list[int] = []
+        self.pinned: set[str] = set()  # hosts that were told of its handles
 
     def held_bytes(self) -> int:
         """What it has: bodies that wait or run, outcomes that are kept, functions and setups."""

@@ -54,6 +54,7 @@ from zfarm.messages import (
     Message,
     Payload,
     Peer,
+    Pinned,
     Printed,
     Progress,
     Publish,
@@ -108,6 +109,7 @@ class Broker(Reception):
             Progress: self.routes.on_progress,
             Printed: self.routes.on_printed,
             Want: self.routes.on_want,
+            Pinned: self.pinboard.on_pinned,
         }
 
     # ------------------------------------------------------------ the machine

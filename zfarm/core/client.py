@@ -23,6 +23,7 @@ from zfarm.core.giving import Giving
 from zfarm.core.inflow import Inflow
 from zfarm.core.machine import NOW, Indexed
 from zfarm.core.named import Told, name_of
+from zfarm.core.pinning import Pinning
 from zfarm.messages import (
     BROKER,
     CANCELLED,
@@ -57,6 +58,7 @@ from zfarm.messages import (
     Payload,
     Peer,
     Picture,
+    Pinned,
     Printed,
     Progress,
     Pulse,
@@ -139,6 +141,7 @@ class Client:
         self._whys: list[Why | Look] = []
         self.inflow = self._inflow = Inflow(limits)
         self.giving = self._giving = Giving(limits)
+        self._pinning = Pinning(limits)
         self._handlers: dict[type, Callable[[Any, Payload, float], None]] = {
             Welcome: self._on_welcome,
             Stranger: self._on_stranger,
@@ -153,6 +156,7 @@ class Client:
             Items: self._inflow.items,
             Sent: lambda message, _, now: self._inflow.sent(message, now),
             Want: lambda message, _, now: self._giving.want(message, self._tasks, now),
+            Pinned: lambda message, _, now: self._pinning.pinned(message, now),
             Progress: self._on_progress,
             Reason: lambda message, *_: self._actions.append(Explained(message)),
             Picture: lambda message, *_: self._actions.append(Looked(message)),
@@ -269,6 +273,16 @@ class Client:
             self._tasks[task.task] = asked
         self.deadline = NOW
 
+    def hold(self, at: str, digest: bytes, size: int, birth: bytes) -> None:
+        """A handle names this part of a kept result from now on, in the store of worker ``at``."""
+        self._pinning.hold(at, digest, size, birth)
+        self.deadline = NOW
+
+    def let_go(self, at: str, digest: bytes, size: int) -> None:
+        """That handle is gone, and the calls that were given it have ended."""
+        self._pinning.let_go(at, digest, size)
+        self.deadline = NOW
+
     def leave(self) -> None:
         """Say Bye at the next advance: the broker cancels what is open, running calls included."""
         self._leaving = True
@@ -314,6 +328,8 @@ class Client:
                 actions.append(Send(BROKER, Pulse(number=self._pulse, open=len(self._tasks))))
             if now >= self._inflow.deadline:
                 self._inflow.advance(now, True, actions)
+            if now >= self._pinning.deadline:
+                self._pinning.advance(now, actions)
         if now >= self._giving.deadline:
             self._giving.advance(now, self._tasks, actions)
         away_at = self._heard_at + self._limits.broker_away_max_s
@@ -322,7 +338,8 @@ class Client:
             self._reject(actions, "BrokerUnreachable", f"the broker has not answered for {away:g} s")
             return actions
         beat_at = self._hello_at if self._welcome is None else self._pulse_at
-        self.deadline = min(away_at, beat_at, self._inflow.deadline, self._giving.deadline)
+        pin_at = inf if self._welcome is None else self._pinning.deadline
+        self.deadline = min(away_at, beat_at, pin_at, self._inflow.deadline, self._giving.deadline)
         return actions
 
     def check(self) -> None:
@@ -333,6 +350,7 @@ class Client:
             assert asked.sent or number in waiting, f"task {number} is neither sent nor waiting to be sent"
         self._inflow.check()
         self._giving.check()
+        self._pinning.check()
 
     # ------------------------------------------------------------ messages of the broker
 
@@ -342,6 +360,7 @@ class Client:
         self._pulse_at = now + self._limits.beat_interval_s
         self._actions.append(Connected(message))
         self._inflow.welcome()
+        self._pinning.welcome()
         self._told.clear()
         # Whatever was on the old link may be lost in either direction: ask for all that was sent, and say
         # again what has arrived, or the broker would keep those outcomes for ever.

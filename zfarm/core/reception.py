@@ -18,6 +18,7 @@ from zfarm.core.ledger import Ledger
 from zfarm.core.machine import NOW
 from zfarm.core.naming import functions_of, make_room
 from zfarm.core.orphans import Orphans
+from zfarm.core.pinboard import Pinboard
 from zfarm.core.routes import Routes
 from zfarm.messages import (
     CANCELLED,
@@ -41,6 +42,7 @@ from zfarm.messages import (
     Outcome,
     Payload,
     Peer,
+    Pin,
     Pulse,
     Refused,
     Send,
@@ -78,6 +80,7 @@ class Reception(Ledger):
         self.archive: Peer | None = None
         """Who gives what the broker keeps beyond the life of programs; None: nobody. Set by the shell."""
         self.routes = Routes(self)  # type: ignore[arg-type]  # a reception is always that of a broker
+        self.pinboard = Pinboard(self)  # type: ignore[arg-type]
         self._strangers: dict[Peer, None] = {}
         self._from_client: dict[type, Handler] = {
             Submit: self._on_submit,
@@ -89,6 +92,7 @@ class Reception(Ledger):
             Listen: self.routes.on_listen,
             Fetch: self.routes.on_fetch,
             Chunks: self.routes.on_chunks,
+            Pin: self.pinboard.on_pin,
         }
 
     # ------------------------------------------------------------ clients
@@ -345,6 +349,7 @@ class Reception(Ledger):
             del self.peers[client.peer]
         self.drop(client)
         self.routes.drop(client.session)
+        self.pinboard.over(client)
         self.orphans.stop_of(client.session)
 
     # ------------------------------------------------------------ peers and sending

@@ -11,7 +11,18 @@ from zfarm.core.brood import Brood
 from zfarm.core.kids import Duty
 from zfarm.core.lacking import Lacking
 from zfarm.core.machine import NOW
-from zfarm.messages import MISSING, Chunks, Need, Payload, Report
+from zfarm.messages import (
+    BROKER,
+    MISSING,
+    Chunks,
+    Need,
+    Payload,
+    Pin,
+    PinBlobs,
+    Pinned,
+    Report,
+    Send,
+)
 from zfarm.settings import Settings
 
 __all__ = ["Supply"]
@@ -44,6 +55,11 @@ class Supply(Brood):
         self._lacking.went_wrong(errand, text, kind, now)
         self.deadline = NOW
 
+    def pinned(self, answer: Pinned, now: float) -> None:
+        """Answer to PinBlobs. It may be lost: then it is asked again."""
+        self._actions.append(Send(BROKER, answer))
+        self.deadline = NOW
+
     # ------------------------------------------------------------ leases
 
     def _has_all(self, duty: Duty, needs: tuple[Need, ...]) -> bool:
@@ -57,6 +73,9 @@ class Supply(Brood):
 
     def _on_chunks(self, message: Chunks, payload: Payload, now: float) -> None:
         self._lacking.chunks(message, payload, now)
+
+    def _on_pin(self, message: Pin, payload: Payload, now: float) -> None:
+        self._actions.append(PinBlobs(message))
 
     def _supply(self, now: float, joined: bool) -> None:
         """Let go on what has all that it needs, and end what will never have it."""

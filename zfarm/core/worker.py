@@ -53,6 +53,7 @@ from zfarm.messages import (
     PauseChild,
     Payload,
     Peer,
+    Pin,
     Progress,
     Refused,
     Rejected,
@@ -121,6 +122,7 @@ class Worker(Delivering):
             Listen: self._on_listen,
             Fetch: self._on_fetch,
             Chunks: self._on_chunks,
+            Pin: self._on_pin,
         }
 
     # ------------------------------------------------------------ local inputs

@@ -22,7 +22,7 @@ PATH_MAX: Final = 4096
 MODE_MAX: Final = 0o777
 
 
-def digests(what: str, *blobs: m.Need | m.Wanted | m.Chunk) -> None:
+def digests(what: str, *blobs: m.Need | m.Keep | m.Wanted | m.Chunk) -> None:
     """Digests and sizes as they can be."""
     for blob in blobs:
         if len(blob.digest) != m.DIGEST_BYTES:
@@ -90,6 +90,23 @@ def _archived(message: m.Archived, blobs: int) -> None:
         _real("a time", file.at)
 
 
+def _pin(message: m.Pin, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _number("number", message.number)
+    _name("a worker or an owner", message.at, message.owner)
+    _listed("what is kept", message.keeps, settings.batch_calls_max)
+    _listed("what is dropped", message.drops, settings.batch_calls_max)
+    digests("a kept result", *message.keeps, *message.drops)
+    if any(len(keep.birth) > m.DIGEST_BYTES for keep in message.keeps):
+        raise Malformed("the name of a result at its birth is too long")
+
+
+def _pinned(message: m.Pinned, blobs: int) -> None:
+    _blobs(message, blobs, 0)
+    _number("number", message.number)
+    _name("a worker or an owner", message.at, message.owner)
+
+
 FILE_CHECKS: Final[dict[Any, Callable[[Any, int], None]]] = {
     m.Want: _want,
     m.Chunks: _chunks,
@@ -97,4 +114,6 @@ FILE_CHECKS: Final[dict[Any, Callable[[Any, int], None]]] = {
     m.Lookup: _lookup,
     m.Discard: _discard,
     m.Archived: _archived,
+    m.Pin: _pin,
+    m.Pinned: _pinned,
 }

@@ -24,7 +24,7 @@ from zfarm.edge.scratch import remove_tree
 from zfarm.edge.storeroom import DIRECTORY, PART, READ, Storeroom
 from zfarm.edge.trees import STORED_MODE, Manifest, build_tree, check_list, read_manifest
 from zfarm.errors import FarmError, TransferError
-from zfarm.messages import CHUNK_BYTES, Blob, BuildTree, DropBlob, Need, SeekBlob, StoreChunk
+from zfarm.messages import CHUNK_BYTES, Blob, BuildTree, DropBlob, Need, Pin, SeekBlob, StoreChunk
 
 __all__ = ["DAMAGED", "FAR", "FINAL", "Store", "name_of"]
 
@@ -454,7 +454,14 @@ class Store(Storeroom):
                 text += f"; free some space there, or {self.elsewhere}"
         self._answer("blob_failed", errand, text, kind)
 
-    # ------------------------------------------------------------ the end of an errand
+    # ------------------------------------------------------------ handles, and the end of an errand
+
+    def pin(self, pin: Pin) -> None:
+        """See Worker.pinned. What cannot be written is not answered: it is said again."""
+        with suppress(OSError):
+            answer = self.pins.follow(pin)
+            if answer is not None:
+                self._answer("pinned", answer)
 
     def drop(self, errand: int, need: Need) -> None:
         """No lease of ours names it any more."""

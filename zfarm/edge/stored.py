@@ -19,11 +19,12 @@ __all__ = ["Stored", "area_of_stored", "here", "path_of"]
 
 class Stored(NamedTuple):
     """A blob by its name. With ``at`` it is in the store of that worker (HOST/PID), or was; else whatever
-    call refers to it needs it."""
+    call refers to it needs it. ``birth`` is what its child calls the result until its handle is heard of."""
 
     digest: bytes
     size: int
     at: str = ""
+    birth: bytes = b""
 
 
 def here() -> str:

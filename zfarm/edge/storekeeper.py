@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from zfarm.edge.scratch import Scratch
 from zfarm.errors import FarmError
-from zfarm.messages import BuildTree, DropBlob, SeekBlob, StoreChunk
+from zfarm.messages import BuildTree, DropBlob, PinBlobs, SeekBlob, StoreChunk
 from zfarm.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ BATCH_MAX: Final = 512
 """Actions done before the answers are told."""
 _FINAL: Final = 0
 """As zfarm.core.lacking has it."""
-StoreAction: TypeAlias = SeekBlob | StoreChunk | BuildTree | DropBlob
+StoreAction: TypeAlias = SeekBlob | StoreChunk | BuildTree | DropBlob | PinBlobs
 
 
 class Storekeeper:
@@ -90,11 +90,14 @@ class Storekeeper:
         try:
             store = self.store or self._open()
         except (OSError, FarmError) as error:
-            if not isinstance(action, DropBlob):
+            if not isinstance(action, DropBlob | PinBlobs):
                 text = f"the worker has no store for files: {error}; start it with --store DIR"
                 self._answer("blob_failed", action.errand, text, _FINAL)
             return
-        store.do(action)
+        if isinstance(action, PinBlobs):
+            store.pin(action.pin)
+        else:
+            store.do(action)
 
     def _open(self) -> Store:
         from zfarm.edge.store import Store  # most workers never need one

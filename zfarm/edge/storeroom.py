@@ -3,7 +3,7 @@
     blobs/DIGEST-SIZE    a file, complete, read-only        parts/    what is being written
     trees/DIGEST-SIZE    a directory, made of blobs         making    locked while one is made
 
-It removes nothing that is locked.
+It removes nothing that is locked, nor what handles of clients name (zfarm.edge.pins).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from zfarm.edge.pins import Pins
 from zfarm.edge.places import private_directory
 from zfarm.edge.scratch import remove_tree
 from zfarm.errors import TransferError
@@ -48,6 +49,9 @@ class Storeroom:
         )
         self._known: dict[str, tuple[int, int, int]] = {}  # verified: inode, size and time
         self._bytes = -1
+        self.pins = Pins(root)
+        self.pinned_bytes = 0
+        """Bytes of what handles named when room was needed last."""
         self._sweep()
 
     def _sweep(self) -> None:
@@ -91,16 +95,23 @@ class Storeroom:
         making = os.open("making", PART, 0o600, dir_fd=self._top)
         try:
             fcntl.flock(making, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            most = max(0, int(self._bytes_max * KEPT_SHARE) - size)
-            for _, bytes_, kind, name in sorted(found):
-                if self._bytes <= most:
-                    return
-                if self._remove(kind, name):
-                    self._bytes -= bytes_
+            with self.pins.frozen() as pinned:
+                self._remove_unpinned(found, size, pinned)
         except BlockingIOError:
             return  # a directory is being made: what it needs must stay
         finally:
             os.close(making)
+
+    def _remove_unpinned(self, found: list[tuple[int, int, str, str]], size: int, pinned: set[str]) -> None:
+        most = max(0, int(self._bytes_max * KEPT_SHARE) - size)
+        self.pinned_bytes = sum(
+            bytes_ for _, bytes_, kind, name in found if kind == "blobs" and name in pinned
+        )
+        for _, bytes_, kind, name in sorted(found):
+            if self._bytes <= most:
+                return
+            if not (kind == "blobs" and name in pinned) and self._remove(kind, name):
+                self._bytes -= bytes_
 
     def _remove(self, kind: str, name: str) -> bool:
         """Remove this unless it is in use."""
