@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import structs
+
 from zfarm.broadcast import watched
 from zfarm.edge import inside
 from zfarm.edge.cargo import unpacked
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from zfarm.api import Executor
     from zfarm.futures import Future
 
-__all__ = ["STORE", "brought", "fetched"]
+__all__ = ["STORE", "brought", "fetched", "store_near"]
 
 STORE: Final = FileHandle("the empty blob", Need(whole_digest(b""), 0), 0o400)
 """What a call needs that needs a store, whatever is in it: every worker makes it itself."""
@@ -40,6 +42,14 @@ PIECE_BYTES: Final = 16 * CHUNK_BYTES
 AHEAD: Final = 2
 LOOKS: Final = 5
 """So many beats in a row a worker must be missing: it may come back to a new broker."""
+
+
+def store_near(blob: bytes) -> FileHandle:
+    """The same, and where the largest part of a kept result is: the call rather runs on that host."""
+    largest = max(_stored(blob), key=lambda part: part.size)
+    return FileHandle(
+        STORE.name, structs.replace(STORE._need, near=largest.at.rpartition("/")[0]), STORE.mode
+    )
 
 
 def brought(blob: bytes) -> Any:

@@ -62,9 +62,9 @@ class Kept:
     def __reduce__(self) -> Any:
         if not self._far:
             return open_kept, (self._blob,)
-        from zfarm.bringing import STORE, brought
+        from zfarm.bringing import brought, store_near
 
-        note(STORE)
+        note(store_near(self._blob))
         return brought, (self._blob,)
 
     def __repr__(self) -> str:

@@ -83,12 +83,14 @@ class Demand(Message):
 
 class Need(Message):
     """A blob that a call needs. With ``tree`` it lists the files of a directory, which are needed as well.
-    ``archived``: the archive of the broker gives it, and not the client."""
+    ``archived``: the archive of the broker gives it, and not the client. ``near``: the host on which the call
+    rather runs, since what it uses is there."""
 
     digest: bytes
     size: int
     tree: bool = False
     archived: bool = False
+    near: str = ""
 
 
 class Wanted(Message):

@@ -57,6 +57,10 @@ def test_a_kept_result_is_used_where_it_is_and_brought_once_to_another_host(farm
         back = one.get()
         assert large.total_of(back) == 2.125 * MIB + 1
         assert list(on["b"].map(large.total_of, [one, small])) == [2.125 * MIB + 1, 3]
+        three, before = keep["b"].submit(large.make, 4.0, 2).result(DEADLINE_S), sorted(blobs(farm, "a"))
+        for _ in range(2):  # it rather runs there
+            assert client.submit(large.total_of, three).result(DEADLINE_S) == MIB + 4
+        assert sorted(blobs(farm, "a")) == before
         giver = client._link._giver
         assert giver is None or giver.given_bytes == 0
 

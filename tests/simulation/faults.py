@@ -103,6 +103,7 @@ class Mix:
     exclusive_share: float = 0.0
     """Tasks that must never run in two places at once."""
     needs_share: float = 0.0  # calls that need files
+    hinted_share: float = 0.0  # of these, those that are near to some host
     archived_share: float = 0.0
     """Of those files, the part that the broker's archive gives."""
     keep_share: float = 0.0  # calls whose results stay where they are

@@ -302,6 +302,9 @@ MUTANTS = [
     Mutant(
         "said once, heard or not", "advance", "now >= place.said_at + place.patience", "place.said_at < 0"
     ),
+    Mutant("a call goes anywhere", "_rather", "roomy(host, workers)", "None"),
+    Mutant("near to a host that is not there", "roomy", "worker.host == host and ", ""),
+    Mutant("the hint makes it another file", "plain", " or need.near", ""),
     # files out of the archive
     Mutant("clients are asked for what they have not", "on_want", "if not one.archived", ""),
     Mutant(
@@ -310,7 +313,7 @@ MUTANTS = [
         "errand.need in call.archived",
         "False",
     ),
-    Mutant("a file of the archive is another file", "plain", "if need.archived", "if not need.archived"),
+    Mutant("a file of the archive is another file", "plain", "need.archived or", "not need.archived or"),
     Mutant("two readers of an archive are one", "want", "reader not in self._tasks", "not self._tasks"),
     # workers of one key
     Mutant("the dead lock their key out", "drop_worker", "self.crews.leave(worker.session)", "pass"),

@@ -11,6 +11,7 @@ from tests.simulation.handles import Handles
 from tests.simulation.shelves import closure
 from zfarm import messages as m
 from zfarm.core.lacking import plain
+from zfarm.core.nearness import host_of
 
 if TYPE_CHECKING:
     from tests.simulation.farm import Farm
@@ -31,6 +32,7 @@ def let_need(mix: Mix) -> None:
     mix.damage_share = rng.choice((0.0, 0.0, 0.1))
     mix.disk_failures = rng.choice((0.0, 0.0, 0.05))
     mix.archived_share = Random(f"archive {mix.seed}").choice((0.0, 0.0, 0.5, 1.0))
+    mix.hinted_share = Random(f"near {mix.seed}").choice((0.0, 0.0, 0.5, 1.0))
     window = rng.choice((16, 32, 4096))
     mix.settings = dataclasses.replace(
         mix.settings,
@@ -65,6 +67,7 @@ class Needs(Handles):
 
     def __init__(self) -> None:
         super().__init__()
+        self.placed: dict[int, bool] = {}
         self.excused: set[m.Need] = set()
         """Files that came damaged twice, or for which a disk had no room."""
 
@@ -83,6 +86,23 @@ class Needs(Handles):
         assert granted is None or granted[0] is task, f"files of {task.token} for another lease: {message}"
         own = closure(self.farm, task, archived=True)
         assert all(one.digest in own for one in message.wants), f"{task.token} does not need all of {message}"
+
+    def judge_nearness(self, message: m.Message) -> None:
+        """The broker grants leases: what is near to a host goes elsewhere only if there is no free slot."""
+        farm = self.farm
+        if not isinstance(message, m.Grants) or "fill disk" in farm.mix.rates:
+            return  # what waits for the journal was placed in a turn before
+        workers = farm.broker.machine.workers.values()
+        for lease in message.leases:
+            here = [worker for worker in workers if lease.lease in worker.leases]
+            host = host_of(here[0].leases[lease.lease]) if here else ""
+            if not host or self.placed.get(lease.lease) or lease.lease >> 32 != farm.broker.epoch:
+                continue
+            self.placed[lease.lease] = True
+            free = [w for w in workers if w.host == host and w.open and len(w.leases) < w.room]
+            taken = here[0].leases[lease.lease].demand is None and here[0].host != host and free
+            assert not taken, f"{lease} went to {here[0].host}, and {host} has a free slot"
+            farm.story.probe("a call goes where its needs are" if here[0].host == host else "or elsewhere")
 
     def missing(self, what: str, task: Task) -> None:
         """A task ended since a file cannot be had: something has happened to one that it needs."""

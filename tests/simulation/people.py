@@ -327,6 +327,9 @@ class Person:
                 task.needs = tuple(structs.replace(need, archived=True) for need in farm.library.all[:2])
         if mix.keep_share and not self.client.job and not task.items:
             task.keep = rng.random() < mix.keep_share
+        if mix.hinted_share and task.needs and rng.random() < mix.hinted_share:
+            near = f"host-{rng.choice(list(mix.slots))}"
+            task.needs = (structs.replace(task.needs[0], near=near), *task.needs[1:])
         self.tasks.append(task)
         self.hand("submit", task)
         if mix.stream_share:

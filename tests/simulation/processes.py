@@ -229,6 +229,7 @@ class BrokerProcess(Process):
         if isinstance(action, m.Send):
             farm.story.tell(farm.now, "broker", "says", action)
             farm.books.broker_says(action.peer, action.message)
+            farm.books.judge_nearness(action.message)
             peer, message, payload = action.peer, action.message, action.payload
             if peer == ARCHIVE:
                 self.archive.hear(message)

@@ -192,6 +192,7 @@ class ClientRecord:
         "named_bytes",
         "names",
         "others",
+        "passed",
         "peer",
         "pid",
         "pinned",
@@ -228,6 +229,7 @@ class ClientRecord:
         self.queue: deque[Task] = deque()  # may also hold tasks that are queued no more; they are passed over
         self.rank = 0  # the priority of the tasks in ``queue``; ``others`` has those of lower ones
         self.others: dict[int, deque[Task]] = {}
+        self.passed = 0  # calls that went before the first of the queue; see zfarm.core.nearness
         self.lines = Lines()  # what waits and does not run anywhere
         self.served_us = 0.0  # run time of its calls, and where it has begun; see zfarm.core.turns
         self.account = Account("")  # until it is entered

@@ -13,6 +13,7 @@ from heapq import heapify, heapreplace
 from typing import TYPE_CHECKING
 
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
+from zfarm.core.nearness import host_of, nearer, roomy
 from zfarm.core.turns import Turns
 
 if TYPE_CHECKING:
@@ -45,19 +46,42 @@ def _fill_slots(broker: Broker, workers: list[WorkerRecord], turns: Turns, now: 
         return
     heapify(free)
     while free:
-        _, n, worker = free[0]
+        load, n, worker = free[0]
         if len(worker.leases) >= worker.room:
-            return  # the emptiest worker is full
+            if load >= 1.0:
+                return  # the emptiest worker is full
+            heapreplace(free, (1.0, n, worker))  # it was granted something out of its turn
+            continue
         task = turns.first()
         if task is None:
             return
         client = task.client
-        client.queue.popleft()
+        if task.needs and (host := host_of(task)) and host != worker.host:
+            task, chosen = _rather(task, host, worker, workers)
+            grant(broker, task, chosen, now)
+        else:
+            client.queue.popleft()
+            grant(broker, task, worker, now)
         if client.others:
             client.refill()
-        grant(broker, task, worker, now)
         turns.served()
         heapreplace(free, (len(worker.leases) / worker.room, n, worker))
+
+
+def _rather(
+    task: Task, host: str, worker: WorkerRecord, workers: list[WorkerRecord]
+) -> tuple[Task, WorkerRecord]:
+    """Take a call out of the queue whose first one is near to another host than this worker's; and who gets
+    it."""
+    queue = task.client.queue
+    there = roomy(host, workers)
+    if there is None:
+        at = nearer(task.client, worker, workers)
+        task = queue[at]
+        del queue[at]
+        return task, worker
+    queue.popleft()
+    return task, there
 
 
 def _fill_ahead(broker: Broker, workers: list[WorkerRecord], turns: Turns, now: float) -> None:
@@ -95,6 +119,8 @@ def _grant_handful(
         if task.worker is None and task.outcome is None:
             if not 0 < task.function.expected_us(task.items) <= short:
                 break
+            if task.needs and host_of(task) not in ("", worker.host):
+                break  # a free slot is worth more to it
             lease(task, worker, 0, now)
             granted.append(task)
             some = True

@@ -59,7 +59,7 @@ Waiter: TypeAlias = int | Need
 
 def plain(need: Need) -> Need:
     """The same content, wherever it comes from."""
-    return Need(need.digest, need.size, need.tree) if need.archived else need
+    return Need(need.digest, need.size, need.tree) if need.archived or need.near else need
 
 
 class Call:

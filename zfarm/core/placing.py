@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.dispatch import dispatch, grant
 from zfarm.core.lines import Line
+from zfarm.core.nearness import host_of
 from zfarm.core.turns import Round, head
 
 if TYPE_CHECKING:
@@ -55,9 +56,13 @@ def place(broker: Broker, now: float) -> None:
 def _room_for(broker: Broker, line: Line) -> WorkerRecord | None:
     """The emptiest worker with a free slot and all that such a call takes."""
     best, least = None, 1.0
+    first = line.head()
+    host = host_of(first) if first is not None and first.needs else ""
     for worker in suited(broker, line):
         if worker.open and worker.affords(line.demand):
             load = len(worker.leases) / worker.room
+            if host and host == worker.host and load < 1.0:
+                load -= 1.0  # before all others
             if load < least:
                 best, least = worker, load
     return best

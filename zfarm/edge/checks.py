@@ -70,6 +70,7 @@ def _needs(needs: Sequence[Sequence[m.Need]]) -> None:
     for some in needs:
         _listed("files of a call", some, settings.call_files_max)
         _digests("a file", *some)
+        _name("a host", *(need.near for need in some))
 
 
 def _submit(message: m.Submit, blobs: int) -> None:
