@@ -83,9 +83,7 @@ def test_a_kept_result_is_lost_with_its_host_and_that_is_said(farm: TcpFarm) -> 
         )
         for file in (farm.directory / "a" / "blobs").iterdir():
             file.unlink()
-        with pytest.raises(
-            zfarm.TransferError, match=r"not in the store of worker a/.*ZFARM_STORE_BYTES_MAX"
-        ):
+        with pytest.raises(zfarm.TransferError, match=r"not in the store of worker a/.*ZFARM_PINS_KEPT_S"):
             two.get()
         host(farm, "b")
         farm.wait_slots(2)

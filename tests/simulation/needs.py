@@ -32,7 +32,7 @@ def let_need(mix: Mix) -> None:
     mix.damage_share = rng.choice((0.0, 0.0, 0.1))
     mix.disk_failures = rng.choice((0.0, 0.0, 0.05))
     mix.archived_share = Random(f"archive {mix.seed}").choice((0.0, 0.0, 0.5, 1.0))
-    mix.hinted_share = Random(f"near {mix.seed}").choice((0.0, 0.0, 0.5, 1.0))
+    mix.hinted_share = Random(f"near {mix.seed}").choice((0.0, 0.5, 1.0, 1.0))
     window = rng.choice((16, 32, 4096))
     mix.settings = dataclasses.replace(
         mix.settings,
