@@ -253,8 +253,8 @@ class Executor(Beyond):
         of it; ``off`` drops it. None: as ZFARM_OUTPUT says, else ``forward`` from a farm that is there (and
         in notebooks); of an embedded farm it goes to this program's own, as in process pools.
 
-        With ``keep`` a large result stays where it is, in shared memory or, over TCP, on its host until that
-        needs the room: the future has a Kept, which may be an argument, and whose ``get`` brings it.
+        With ``keep`` a large result stays where it is while its handle lives, in shared memory or, over TCP,
+        in the store of its host: the future has a Kept, which may be an argument, and whose ``get`` brings it.
 
         ``files`` are placed in the call's own scratch directory, by the names that they shall have there:
         paths, or handles of ``put``. They are copies, which the call may change. With ``scratch`` it has such

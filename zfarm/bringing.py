@@ -140,8 +140,8 @@ def _piece(stored: Stored, at: int, size: int) -> bytes:
     except OSError as error:
         raise TransferError(
             f"a kept result of {stored.size:,} bytes is not in the store of worker {stored.at} any more: "
-            "it was removed there, or its handle is gone, or nothing was heard of its program for longer than "
-            "ZFARM_PINS_KEPT_S; let the call that made it run again"
+            "it was removed there, or its handle is gone, or nothing was heard of its program for longer "
+            "than ZFARM_PINS_KEPT_S; let the call that made it run again"
         ) from error
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.dispatch import dispatch, grant
 from zfarm.core.lines import Line
-from zfarm.core.nearness import host_of
+from zfarm.core.nearness import host_of, roomy
 from zfarm.core.turns import Round, head
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ def _serve(broker: Broker, client: ClientRecord, able: dict[str, Heads], now: fl
     client.queue.popleft()
     if client.others:
         client.refill()
-    grant(broker, plain, min(free, key=lambda worker: len(worker.leases) / worker.room), now)
+    there = roomy(host_of(plain), free) if plain.needs else None
+    grant(broker, plain, there or min(free, key=lambda worker: len(worker.leases) / worker.room), now)
     if not client.queue:
         del broker.ready[client.session]
     return True
