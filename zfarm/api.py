@@ -254,7 +254,7 @@ class Executor(Beyond):
         in notebooks); of an embedded farm it goes to this program's own, as in process pools.
 
         With ``keep`` a large result stays where it is while its handle lives, in shared memory or, over TCP,
-        in the store of its host: the future has a Kept, which may be an argument, and whose ``get`` brings it.
+        on its host: the future has a Kept, which may be an argument, and whose ``get`` brings it.
 
         ``files`` are placed in the call's own scratch directory, by the names that they shall have there:
         paths, or handles of ``put``. They are copies, which the call may change. With ``scratch`` it has such
