@@ -13,6 +13,7 @@ from pathlib import Path
 from zfarm.brokershell import BrokerShell, new_epoch, tune_collector
 from zfarm.edge.doors import EMITS_ASIDE, ITEMS_ASIDE, NOTES_ASIDE, beside, dialable, plan
 from zfarm.edge.gate import Gate, Unsafe
+from zfarm.edge.pages import keep_freed_memory
 from zfarm.edge.journal import Journal
 from zfarm.edge.loop import Loop
 from zfarm.edge.places import hold
@@ -168,6 +169,7 @@ def main(
         return EXIT_UNSAFE
     loop = process.loop
     allow_files()
+    keep_freed_memory()
     try:
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.on_signal(signum, loop.stop)

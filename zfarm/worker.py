@@ -412,6 +412,7 @@ def main(
         FarmError: the process from which children are forked died.
     """
     from zfarm.edge.cores import usable_cores
+    from zfarm.edge.pages import keep_freed_memory
     from zfarm.edge.places import store_directory
     from zfarm.edge.security import WORKER, parse_address
     from zfarm.edge.tokens import read_token, token_of
@@ -423,6 +424,7 @@ def main(
     else:
         access = parse_address(address or os.environ.get("ZFARM_ADDRESS", ""), WORKER, connection or "")
     nursery = Nursery.start()  # before ZeroMQ is imported: it forks children, and must have no threads
+    keep_freed_memory()  # not in the children
     place = store or store_directory()
     process = _Process(access, nursery, slots or usable_cores(), name or platform.node(), has, place)
     try:

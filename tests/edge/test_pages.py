@@ -1,0 +1,34 @@
+"""Memory that comes and goes by the megabyte: kept where it can be, and had without being cleared."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+COMES_AND_GOES = """
+import resource
+from zfarm.edge.pages import KEPT_BYTES, keep_freed_memory
+print(keep_freed_memory())
+MIB = 1024 * 1024
+def touch():
+    held = [bytearray(MIB + 33 + n * 64) for n in range(KEPT_BYTES // MIB // 2)]
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    touch()
+fresh = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(fresh * resource.getpagesize() / (5 * KEPT_BYTES))
+"""
+
+
+def test_what_comes_again_and_again_is_not_fresh_each_time() -> None:
+    """In a process of its own: it changes all of it."""
+    done = subprocess.run([sys.executable, "-c", COMES_AND_GOES], capture_output=True, text=True, check=True)
+    can, fresh = done.stdout.split()
+    assert (can == "True") is (platform.libc_ver()[0] == "glibc")
+    if can != "True":
+        pytest.skip("this C library cannot be told")
+    assert float(fresh) < 0.05, "of what was used"

@@ -1,0 +1,40 @@
+"""Memory for large pieces that come and go: how the C library keeps it, and how it is had without being
+cleared; it knows nothing of what is in it.
+
+The first touch of a fresh page costs several times what it costs to copy that page. The GNU C library gives
+memory back sooner than a process that passes on megabytes needs the next: by its own rules, which depend on
+what was freed before, a broker then touches up to 480 fresh pages for each megabyte.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Final
+
+__all__ = ["KEPT_BYTES", "keep_freed_memory"]
+
+KEPT_BYTES: Final = 32 * 1024 * 1024
+"""What is kept when it is free, of each thread that had it: the windows of two streams of files."""
+_ALONE_FROM: Final = 8 * 1024 * 1024
+"""Larger pieces are mapped each for itself, and given back at once: they are rare, and would leave holes."""
+_GROWS_BY: Final = 16 * 1024 * 1024
+"""Of address space: pages that are not used are not there."""
+_TRIM_THRESHOLD: Final = -1
+_TOP_PAD: Final = -2
+_MMAP_THRESHOLD: Final = -3
+
+
+def keep_freed_memory() -> bool:
+    """Have this process keep some of the memory that it has freed; False: its C library cannot be told.
+
+    For processes of our own, never for the user's: what is good for a broker may be wrong for them.
+    """
+    try:
+        library = ctypes.CDLL(None)
+        mallopt = library.mallopt
+        library.gnu_get_libc_version  # noqa: B018 - other libraries have a mallopt with other numbers
+    except (OSError, AttributeError):
+        return False
+    rules = ((_TRIM_THRESHOLD, KEPT_BYTES), (_TOP_PAD, _GROWS_BY), (_MMAP_THRESHOLD, _ALONE_FROM))
+    told: int = sum(mallopt(number, size) for number, size in rules)
+    return told == len(rules)
