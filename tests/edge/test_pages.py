@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from zfarm.edge.pages import KEPT_BYTES, room
+
 COMES_AND_GOES = """
 import resource
 from zfarm.edge.pages import KEPT_BYTES, keep_freed_memory
@@ -32,3 +34,12 @@ def test_what_comes_again_and_again_is_not_fresh_each_time() -> None:
     if can != "True":
         pytest.skip("this C library cannot be told")
     assert float(fresh) < 0.05, "of what was used"
+
+
+def test_room_is_to_be_written_to() -> None:
+    for size in (0, 1, KEPT_BYTES // 32 + 33):
+        made = room(size)
+        assert type(made) is bytearray
+        assert len(made) == size
+        made[:] = bytes(size)
+        assert made == bytes(size)

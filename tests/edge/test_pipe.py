@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +30,7 @@ class Dribble:
         self._sizes = sizes
         self._n = 0
 
-    def recv_into(self, buffer):
+    def recv_into(self, buffer, nbytes=0, flags=0):
         size = min(self._sizes[self._n % len(self._sizes)], len(buffer), len(self._data))
         self._n += 1
         buffer[:size] = self._data[:size]
@@ -61,6 +62,29 @@ def test_large_frames_between_small_ones(size):
     data = b"".join(b"".join(packed(frames)) for frames in messages)
     assert read_all(data, [READ_BYTES]) == messages
     assert read_all(data, [70_001]) == messages
+
+
+def test_what_is_there_of_a_large_frame_is_read_in_one_go():
+    data = b"".join(packed([bytes(5 * READ_BYTES), b"tail"]))
+    reader, sock = Reader(), cast("socket.socket", Dribble(data, [READ_BYTES // 2]))
+    assert reader.read(sock) == []
+    assert reader.read(sock) == []
+    assert reader.read(sock) == [[bytes(5 * READ_BYTES), b"tail"]]
+
+
+def test_who_reads_what_is_there_does_not_wait_for_the_rest(pair):
+    ours, theirs = pair
+    data = b"".join(packed([bytes(2 * READ_BYTES)]))
+    theirs.sendall(data[:50_000])
+    reader = Reader()
+    assert reader.read(ours) == []
+    theirs.sendall(data[50_000:90_000])
+    assert reader.read(ours) == []
+    ours.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        reader.read(ours)
+    theirs.close()
+    assert reader.read(ours) is None, "the end in the middle of a frame"
 
 
 def test_garbage_is_refused(pair):

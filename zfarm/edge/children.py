@@ -54,6 +54,9 @@ from zfarm.settings import Settings, settings
 __all__ = ["Children"]
 
 _NOTHING: Final = Left()
+_PIPE_BYTES: Final = 1024 * 1024
+"""What a child may have written that is not read yet, where the system allows it (Linux takes it twice, and
+counts what it needs itself): a piece of a file, so that nobody wakes up for parts of it."""
 _PIPE_READS: Final = 16
 """Readings that certainly take all that a pipe can hold: it is smaller than what one reading may take."""
 _MUTED_LOOK_S: Final = 0.05
@@ -100,6 +103,7 @@ class Children:
             with ExitStack() as undo:
                 for sock in pipes:
                     undo.enter_context(sock)
+                pipes[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BYTES)
                 tunnels = socket.socketpair()
                 for sock in tunnels:
                     undo.enter_context(sock)

@@ -9,9 +9,9 @@ what was freed before, a broker then touches up to 480 fresh pages for each mega
 from __future__ import annotations
 
 import ctypes
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["KEPT_BYTES", "keep_freed_memory"]
+__all__ = ["KEPT_BYTES", "keep_freed_memory", "room"]
 
 KEPT_BYTES: Final = 32 * 1024 * 1024
 """What is kept when it is free, of each thread that had it: the windows of two streams of files."""
@@ -38,3 +38,25 @@ def keep_freed_memory() -> bool:
     rules = ((_TRIM_THRESHOLD, KEPT_BYTES), (_TOP_PAD, _GROWS_BY), (_MMAP_THRESHOLD, _ALONE_FROM))
     told: int = sum(mallopt(number, size) for number, size in rules)
     return told == len(rules)
+
+
+def _uncleared() -> Any:
+    kind = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_char_p, ctypes.c_ssize_t)
+    try:
+        return kind(("PyByteArray_FromStringAndSize", ctypes.pythonapi))
+    except AttributeError:
+        return None
+
+
+_make: Final = _uncleared()
+
+
+def room(size: int) -> bytearray:
+    """A bytearray of so many bytes that are whatever was there before: all of it has to be written.
+
+    Clearing a megabyte takes as long as to read one from a pipe.
+    """
+    if _make is None:
+        return bytearray(size)
+    made: bytearray = _make(None, size)
+    return made

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from zfarm.edge.pages import room
 from zfarm.errors import TransferError
 from zfarm.messages import CHUNK_BYTES, DIGEST_BYTES, Blob
 from zfarm.settings import settings
@@ -193,7 +194,7 @@ def file_items(fd: int, name: str) -> Iterator[Blob]:
     digests = bytearray()
     at, start = 0, 1 + DIGEST_BYTES
     while at < size:
-        item = bytearray(start + min(CHUNK_BYTES, size - at))
+        item = room(start + min(CHUNK_BYTES, size - at))
         _read(fd, item, start, at, name)
         with memoryview(item) as view:
             digest = digest_of(view[start:])

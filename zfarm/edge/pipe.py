@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from zfarm.edge.checks import Malformed
+from zfarm.edge.pages import room
 from zfarm.messages import Blob
 from zfarm.settings import settings
 
@@ -26,6 +27,8 @@ PIPE_LOST: Final = 112
 _MAGIC: Final = 0x7A50F1FE
 _HEADER: Final = struct.Struct("<II")
 READ_BYTES: Final = 256 * 1024
+_FILLS_MAX: Final = 16
+"""Of one large frame that is read in one go, so that others have their turn, too."""
 _IOV_MAX: Final = 512
 _FRAMES_MAX: Final = settings.blobs_max + 2
 _FRAME_BYTES_MAX: Final = max(settings.payload_bytes_max, settings.batch_bytes_max * 2)
@@ -115,7 +118,8 @@ class Reader:
         self._filled = 0
 
     def read(self, sock: socket.socket) -> list[Frames] | None:
-        """Read once; the messages that are whole now, None at the end of the stream.
+        """Read once, of a large frame what is there; the messages that are whole now, None at the end of the
+        stream.
 
         Raises:
             BlockingIOError: a non-blocking socket has nothing.
@@ -123,21 +127,32 @@ class Reader:
             OSError: the socket is broken.
         """
         if self._large is not None:
-            got = sock.recv_into(memoryview(self._large)[self._filled :])
-            if not got:
-                return None
-            self._filled += got
-            if self._filled < len(self._large):
-                return []
-            self._frames.append(self._large)
-            self._large = None
-            return self._cut(b"")
+            return self._fill(sock, self._large)
         # into a buffer that stays: a fresh one of this size costs a mapping and its first touch each time
         got = sock.recv_into(self._view)
         if not got:
             return None
         data = self._view[:got].tobytes()
         return self._cut(self._rest + data if self._rest else data)
+
+    def _fill(self, sock: socket.socket, large: bytearray) -> list[Frames] | None:
+        """Read more of a large frame: a turn of the loop for each bit of it would cost as much as it does."""
+        with memoryview(large) as view:
+            for n in range(_FILLS_MAX):
+                try:
+                    got = sock.recv_into(view[self._filled :], 0, socket.MSG_DONTWAIT if n else 0)
+                except BlockingIOError:
+                    if not n:
+                        raise
+                    return []
+                if not got:
+                    return None
+                self._filled += got
+                if self._filled == len(large):
+                    self._frames.append(large)
+                    self._large = None
+                    return self._cut(b"")
+        return []
 
     def _cut(self, data: bytes) -> list[Frames]:
         messages: list[Frames] = []
@@ -182,6 +197,7 @@ class Reader:
 
     def _begin_large(self, data: bytes, at: int, size: int) -> None:
         self._sizes.pop()
-        self._large = bytearray(size)
+        self._large = room(size)
         self._filled = len(data) - at
-        self._large[: self._filled] = data[at:]
+        with memoryview(data) as view:
+            self._large[: self._filled] = view[at:]
