@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Arrivals"]
 
 TOLD_EACH: Final = 4
-"""Arrivals of pieces, each of up to a megabyte, after which the sender is told while more of them wait."""
+"""Pieces, each of up to a megabyte, after which the sender is told while more of them wait."""
 
 SETTLE_S: Final = 0.02
 """How long nothing may come before what is complete is synced: alone, each file would cost a sync."""
@@ -145,9 +145,9 @@ class Arrivals:
         touched: dict[Files, None] = {}
         done = 0
         while True:
-            done += 1
-            if self._queue.empty() or done % TOLD_EACH == 0:
+            if self._queue.empty() or done >= TOLD_EACH:
                 self._say_taken()
+                done = 0
             try:
                 entry = self._queue.get(timeout=SETTLE_S if touched else None)
             except queue.Empty:
@@ -161,6 +161,7 @@ class Arrivals:
                 return
             files, what = entry
             self._do(files, what)
+            done += len(what.blobs) if isinstance(what, Arrived) else 1
             if files._landing is not None:
                 touched[files] = None
             with self._lock:

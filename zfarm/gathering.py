@@ -133,6 +133,7 @@ class Gathering:
             if pieces is None:
                 return
             self._add(pieces)
+            done += len(pieces.blobs)
             if pieces.attempt:
                 self._waiting[pieces.task] = pieces.attempt, pieces.last
             else:
@@ -140,9 +141,8 @@ class Gathering:
                 self._coming.pop(pieces.task, None)
             del pieces
             self._admit(taken)
-            done += 1
-            if taken and (self._queue.empty() or done % TOLD_EACH == 0):
-                told, taken = taken, {}
+            if taken and (self._queue.empty() or done >= TOLD_EACH):
+                told, taken, done = taken, {}, 0
                 self._tell(told)
 
     def _admit(self, taken: dict[int, tuple[int, int]]) -> None:

@@ -9,9 +9,9 @@ from time import monotonic
 import pytest
 
 from zfarm.edge import emitter
-from zfarm.edge.emitter import BYTES_MAX, ITEMS_MAX, Emitter
+from zfarm.edge.emitter import BYTES_MAX, ITEMS_MAX, PIECES_BYTES_MAX, Emitter
 from zfarm.link import _see_off
-from zfarm.messages import Blob, Emits, Message
+from zfarm.messages import CHUNK_BYTES, Blob, Emits, Message
 
 
 class Taken:
@@ -67,6 +67,27 @@ def test_many_bytes_are_a_full_message_too(out: Emitter, taken: Taken) -> None:
         out.emit(1, bytes(BYTES_MAX))
     out.flush()
     assert [len(payload) for _, payload in taken.messages] == [1] * 5
+
+
+def test_large_pieces_of_files_share_a_message_and_small_ones_do_not_fill_it(
+    taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emitter, "GATHER_S", 3600.0)
+    filer = Emitter(taken, files=True)
+    filer._sent_at = monotonic()
+    piece = bytes(CHUNK_BYTES)
+    together = PIECES_BYTES_MAX // CHUNK_BYTES
+    for blob in [b"H", *[piece] * 7, b"T", *[bytes(BYTES_MAX // 4)] * 5]:
+        filer.emit(1, blob)
+    filer.flush()
+    assert [len(payload) for _, payload in taken.messages] == [1 + together, together, 2, 4, 1]
+    assert all(message == Emits(1, files=True) for message, _ in taken.messages)
+    taken.gone = True
+    filer.emit(1, b"the last")
+    assert filer._thread is not None
+    filer.flush()
+    filer._thread.join()
+    _see_off(filer._thread)
 
 
 def test_items_are_gathered_until_the_message_before_is_long_ago(

@@ -117,9 +117,14 @@ class Delivery:
         from zfarm.edge.pieces import table, take_apart  # for those who give nothing large it takes too long
 
         self._pipe.send(Delivers(seq))
+        alone = True
 
         def emit(piece: bytes) -> None:
+            nonlocal alone
             self._filer.emit(seq, piece)
+            if alone:  # the first piece travels alone, until its client has room for the others
+                alone = False
+                self._filer.flush()
 
         parts = [take_apart(buffer, emit) for buffer in buffers]
         if not small(len(data)):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final
 
-from zfarm.messages import Blob, Emits, Message, Progress
+from zfarm.messages import CHUNK_BYTES, Blob, Emits, Message, Progress
 from zfarm.settings import settings
 
 __all__ = ["Emitter"]
@@ -19,6 +19,9 @@ __all__ = ["Emitter"]
 ITEMS_MAX: Final = 1024
 """Items in one message: enough to pay for it, few enough for it to be on its way soon."""
 BYTES_MAX: Final = 256 * 1024
+PIECES_BYTES_MAX: Final = 3 * CHUNK_BYTES
+"""In one message of large pieces of files or results: three share what each message costs worker, relay and
+client beside its bytes. Two such messages of a result fit into its window, and five of files."""
 GATHER_S: Final = 0.003
 """From one message of items to the next, unless it is full or the call has ended: a turn of worker, relay and
 client each is worth many items, and must not be had by each of them. What comes after a rest goes at once."""
@@ -34,6 +37,7 @@ class Emitter:
         """What runs is a batch of a map: there is no future whose stream could be read."""
         self._send = send
         self._files = files
+        self._large_max = PIECES_BYTES_MAX if files else BYTES_MAX
         # entered as it is, not through the condition: a KeyboardInterrupt in a method of that, between the
         # lock and the block, would leave it locked for ever
         self._lock = threading.Lock()
@@ -67,7 +71,8 @@ class Emitter:
             items = self._items
             items.append(blob)
             self._bytes += len(blob)
-            if len(items) >= ITEMS_MAX or self._bytes >= BYTES_MAX:
+            most = self._large_max if len(blob) >= BYTES_MAX else BYTES_MAX
+            if len(items) >= ITEMS_MAX or self._bytes >= most:
                 self._full = True
                 self._changed.notify_all()
             elif len(items) <= 2:
