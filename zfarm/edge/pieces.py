@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -163,4 +164,7 @@ def _memory(size: int) -> Any:
     """Private memory, to be written to, that goes with its last user. Raises OSError, MemoryError."""
     if size < _MAPPED_FROM:
         return memoryview(bytearray(size))
-    return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(AttributeError, OSError):  # of the kernel's large pages one touch is worth 512
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
