@@ -13,9 +13,9 @@ from pathlib import Path
 from zfarm.brokershell import BrokerShell, new_epoch, tune_collector
 from zfarm.edge.doors import EMITS_ASIDE, ITEMS_ASIDE, NOTES_ASIDE, beside, dialable, plan
 from zfarm.edge.gate import Gate, Unsafe
-from zfarm.edge.pages import keep_freed_memory
 from zfarm.edge.journal import Journal
 from zfarm.edge.loop import Loop
+from zfarm.edge.pages import keep_freed_memory
 from zfarm.edge.places import hold
 from zfarm.edge.principals import keys_path, members
 from zfarm.edge.security import (
