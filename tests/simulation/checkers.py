@@ -72,7 +72,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Aside,
         self.numbers[client.session, number] = task
         self.pending.add(task.token)
         idle = not (self.waiting or self.busy or self._between_runs()) and self.farm.now > 1.0
-        task.prompt = idle and task.demand is None
+        task.prompt = idle and self.goes_first(task)
         self.waiting += 1
         if task.demand is not None:
             self.choosy[task.token] = task

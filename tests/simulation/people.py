@@ -16,6 +16,7 @@ from msgspec import structs
 
 from tests.simulation.bulk import pieces
 from tests.simulation.exclusion import exclude
+from tests.simulation.promptness import PRIORITY_MAX
 from zfarm.core.greeting import book_key
 from zfarm.core.named import digest_of
 from zfarm.messages import ERROR, MIXED, VALUE, Demand, Named, Need, Outcome, Setup
@@ -344,7 +345,7 @@ class Person:
     def choose(self, task: Task) -> None:
         """Give a task a priority, and say where it may run: somewhere, or it would never come to its end."""
         rng, mix = self.farm.rng, self.farm.mix
-        task.priority = rng.choice((0, 0, 0, 5, -3))
+        task.priority = rng.choice((0, 0, 0, PRIORITY_MAX, -3))
         if rng.random() < mix.choosy_share:
             task.demand = demand_on(rng.choice(list(mix.stocks.values())), rng)
 

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from tests.simulation.farm import Farm
     from tests.simulation.people import Task
 
+PRIORITY_MAX = 5
+"""Of tasks, in farms where they have one."""
+
 
 class Promptness(Placement):
     """How long calls wait, as an onlooker sees it."""
@@ -48,6 +51,10 @@ class Promptness(Placement):
         """A call has raised and is about to run again: what is submitted now may find it in its way."""
         tasks = (self.farm.tasks[token] for token in self.pending)
         return self.farm.mix.flaky_share > 0 and any(task.runs and task.runs[-1].raised for task in tasks)
+
+    def goes_first(self, task: Task) -> bool:
+        """It may run anywhere, and nothing that is submitted after it goes before it."""
+        return task.demand is None and task.priority >= (PRIORITY_MAX if self.farm.mix.choosy_share else 0)
 
     def _prompt(self, what: str, task: Task) -> None:
         """Judge promptness: on an idle farm a call starts at once."""
