@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.core.rigs import LIMITS, VERSIONS, BrokerRig, WorkerRig, sent, welcome
 from zfarm.messages import (
     BROKER,
@@ -104,15 +106,18 @@ def test_a_worker_that_waits_can_be_drained() -> None:
     assert any(isinstance(action, Finished) for action in rig.turn())
 
 
-def test_a_worker_that_drains_and_is_not_let_in_leaves_with_what_it_could_not_tell() -> None:
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_worker_that_drains_and_is_not_let_in_leaves_with_what_it_has(ends: bool) -> None:
     rig = WorkerRig().joined()
     rig.granted(1, {1: 1})
     rig.say(Stranger())
     rig.say(Refused("FarmBusy", "there are 2"))
     rig.machine.drain(rig.now)
-    rig.turn(LIMITS.worker_lost_after_s)
-    actions = rig.done(1, 1)
+    if ends:
+        rig.done(1, 1)
+    assert not any(isinstance(action, Finished) for action in rig.turn(LIMITS.worker_lost_after_s - 0.1))
+    actions = rig.turn(0.1)
     assert any(isinstance(action, Finished) for action in actions)
     assert [action.text for action in actions if isinstance(action, Tell)] == [
-        "leaves with 1 outcomes that it could not tell: not let in"
+        "leaves with 1 calls: it is not let in any more"
     ]

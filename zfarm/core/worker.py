@@ -313,7 +313,7 @@ class Worker(Delivering):
                 self.tether.arm()
             self._retire_kids()
             if not self._joined:
-                if self._stopping or (self._draining and not self._leases and self._settled(now)):
+                if self._stopping or (self._draining and self._settled(now)):
                     self._over = True
                     self._actions.append(Finished())
                 else:
@@ -470,11 +470,11 @@ class Worker(Delivering):
     # ------------------------------------------------------------ sending
 
     def _settled(self, now: float) -> bool:
-        """Nothing is left to be told, or its broker, which has given it up, has no place for it any more."""
-        if self._owed and now >= self._patient_until:
-            text = f"leaves with {len(self._owed)} outcomes that it could not tell: not let in"
-            self._actions.append(Tell("warning", text))
-        return not self._owed or now >= self._patient_until
+        """Nothing is left to run or to be told, or its broker, which has given it up, lets it in no more."""
+        left = len(self._leases) + len(self._owed)
+        if left and now >= self._patient_until:
+            self._actions.append(Tell("warning", f"leaves with {left} calls: it is not let in any more"))
+        return not left or now >= self._patient_until
 
     def _join(self, now: float) -> None:
         if now < self._join_at:
