@@ -40,6 +40,8 @@ def topic_frame(topic: str) -> bytes:
 class _Watched:
     """A socket that connects, and its monitor."""
 
+    _linger_ms = 0
+
     def __init__(
         self, context: Context, kind: int, address: str, access: Access, on_link: Callable[[bool], None]
     ) -> None:
@@ -74,11 +76,15 @@ class _Watched:
         if not self.socket.closed:
             self.socket.disable_monitor()
             self.monitor.close(linger=0)
-            self.socket.close(linger=0)
+            self.socket.close(linger=self._linger_ms)
 
 
 class ItemsWriter(_Watched):
     """Where a worker publishes items. It never waits."""
+
+    _linger_ms = 200
+    """Once it is closed. Without, the library (4.3.5) aborts when it has taken some parts of a message and not
+    the rest, and the other end hangs up in this very moment."""
 
     def __init__(self, context: Context, address: str, access: Access) -> None:
         """Connect to the relay at ``address`` with the keys of ``access``. Raises ConfigurationError."""
