@@ -83,8 +83,8 @@ class ItemsWriter(_Watched):
     """Where a worker publishes items. It never waits."""
 
     _linger_ms = 200
-    """Once it is closed. Without, the library (4.3.5) aborts when it has taken some parts of a message and not
-    the rest, and the other end hangs up in this very moment."""
+    """Once it is closed. Without, the library (4.3.5) aborts when it has taken some parts of a message, and
+    not the rest, and the other end hangs up in this very moment."""
 
     def __init__(self, context: Context, address: str, access: Access) -> None:
         """Connect to the relay at ``address`` with the keys of ``access``. Raises ConfigurationError."""
