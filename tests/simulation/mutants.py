@@ -238,7 +238,7 @@ MUTANTS = [
     ),
     Mutant("delivered, and nobody is told", "advance", "self.delivered.append(-stream.lease)", "pass"),
     Mutant("results are dropped like items", "pauses", "stream.result_at > 0 or ", ""),
-    Mutant("times out on its way", "child_delivers", "self._kids[child].stop_at = inf", "pass"),
+    Mutant("times out on its way", "child_delivers", "kid.stop_at = inf", "pass"),
     Mutant(
         "delivered to a child that is told of another call", "_tell_delivered", "duty.seq)", "duty.seq + 1)"
     ),
@@ -294,17 +294,6 @@ MUTANTS = [
     Mutant("handles that are gone keep what they named", "let_go", "place.drops[key] = None", "pass"),
     Mutant("handles are told of once", "advance", "or now >= place.heard_at + kept / RENEWALS", ""),
     Mutant("a store that has forgotten is told nothing", "pinned", "place.fresh = True", "pass"),
-    Mutant("a store that has forgotten is told of new handles", "pinned", ", *named]", "]"),
-    Mutant("any answer is the answer", "pinned", "place.said.number != message.number", "False"),
-    Mutant("dropped before it was kept", "_next", "[] if place.keeps else ", ""),
-    Mutant("the last handle of several", "let_go", "if not place.held[key]", "if True"),
-    Mutant("stores are not told who is gone", "over", "if client.pinned", "if False"),
-    Mutant(
-        "said once, heard or not", "advance", "now >= place.said_at + place.patience", "place.said_at < 0"
-    ),
-    Mutant("a call goes anywhere", "_rather", "roomy(host, workers)", "None"),
-    Mutant("near to a host that is not there", "roomy", "worker.host == host and ", ""),
-    Mutant("the hint makes it another file", "plain", " or need.near", ""),
     # files out of the archive
     Mutant("clients are asked for what they have not", "on_want", "if not one.archived", ""),
     Mutant(
