@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from concurrent.futures import as_completed
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +107,11 @@ def test_breaking_off_cancels_what_has_not_started(farm: zfarm.Executor, tmp_pat
     merged = farm.stream_map(emit_and_wait, gates, buffersize=10)
     for item in merged:
         assert item.value == "here"
+        futures = [source.future for source in merged._sources]
         break
-    futures = [source.future for source in merged._sources]
-    assert futures == []  # they were let go of
+    assert not merged._sources  # they were let go of
+    ended = list(islice(as_completed(futures, 30), 8))
+    assert all(future.cancelled() for future in ended)
     for gate in gates[:2]:
         Path(gate).touch()
 

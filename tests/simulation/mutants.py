@@ -329,13 +329,11 @@ MUTANTS = [
     Mutant("lacking, and nobody is asked", "all_of", "lacks.append(digest)", "pass"),
     Mutant(
         "a child is thought to have what it dropped",
-        "give",
-        "sizes.popitem(last=False)",
-        "next(iter(sizes.items()))",
+        "shrink",
+        "self._sizes.popitem(last=False)",
+        "next(iter(self._sizes.items()))",
     ),
-    Mutant(
-        "a child keeps every function", "_named", "len(function), most, drops)", "len(function), most, [])"
-    ),
+    Mutant("a child keeps every function", "_named", "kid.given.shrink(most)", "[]"),
     Mutant(
         "the function of another name",
         "take",
