@@ -19,12 +19,12 @@ from msgspec import structs
 
 from zfarm.broadcast import watched
 from zfarm.edge import inside
-from zfarm.edge.cargo import unpacked
+from zfarm.edge.cargo import stored_of, unpacked
 from zfarm.edge.parcels import digest_of, whole_digest
 from zfarm.edge.stored import Stored, path_of
 from zfarm.errors import DamagedFile, TaskLost, TransferError
 from zfarm.handles import FileHandle
-from zfarm.messages import CHUNK_BYTES, Blob, Demand, Need
+from zfarm.messages import CHUNK_BYTES, Demand, Need
 from zfarm.settings import settings
 from zfarm.terms import PLAIN
 from zfarm.views import View
@@ -46,7 +46,7 @@ LOOKS: Final = 5
 
 def store_near(blob: bytes) -> FileHandle:
     """The same, and where the largest part of a kept result is: the call rather runs on that host."""
-    largest = max(_stored(blob), key=lambda part: part.size)
+    largest = max(stored_of(blob), key=lambda part: part.size)
     return FileHandle(
         STORE.name, structs.replace(STORE._need, near=largest.at.rpartition("/")[0]), STORE.mode
     )
@@ -67,7 +67,7 @@ def brought(blob: bytes) -> Any:
     from zfarm.edge.shared import open_kept
 
     with Shelf(here.store) as shelf:
-        for part in _stored(blob):
+        for part in stored_of(blob):
             shelf.bring(part, lambda stored, at: _pieces(current_farm(), stored, at), here.waits)
         return open_kept(blob)
 
@@ -88,11 +88,6 @@ def fetched(farm: Executor, blob: bytes) -> Any:
 def _plain(part: Any) -> bytes:
     assert isinstance(part, bytes), "what a child keeps refers to no memory"
     return part
-
-
-def _stored(blob: Blob) -> list[Stored]:
-    _, parts, data = unpacked(blob)
-    return [part for part in (*parts, data) if isinstance(part, Stored)]
 
 
 def _whole(farm: Executor, stored: Stored) -> bytearray:

@@ -10,7 +10,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from zfarm.edge.cargo import Cargo, Part, is_cargo, pack, unpacked
+from zfarm.edge.cargo import Cargo, Part, is_cargo, pack, stored_of, unpacked
 from zfarm.edge.segments import Ref, open_ref
 from zfarm.edge.shared import open_kept
 from zfarm.edge.stored import Stored
@@ -33,9 +33,9 @@ class Kept:
         self.nbytes = nbytes
         """Bytes of the result's pickle."""
         self._blob = blob
-        self._far = is_cargo(blob) and any(isinstance(part, Stored) for part in _parts(blob))
+        stored = stored_of(blob)
+        self._far = bool(stored)
         self._farm = link.executor
-        stored = [part for part in _parts(blob) if isinstance(part, Stored)] if self._far else []
         if stored and link.harbour is not None:
             link.harbour.hold(stored)
         weakref.finalize(self, _retire, weakref.ref(link), descriptors, stored).atexit = False
@@ -95,11 +95,6 @@ class Arrived(Cargo):
         """The handle; once."""
         handle, self._handle = self._handle, None
         return handle
-
-
-def _parts(blob: Blob) -> list[Part]:
-    _, parts, data = unpacked(blob)
-    return [*parts, data]
 
 
 def _own(blob: Blob, descriptors: list[int], notes: list[bytes]) -> tuple[bytes, Any, int]:

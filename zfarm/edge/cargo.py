@@ -34,6 +34,7 @@ __all__ = [
     "pack",
     "small",
     "start_again",
+    "stored_of",
     "tokens_of",
     "unpacked",
     "weigh",
@@ -155,6 +156,14 @@ def unpacked(blob: Blob) -> tuple[Sequence[bytes], list[Part], Part]:
     _, count = _HEAD.unpack_from(blob)
     kept, parts, data = pickle.loads(memoryview(blob)[_HEAD.size + count * TOKEN_BYTES :])
     return kept, [_part(part) for part in parts], _part(data)
+
+
+def stored_of(blob: Blob) -> list[Stored]:
+    """What a blob refers to in stores. None for one that is no such blob."""
+    if not is_cargo(blob):
+        return []
+    _, parts, data = unpacked(blob)
+    return [part for part in (*parts, data) if isinstance(part, Stored)]
 
 
 def _part(part: Any) -> Part:

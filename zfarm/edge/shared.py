@@ -8,8 +8,8 @@ from collections import OrderedDict
 from typing import Any, Final
 
 from zfarm.edge.callables import open_blob
-from zfarm.edge.cargo import is_cargo, opened_cargo, unpacked
-from zfarm.edge.stored import Stored, path_of
+from zfarm.edge.cargo import is_cargo, opened_cargo, stored_of
+from zfarm.edge.stored import path_of
 from zfarm.errors import NotPortable
 
 __all__ = ["KEPT_MAX", "forget", "open_kept", "receive"]
@@ -30,19 +30,12 @@ def receive(key: bytes, blob: bytes) -> Any:
     for old in [old for old, files in _files.items() if not all(map(os.path.exists, files))]:
         forget(old)  # its store needs the room
     thing = _kept[key] = _opened(blob)
-    files = _files_of(blob)
+    files = [path_of(stored) for stored in stored_of(blob)]
     if files:
         _files[key] = files
     if len(_kept) > KEPT_MAX:
         forget(next(iter(_kept)))
     return thing
-
-
-def _files_of(blob: bytes) -> list[str]:
-    if not is_cargo(blob):
-        return []
-    _, parts, data = unpacked(blob)
-    return [path_of(part) for part in (*parts, data) if isinstance(part, Stored)]
 
 
 def _opened(blob: bytes) -> Any:
