@@ -12,7 +12,7 @@ import pytest
 from zfarm.edge import heap
 from zfarm.edge.heap import Heap
 
-pytestmark = pytest.mark.skipif(heap._tunable() is None, reason="not glibc's own heap")
+pytestmark = pytest.mark.skipif(heap._measurable() is None, reason="not glibc's own heap")
 
 HEAD = """
 import resource
@@ -122,7 +122,7 @@ heap.cool()
 
 
 def test_on_other_systems_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heap, "_tunable", lambda: None)
+    monkeypatch.setattr(heap, "_measurable", lambda: None)
     plain = Heap()
     plain.stir()
     plain.limit(True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -26,14 +27,35 @@ print(fresh * resource.getpagesize() / (5 * KEPT_BYTES))
 """
 
 
-def test_what_comes_again_and_again_is_not_fresh_each_time() -> None:
-    """In a process of its own: it changes all of it."""
-    done = subprocess.run([sys.executable, "-c", COMES_AND_GOES], capture_output=True, text=True, check=True)
+def come_and_go(**environment: str) -> tuple[bool, float]:
+    """Whether the C library could be told, and which part of what was used again was fresh. In a process of
+    its own: it changes all of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMES_AND_GOES],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     can, fresh = done.stdout.split()
-    assert (can == "True") is (platform.libc_ver()[0] == "glibc")
-    if can != "True":
+    return can == "True", float(fresh)
+
+
+def test_what_comes_again_and_again_is_not_fresh_each_time() -> None:
+    can, fresh = come_and_go()
+    assert can is (platform.libc_ver()[0] == "glibc")
+    if not can:
         pytest.skip("this C library cannot be told")
-    assert float(fresh) < 0.05, "of what was used"
+    assert fresh < 0.05, "of what was used"
+
+
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_who_has_told_the_library_what_to_keep_is_obeyed(name: str) -> None:
+    value = "glibc.malloc.trim_threshold=131072" if name == "GLIBC_TUNABLES" else "131072"
+    can, fresh = come_and_go(**{name: value})
+    assert not can
+    if platform.libc_ver()[0] == "glibc":
+        assert fresh > 0.2, "of what was used"
 
 
 def test_room_is_to_be_written_to() -> None:

@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Final
 
 from zfarm.edge.cores import usable_cores
+from zfarm.edge.glibc import MMAP_THRESHOLD, TRIM_THRESHOLD, tunable
 from zfarm.edge.processes import anonymous_bytes
 from zfarm.settings import settings
 
 __all__ = ["Heap", "share_bytes"]
 
-_TRIM_THRESHOLD: Final = -1  # of mallopt: free bytes at the end of the heap, beyond which they are given back
-_MMAP_THRESHOLD: Final = -3  # of mallopt: blocks of that size and above are asked for alone
 _INT_MAX: Final = 2**31 - 1
 _GROWN: Final = 32 * 1024 * 1024
 """What glibc lets the threshold for blocks of their own grow to by itself, as blocks are freed."""
-_TUNED: Final = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
 _SHARE: Final = 16
 """What is kept is at most the sixteenth part of the memory, in all children together."""
 
@@ -49,7 +47,7 @@ class Heap:
     def __init__(self, keep: int | None = None) -> None:
         """``keep``: bytes that it keeps; nothing said: ``share_bytes()``, once that is needed."""
         self._keep = keep
-        self._libc = _tunable()
+        self._libc = _measurable()
         self.strict = False
         """A call with a limit of its own runs: see ``limit``."""
         self._warm = False
@@ -97,18 +95,17 @@ class Heap:
 
     def _set(self, alone: int, at_end: int) -> None:
         assert self._libc is not None
-        self._libc.mallopt(_MMAP_THRESHOLD, min(alone, _INT_MAX))
-        self._libc.mallopt(_TRIM_THRESHOLD, min(at_end, _INT_MAX))
+        self._libc.mallopt(MMAP_THRESHOLD, min(alone, _INT_MAX))
+        self._libc.mallopt(TRIM_THRESHOLD, min(at_end, _INT_MAX))
 
 
-def _tunable() -> ctypes.CDLL | None:
-    """glibc, unless somebody has tuned it, or it is not what this system has."""
-    if any(name in os.environ for name in _TUNED) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+def _measurable() -> ctypes.CDLL | None:
+    """glibc, where it may be tuned and tells how much is free."""
+    libc = tunable()
+    if libc is None:
         return None
-    libc = ctypes.CDLL(None)
     try:
         libc.mallinfo2.restype = _Use
-        libc.mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
         libc.malloc_trim.argtypes = (ctypes.c_size_t,)
     except AttributeError:
         return None

@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Final
 
+from zfarm.edge.glibc import MMAP_THRESHOLD, TOP_PAD, TRIM_THRESHOLD, tunable
+
 __all__ = ["KEPT_BYTES", "keep_freed_memory", "room"]
 
 KEPT_BYTES: Final = 32 * 1024 * 1024
@@ -19,24 +21,19 @@ _ALONE_FROM: Final = 8 * 1024 * 1024
 """Larger pieces are mapped each for itself, and given back at once: they are rare, and would leave holes."""
 _GROWS_BY: Final = 16 * 1024 * 1024
 """Of address space: pages that are not used are not there."""
-_TRIM_THRESHOLD: Final = -1
-_TOP_PAD: Final = -2
-_MMAP_THRESHOLD: Final = -3
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep some of the memory that it has freed; False: its C library cannot be told.
+    """Have this process keep some of the memory that it has freed; False: its C library cannot be told, or
+    was told something by whoever started this process.
 
     For processes of our own, never for the user's: what is good for a broker may be wrong for them.
     """
-    try:
-        library = ctypes.CDLL(None)
-        mallopt = library.mallopt
-        library.gnu_get_libc_version  # noqa: B018 - other libraries have a mallopt with other numbers
-    except (OSError, AttributeError):
+    libc = tunable()
+    if libc is None:
         return False
-    rules = ((_TRIM_THRESHOLD, KEPT_BYTES), (_TOP_PAD, _GROWS_BY), (_MMAP_THRESHOLD, _ALONE_FROM))
-    told: int = sum(mallopt(number, size) for number, size in rules)
+    rules = ((TRIM_THRESHOLD, KEPT_BYTES), (TOP_PAD, _GROWS_BY), (MMAP_THRESHOLD, _ALONE_FROM))
+    told: int = sum(libc.mallopt(number, size) for number, size in rules)
     return told == len(rules)
 
 
