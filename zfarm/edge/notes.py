@@ -16,7 +16,7 @@ from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
 from zfarm.edge.redial import Redial
 from zfarm.edge.security import Access, KeyPair
-from zfarm.edge.sockets import Context, bind, hang_up, ipc_path, kick, line_of, new_socket
+from zfarm.edge.sockets import Context, bind, hang_up, ipc_path, kick, line_of, new_socket, sender_of
 from zfarm.edge.unfinished import Unfinished
 from zfarm.edge.wire import Frame
 from zfarm.settings import settings
@@ -86,13 +86,14 @@ class NotesPort:
             frames = receive_rest(socket, part, 1)
             text = part.bytes
             topic = text[1:]
+            principal = sender_of(part) if self._secure else ""
             if frames is not None:
-                self.unfinished.heard(part, frames, _principal(part))
+                self.unfinished.heard(part, frames, principal)
             if (
                 frames is None
                 or text[:1] not in (b"\0", b"\1")
                 or topic not in self._subscribed
-                or (text[:1] == b"\1" and self._secure and not self._known(part))
+                or (text[:1] == b"\1" and self._secure and not self._known(part, principal))
             ):
                 if text[:1] != b"\0":  # the end of one that was refused is no new offence
                     self.refused += 1
@@ -106,9 +107,8 @@ class NotesPort:
         if self.watched != before:
             self.on_watched(self.watched)
 
-    def _known(self, part: zmq.Frame) -> bool:
+    def _known(self, part: zmq.Frame, principal: str) -> bool:
         """Whether the principal behind a subscription may have it; its connection is noted."""
-        principal = _principal(part)
         if not principal:
             return False
         if self.known is not None and principal not in self.known:
@@ -139,13 +139,6 @@ class NotesPort:
         self.socket.close(linger=0)
         if self._claim is not None:
             self._claim.release()
-
-
-def _principal(part: zmq.Frame) -> str:
-    try:
-        return str(part.get("User-Id"))
-    except zmq.ZMQError:
-        return ""
 
 
 class NotesReader:

@@ -22,7 +22,7 @@ from zfarm.edge.items import ITEM_FRAME_MAX, ITEMS_HELD
 from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
 from zfarm.edge.security import KeyPair
-from zfarm.edge.sockets import Context, Socket, bind, hang_up, ipc_path, kick, line_of, new_socket
+from zfarm.edge.sockets import Context, Socket, bind, hang_up, ipc_path, kick, line_of, new_socket, sender_of
 from zfarm.edge.unfinished import Unfinished, largest_message
 from zfarm.settings import settings
 
@@ -163,7 +163,7 @@ class Relay:
             except zmq.Again:
                 return
             frames = receive_rest(source, part, FRAMES_MAX)
-            principal = _principal(part) if self._secure else ""
+            principal = sender_of(part) if self._secure else ""
             if frames is None or (self._secure and not self._may_publish(principal)):
                 self.refused += 1
                 kick(part)
@@ -183,24 +183,24 @@ class Relay:
             frames = receive_rest(self._items, part, 1)
             text = part.bytes
             topic = text[1:]
+            principal = sender_of(part) if self._secure else ""
             if frames is not None:
-                self._unfinished[1].heard(part, frames, _principal(part))
+                self._unfinished[1].heard(part, frames, principal)
             if frames is not None and text[:1] == b"\0":
                 self._items.setsockopt(zmq.UNSUBSCRIBE, topic)
-            elif frames is not None and text[:1] == b"\1" and self._may_subscribe(part, topic):
+            elif frames is not None and text[:1] == b"\1" and self._may_subscribe(part, topic, principal):
                 self._items.setsockopt(zmq.SUBSCRIBE, topic)
             else:
                 self.refused += 1
                 kick(part)
 
-    def _may_subscribe(self, part: zmq.Frame, topic: bytes) -> bool:
+    def _may_subscribe(self, part: zmq.Frame, topic: bytes, principal: str) -> bool:
         """Whether that topic is one of the principal's own sessions; its connection is noted."""
         session, mark, rest = topic.partition(b"\0")
         if not session or not mark or rest:
             return False
         if not self._secure:
             return True
-        principal = _principal(part)
         if not principal or not session.startswith(principal.encode() + b"/"):
             return False
         if self._known is not None and principal not in self._known:
@@ -212,10 +212,3 @@ class Relay:
             link = self._links.note(line, principal, part)
         link.subscriptions += 1
         return link.subscriptions <= settings.subscriptions_max
-
-
-def _principal(part: zmq.Frame) -> str:
-    try:
-        return str(part.get("User-Id"))
-    except zmq.ZMQError:
-        return ""

@@ -35,6 +35,7 @@ __all__ = [
     "line_of",
     "new_context",
     "new_socket",
+    "sender_of",
 ]
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
@@ -228,6 +229,14 @@ def _borrowed(fd: int) -> sockets.socket:
     except OSError:  # the library has closed it, and the number names something else by now
         os.close(own)
         raise
+
+
+def sender_of(part: zmq.Frame) -> str:
+    """The principal that ``part`` came from, as the ZAP handler named it; empty: nobody that it knows."""
+    try:
+        return str(part.get("User-Id"))
+    except zmq.ZMQError:
+        return ""
 
 
 # ---------------------------------------------------------------- connections that are kept in mind
