@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zfarm.arguments import name_of
 from zfarm.edge.bales import Bale
+from zfarm.edge.disk import sync_directory
 from zfarm.edge.handover import copy_content
 from zfarm.edge.holdings import FileHolding, Holding, TreeHolding, hold
 from zfarm.edge.landing import sync_files
@@ -133,7 +134,7 @@ def get(farm: Executor, handle: FileHandle, path: str | os.PathLike[str], progre
             with suppress(FileNotFoundError):
                 os.rmdir(target)
         os.rename(beside, target)
-        _sync_folder(target.parent)
+        sync_directory(target.parent)
     except OSError as error:
         if isinstance(error, TransferError):
             raise
@@ -230,11 +231,3 @@ def _send(handle: FileHandle) -> None:
         return
     copy: Callable[..., Any] = shutil.copyfile
     shutil.copytree(handle, outdir() / "got", copy_function=copy)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

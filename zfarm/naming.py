@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from zfarm.courier import Courier, Moved
 from zfarm.edge.catalogue import check_archived_name
+from zfarm.edge.disk import sync_directory
 from zfarm.edge.holdings import TreeHolding
 from zfarm.edge.landing import sync_files
 from zfarm.edge.names import OURS
@@ -161,11 +162,7 @@ def _move(store: Gathering, handle: FileHandle, folder: Path, target: Path) -> N
             os.rename(store.root / "blobs" / name_of(need), target)
         finally:
             os.close(fd)
-    parent = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    sync_directory(target.parent)
 
 
 # ---------------------------------------------------------------- for executors

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
@@ -152,22 +154,10 @@ def _name(value: Any) -> dict[str, Any]:
     return {"name": value}
 
 
-def _force_cancel(value: Any) -> dict[str, Any]:
+def _switch(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, bool):
-        raise TypeError(f"force_cancel must be True or False, not {value!r}")
-    return {"force_cancel": value}
-
-
-def _exclusive(value: Any) -> dict[str, Any]:
-    if not isinstance(value, bool):
-        raise TypeError(f"exclusive must be True or False, not {value!r}")
-    return {"exclusive": value}
-
-
-def _keep(value: Any) -> dict[str, Any]:
-    if not isinstance(value, bool):
-        raise TypeError(f"keep must be True or False, not {value!r}")
-    return {"keep": value}
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return {name: value}
 
 
 def _memory(value: Any) -> dict[str, Any]:
@@ -234,7 +224,7 @@ def _scratch(value: Any) -> dict[str, Any]:
     return {"scratch": value}
 
 
-_READ: Final = {
+_READ: Final[Mapping[str, Callable[[Any], dict[str, Any]]]] = {
     "files": _files,
     "scratch": _scratch,
     "memory": _memory,
@@ -244,12 +234,12 @@ _READ: Final = {
     "retry_on": _retry_on,
     "priority": _priority,
     "name": _name,
-    "force_cancel": _force_cancel,
+    "force_cancel": partial(_switch, "force_cancel"),
     "resources": _resources,
     "labels": _labels,
     "output": _output,
-    "keep": _keep,
-    "exclusive": _exclusive,
+    "keep": partial(_switch, "keep"),
+    "exclusive": partial(_switch, "exclusive"),
 }
 
 PLAIN: Final = Terms()

@@ -251,29 +251,24 @@ class Brood:
         """The running call has had its time: its child is killed, another will take its place."""
         kid.stop_at = inf
         duty = kid.head()
-        if self._leases.pop(duty.lease, None) is None:
-            pass  # nobody wants it any more
-        elif duty.grace_us:
-            self._owe(duty, Report(duty.lease, CANCELLED), b"")
-        else:
-            fate = self._fate(SIGKILL, 0, f"stopped after its timeout of {duty.timeout_us / 1e6:g} s")
-            self._owe(duty, Report(duty.lease, TIMEOUT, duty.timeout_us, fate), b"")
-        self._stop_kid(kid, kill=True)
+        fate = self._fate(SIGKILL, 0, f"stopped after its timeout of {duty.timeout_us / 1e6:g} s")
+        self._stop_running(kid, Report(duty.lease, TIMEOUT, duty.timeout_us, fate))
 
     def _cut_short(self, kid: Kid, left: Left) -> None:
         """The running call has had too much memory in use: as if its time were over."""
         kid.overshot = None
         duty = kid.head()
-        if self._leases.pop(duty.lease, None) is None:
-            pass  # nobody wants it any more
-        elif duty.grace_us:
-            self._owe(duty, Report(duty.lease, CANCELLED), b"")
-        else:
-            text = (
-                f"stopped at its memory limit of {duty.memory_bytes / 1e6:.1f} MB: "
-                f"{left.peak_bytes / 1e6:.1f} MB were in use"
-            )
-            self._owe(duty, Report(duty.lease, MEMORY, 0, self._fate(SIGKILL, 0, text, left)), b"")
+        text = (
+            f"stopped at its memory limit of {duty.memory_bytes / 1e6:.1f} MB: "
+            f"{left.peak_bytes / 1e6:.1f} MB were in use"
+        )
+        self._stop_running(kid, Report(duty.lease, MEMORY, 0, self._fate(SIGKILL, 0, text, left)))
+
+    def _stop_running(self, kid: Kid, report: Report) -> None:
+        """Kill the child; its running call ends so, or as cancelled, or unheard where nobody wants it."""
+        duty = kid.head()
+        if self._leases.pop(duty.lease, None) is not None:
+            self._owe(duty, Report(duty.lease, CANCELLED) if duty.grace_us else report, b"")
         self._stop_kid(kid, kill=True)
 
     def _lift_limit(self, kid: Kid) -> None:

@@ -19,6 +19,8 @@ from typing import Final
 
 import msgspec
 
+from zfarm.edge.disk import sync_directory
+from zfarm.edge.locks import open_lock
 from zfarm.edge.names import check_name
 from zfarm.edge.parcels import digest_of
 from zfarm.edge.places import private_directory, write_private
@@ -69,7 +71,7 @@ def lock_archive(root: Path) -> int:
         ConfigurationError: it is not ours alone, cannot be made, or another broker uses it.
     """
     private_directory(root, create=True)
-    fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fd = open_lock(root / "lock")
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -146,7 +148,7 @@ class Catalogue:
         )  # fmt: skip
         try:
             write_private(self._folder / _file_of(entry.name), packed)
-            self._sync()
+            sync_directory(self._folder)
         except (OSError, ConfigurationError) as error:
             raise TransferError(f"the broker cannot write the name {entry.name!a}: {error}") from None
         self._entries[entry.name] = entry
@@ -156,16 +158,9 @@ class Catalogue:
         if name not in self._entries:
             return False
         (self._folder / _file_of(name)).unlink(missing_ok=True)
-        self._sync()
+        sync_directory(self._folder)
         del self._entries[name]
         return True
-
-    def _sync(self) -> None:
-        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def _file_of(name: str) -> str:

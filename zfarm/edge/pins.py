@@ -21,6 +21,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
+from zfarm.edge.locks import open_lock
 from zfarm.edge.names import file_name
 from zfarm.edge.scratch import remove_tree
 from zfarm.messages import Pin, Pinned
@@ -29,7 +30,6 @@ from zfarm.settings import settings
 __all__ = ["Pins"]
 
 _LAST: Final = "last"
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Pins:
@@ -135,7 +135,7 @@ class Pins:
     def _locked(self, how: int) -> Iterator[None]:
         for folder in (self._top, self._born, self._named):
             folder.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(self._top / "lock", _FLAGS, 0o600)
+        fd = open_lock(self._top / "lock")
         try:
             fcntl.flock(fd, how)
             yield
@@ -144,6 +144,6 @@ class Pins:
 
 
 def _touch(path: Path) -> None:
-    os.close(os.open(path, _FLAGS, 0o600))
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     now = time.monotonic_ns()
     os.utime(path, ns=(now, now))

@@ -10,19 +10,11 @@ import secrets
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from zfarm.edge.disk import sync_directory
 from zfarm.edge.places import private_directory
 from zfarm.messages import Blob
 
-__all__ = ["Spill", "sync_directory"]
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in this directory as safe as synced files are."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+__all__ = ["Spill"]
 
 
 class Spill:

@@ -23,6 +23,7 @@ from typing import Final
 
 import msgspec
 
+from zfarm.edge.disk import sync_directory
 from zfarm.edge.locks import Held, take_lock
 from zfarm.edge.places import private_directory
 from zfarm.edge.sealed import (
@@ -37,7 +38,6 @@ from zfarm.edge.sealed import (
     decode,
     sealed,
 )
-from zfarm.edge.spill import sync_directory
 from zfarm.errors import ConfigurationError, FarmError, JournalCorrupt, JournalError
 
 __all__ = ["Mark", "Vault", "no_room", "state_is_known"]
