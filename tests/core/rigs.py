@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -32,6 +32,8 @@ from zfarm.settings import Settings
 LIMITS = Settings(beat_interval_s=1.0, worker_lost_after_s=5.0, client_lost_after_s=10.0, client_grace_s=60.0)
 VERSIONS = Versions(PROTOCOL, "0", "3.11")
 SETUP = msgspec.msgpack.encode(Setup(realm="c/0", cwd="/", path=()))
+START = 1000.0
+"""What the clocks show at first."""
 EPOCH = 7
 FIRST = EPOCH << 32 | 1
 """The first lease that a broker of that epoch grants."""
@@ -65,7 +67,7 @@ class BrokerRig:
     """A broker, and a clock that stands still until it is moved."""
 
     def __init__(self, limits: Settings = LIMITS) -> None:
-        self.now = 1000.0
+        self.now = START
         self.machine = Broker(EPOCH, VERSIONS, self.now, limits)
 
     def say(self, peer: Any, message: Any, payload: Sequence[Blob] = ()) -> list[Action]:
@@ -88,12 +90,15 @@ class BrokerRig:
         return self
 
 
-class WorkerRig:
-    """A worker of two slots."""
+M = TypeVar("M", bound=Worker | Client)
 
-    def __init__(self, slots: int = 2) -> None:
-        self.now = 1000.0
-        self.machine = Worker("w", VERSIONS, slots, "host-w", 22, self.now, LIMITS)
+
+class _PeerRig(Generic[M]):
+    """One that talks to the broker alone, and a clock that stands still until it is moved."""
+
+    def __init__(self, machine: M) -> None:
+        self.now = START
+        self.machine = machine
 
     def say(self, message: Any, payload: Sequence[Blob] = ()) -> list[Action]:
         """The broker says this, and a turn passes."""
@@ -106,6 +111,13 @@ class WorkerRig:
         actions = self.machine.advance(self.now)
         self.machine.check()
         return actions
+
+
+class WorkerRig(_PeerRig[Worker]):
+    """A worker of two slots."""
+
+    def __init__(self, slots: int = 2) -> None:
+        super().__init__(Worker("w", VERSIONS, slots, "host-w", 22, START, LIMITS))
 
     def joined(self) -> WorkerRig:
         """Welcomed by the broker, with its children started."""
@@ -130,24 +142,11 @@ class WorkerRig:
         return self.turn()
 
 
-class ClientRig:
+class ClientRig(_PeerRig[Client]):
     """A client."""
 
     def __init__(self, limits: Settings = LIMITS) -> None:
-        self.now = 1000.0
-        self.machine = Client("c", VERSIONS, "host-c", 11, "", self.now, limits)
-
-    def say(self, message: Any, payload: Sequence[Blob] = ()) -> list[Action]:
-        """The broker says this, and a turn passes."""
-        self.machine.receive(BROKER, message, payload, self.now)
-        return self.turn()
-
-    def turn(self, after: float = 0.0) -> list[Action]:
-        """A turn, so many seconds later."""
-        self.now += after
-        actions = self.machine.advance(self.now)
-        self.machine.check()
-        return actions
+        super().__init__(Client("c", VERSIONS, "host-c", 11, "", START, limits))
 
     def connected(self) -> ClientRig:
         """Welcomed by the broker."""

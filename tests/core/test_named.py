@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from tests.core.rigs import SETUP, VERSIONS, BrokerRig, ClientRig, WorkerRig, sent, welcome
+from zfarm.core.feeding import _named
+from zfarm.core.kids import Kid
 from zfarm.core.named import Bodies, digest_of
 from zfarm.messages import (
     BROKER,
@@ -240,9 +242,6 @@ def test_bodies_are_bounded_and_the_last_one_stays() -> None:
 
 @pytest.mark.parametrize("most", [len(LARGE), 100])
 def test_a_child_drops_what_is_too_much(most: int) -> None:
-    from zfarm.core.feeding import _named
-    from zfarm.core.kids import Kid
-
     kid = Kid(1)
     carried, digests, drops = _named(kid, [LARGE, b"small"], most)
     assert carried == [LARGE, b"small"]
@@ -256,9 +255,6 @@ def test_a_child_drops_what_is_too_much(most: int) -> None:
 
 
 def test_what_a_message_names_goes_after_it_and_is_sent_once() -> None:
-    from zfarm.core.feeding import _named
-    from zfarm.core.kids import Kid
-
     kid, most = Kid(1), len(LARGE)
     assert _named(kid, [LARGE], most)[0] == [LARGE]
     carried, _, drops = _named(kid, [OTHER, LARGE], most)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gc
 import math
-import os
 import pickle
 import platform
 import signal
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.edge.rig import Rig
+from tests.edge.unportable import Bomb, Unpicklable
 from zfarm.edge.callables import Portable
 from zfarm.errors import ModuleMissing, NotPortable, RemoteTraceback
 from zfarm.messages import BROKEN
@@ -36,11 +36,6 @@ class Plain(Exception):
     pass
 
 
-class Unpicklable:
-    def __reduce__(self):
-        raise RuntimeError("not me")
-
-
 class Leaver:
     def __reduce__(self):
         sys.exit("leaving")
@@ -49,22 +44,6 @@ class Leaver:
 class Interrupter:
     def __reduce__(self):
         raise KeyboardInterrupt
-
-
-class Bomb:
-    """Goes off where it is unpickled."""
-
-    def __init__(self, kind=ValueError):
-        self.kind = kind
-
-    def __reduce__(self):
-        return _explode, (self.kind, os.getpid())
-
-
-def _explode(kind, pid):
-    if os.getpid() != pid:
-        raise kind("went off")
-    return Bomb(kind)
 
 
 # ---------------------------------------------------------------- functions and arguments

@@ -15,30 +15,13 @@ from zfarm.edge.modules import Module, importing_from, look_at_modules, modules_
 @pytest.fixture
 def top(tmp_path: Path) -> Path:
     """A directory with modules that must not be imported, and with what is none."""
-    for name in (
-        "mod_of_zf.py",
-        "pack_of_zf/__init__.py",
-        "pack_of_zf/deep/part.py",
-        "src/sub_of_zf/__init__.py",
-    ):
+    modules = "mod_of_zf.py pack_of_zf/__init__.py pack_of_zf/deep/part.py src/sub_of_zf/__init__.py".split()
+    others = "setup.py conftest.py no-name.py __main__.py loose/part.py text.txt json.py".split()
+    others += ["pack_of_zf/__pycache__/x.py", "pack_of_zf/table.csv"]
+    for name in (*modules, *others):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("raise SystemExit('imported')\n")
-    for name in (
-        "setup.py",
-        "conftest.py",
-        "no-name.py",
-        "__main__.py",
-        "loose/part.py",
-        "text.txt",
-        "json.py",
-    ):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
-    (tmp_path / "pack_of_zf" / "__pycache__").mkdir()
-    (tmp_path / "pack_of_zf" / "__pycache__" / "x.py").write_text("")
-    (tmp_path / "pack_of_zf" / "table.csv").write_text("1,2\n")
+        path.write_text("raise SystemExit('imported')\n" if name in modules else "")
     return tmp_path
 
 

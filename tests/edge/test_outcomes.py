@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.edge.rig import Rig
+from tests.edge.unportable import Bomb, Unpicklable
 from zfarm.edge.outcomes import cut, decode_batch, decode_outcome, encode_error, encode_value
 from zfarm.errors import NotPortable, RemoteError, RemoteTraceback
 from zfarm.messages import BROKEN, ERROR, MIXED, VALUE
@@ -37,27 +38,6 @@ def annotated(make):
 
 def fail(make):
     raise annotated(make)
-
-
-class Unpicklable:
-    def __reduce__(self):
-        raise RuntimeError("not me")
-
-
-class Bomb:
-    """Goes off where it is unpickled."""
-
-    def __init__(self, kind=ValueError):
-        self.kind = kind
-
-    def __reduce__(self):
-        return _explode, (self.kind, os.getpid())
-
-
-def _explode(kind, pid):
-    if os.getpid() != pid:
-        raise kind("went off")
-    return Bomb(kind)
 
 
 def give_bomb():

@@ -6,34 +6,20 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.edge.relaying import mine_of, reader_of, relay_on_tcp, writer_of
 from tests.edge.waiting import until
 from zfarm.edge.items import ItemsReader, ItemsWriter, stream_address
 from zfarm.edge.relay import Relay
-from zfarm.edge.security import Access, ServerKeys, fingerprint
+from zfarm.edge.security import ServerKeys
 from zfarm.edge.sockets import Context
 from zfarm.edge.zap import Doorkeeper
 
 
 @pytest.fixture
 def relay(context: Context, keys: ServerKeys, doorkeeper: Doorkeeper) -> Iterator[Relay]:
-    relay = Relay(context, "tcp://127.0.0.1:*", "tcp://127.0.0.1:*", keys.server)
+    relay = relay_on_tcp(context, keys)
     yield relay
     relay.close()
-
-
-def access(keys: ServerKeys, role: str) -> Access:
-    return Access("", "", keys.server.public, keys.roles[role])
-
-
-def reader_of(
-    context: Context, relay: Relay, keys: ServerKeys, topic: str, role: str = "client"
-) -> ItemsReader:
-    return ItemsReader(context, relay.items_address, access(keys, role), topic, lambda up: None)
-
-
-def mine_of(keys: ServerKeys) -> str:
-    """How the topics begin of whoever has the shared key of clients."""
-    return f"client:client:{fingerprint(keys.roles['client'].public)}"
 
 
 def is_up(peer: ItemsReader | ItemsWriter) -> bool:
@@ -44,7 +30,7 @@ def is_up(peer: ItemsReader | ItemsWriter) -> bool:
 def test_items_reach_the_session_that_they_are_for_and_no_other(
     context: Context, keys: ServerKeys, relay: Relay
 ) -> None:
-    writer = ItemsWriter(context, relay.emits_address, access(keys, "worker"))
+    writer = writer_of(context, relay.emits_address, keys)
     mine = reader_of(context, relay, keys, f"{mine_of(keys)}/mine")
     other = reader_of(context, relay, keys, f"{mine_of(keys)}/other")
     until(lambda: is_up(writer) and is_up(mine) and is_up(other))
@@ -77,7 +63,7 @@ def test_a_client_cannot_publish_and_a_worker_cannot_subscribe(
     context: Context, keys: ServerKeys, relay: Relay, doorkeeper: Doorkeeper
 ) -> None:
     denied = doorkeeper.denied
-    writer = ItemsWriter(context, relay.emits_address, access(keys, "client"))
+    writer = writer_of(context, relay.emits_address, keys, "client")
     reader = reader_of(context, relay, keys, "worker:worker/session", "worker")
     until(lambda: doorkeeper.denied >= denied + 2)
 
@@ -88,7 +74,7 @@ def test_a_client_cannot_publish_and_a_worker_cannot_subscribe(
 
 
 def test_whose_key_is_revoked_gets_nothing_more(context: Context, keys: ServerKeys, relay: Relay) -> None:
-    writer = ItemsWriter(context, relay.emits_address, access(keys, "worker"))
+    writer = writer_of(context, relay.emits_address, keys)
     reader = reader_of(context, relay, keys, f"{mine_of(keys)}/mine")
     until(lambda: is_up(writer) and is_up(reader))
 

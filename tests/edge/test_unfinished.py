@@ -13,13 +13,13 @@ import pytest
 import zmq
 
 from tests.edge.joiner import Joiner
+from tests.edge.relaying import mine_of, reader_of, relay_on_tcp, writer_of
 from tests.edge.waiting import until
 from zfarm.edge import ports, relay, unfinished
-from zfarm.edge.items import ItemsReader, ItemsWriter
+from zfarm.edge.items import ItemsWriter
 from zfarm.edge.notes import NotesPort
 from zfarm.edge.ports import DealerPort, RouterPort
-from zfarm.edge.relay import Relay
-from zfarm.edge.security import ROLES, Access, ServerKeys, fingerprint
+from zfarm.edge.security import ROLES, Access, ServerKeys
 from zfarm.edge.sockets import Context, connect, hang_up, is_up, new_socket
 from zfarm.edge.tcpinfo import TcpInfo, available
 from zfarm.edge.unfinished import SLACK
@@ -323,18 +323,16 @@ def test_the_relay_disconnects_who_does_not_end(
     context: Context, keys: ServerKeys, doorkeeper: Doorkeeper, door: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "largest_message", lambda size: SLACK)
-    served = Relay(context, "tcp://127.0.0.1:*", "tcp://127.0.0.1:*", keys.server)
+    served = relay_on_tcp(context, keys)
     joiner = Joiner(port_of(served.emits_address if door == "emits" else served.items_address), inf)
     joiner.armed[False].set()
-    role = "worker" if door == "emits" else "client"
-    access = Access("", "", keys.server.public, keys.roles[role])
     address = f"tcp://127.0.0.1:{joiner.port}"
     writer: ItemsWriter | None = None
     mallory = new_socket(context, zmq.XSUB, "tcp://", -1)
     if door == "emits":
-        writer = ItemsWriter(context, address, access)
+        writer = writer_of(context, address, keys)
     else:
-        connect(mallory, address, access.server, access.keys)
+        connect(mallory, address, keys.server.public, keys.roles["client"])
 
     def send() -> None:
         if writer is not None:
@@ -356,19 +354,11 @@ def test_the_relay_lets_go_on_whose_messages_end(
     monkeypatch.setattr(relay, "largest_message", lambda size: SLACK)
     monkeypatch.setattr(relay, "settings", replace(settings, unfinished_check_s=0.0))
     monkeypatch.setattr(relay, "CHECK_MS", 1)  # between two messages as well, when none waits
-    served = Relay(context, "tcp://127.0.0.1:*", "tcp://127.0.0.1:*", keys.server)
-    topic = f"client:client:{fingerprint(keys.roles['client'].public)}/mine"
+    served = relay_on_tcp(context, keys)
+    topic = f"{mine_of(keys)}/mine"
     ups: list[bool] = []
-    writer = ItemsWriter(
-        context, served.emits_address, Access("", "", keys.server.public, keys.roles["worker"])
-    )
-    reader = ItemsReader(
-        context,
-        served.items_address,
-        Access("", "", keys.server.public, keys.roles["client"]),
-        topic,
-        ups.append,
-    )
+    writer = writer_of(context, served.emits_address, keys)
+    reader = reader_of(context, served, keys, topic, on_link=ups.append)
     came = 0
 
     def all_came() -> bool:
