@@ -188,6 +188,17 @@ def test_a_worker_comes_back_when_nobody_else_is_left() -> None:
     assert rig.leases("W")
 
 
+def test_a_worker_that_is_alone_keeps_no_list_of_all_that_died_there() -> None:
+    rig = Rig()
+    rig.say("V", Leave())
+    rig.say("C", *submit(*range(1, 21), attempts=1))
+    for _ in range(12):
+        rig.kill("W")
+
+    assert not rig.aside()
+    assert len(rig.machine.workers["w"].suspects) == 3
+
+
 def test_initializers_of_one_client_that_die_count_once() -> None:
     rig = Rig()
     rig.say("C", *submit(*range(1, 21), attempts=1))

@@ -41,6 +41,8 @@ class Aside:
     def _suspect(self, worker: WorkerRecord, key: tuple[str, int], now: float) -> None:
         limits = self._broker.limits
         worker.suspects[key] = None
+        if len(worker.suspects) > limits.worker_deaths_max:  # who is alone may see very many of them
+            del worker.suspects[next(iter(worker.suspects))]
         if len(worker.suspects) < limits.worker_deaths_max or worker.aside_until:
             return
         if not self._others(worker):
