@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -62,11 +63,13 @@ class Pins:
 
     births: dict[bytes, tuple[m.Need, float]] = field(default_factory=dict)
     clients: dict[str, Named] = field(default_factory=dict)
+    forgot_at: float = -inf
 
     def lose_some(self, farm: Farm) -> None:
         """The host has lost its power, and what was not synced."""
         if farm.mix.settings.pins_kept_s == SHORT_S and farm.chaos and farm.rng.random() < 0.5:
             self.clients.clear()
+            self.forgot_at = farm.now
 
     def pinned(self, now: float, kept_s: float) -> set[m.Need]:
         """What must not go."""
@@ -174,10 +177,13 @@ class Handles:
 
     def _silent(self, client: ClientProcess, kept: Kept) -> bool:
         kept_s = self.farm.mix.settings.pins_kept_s
-        named = kept.shelf.store.pins.clients.get(client.session)
+        pins = kept.shelf.store.pins
+        named = pins.clients.get(client.session)
         heard_at = kept.born_at
         if named is not None and kept.need in named.names:
             heard_at = max(heard_at, named.heard_at)
+        elif kept.born_at <= pins.forgot_at:
+            return True  # gone before its client could say it anew
         return kept_s == SHORT_S and self.farm.now > heard_at + kept_s
 
     def kept_in_vain(self) -> list[str]:
