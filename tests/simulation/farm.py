@@ -20,7 +20,8 @@ from tests.simulation.handles import Kept
 from tests.simulation.keyring import Keyring
 from tests.simulation.network import Network
 from tests.simulation.people import Task
-from tests.simulation.processes import BrokerProcess, ClientProcess, Process, WorkerProcess
+from tests.simulation.process import Process
+from tests.simulation.processes import BrokerProcess, ClientProcess, WorkerProcess
 from tests.simulation.shelves import Library, Store
 from tests.simulation.story import Story
 

@@ -1,14 +1,12 @@
-"""The processes of a simulated farm: each drives a production machine, turn by turn, and does what it says.
+"""The processes of a simulated farm: each drives a production machine, and does what that says.
 
-A process has a clock of its own (offset and rate), may be stopped for a while and then gets everything at
-once, and may die between any two actions of a turn. It decides nothing: that is the machine's.
+What all of them have, a clock and turns, stands in process.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.archive import ARCHIVE, Archive
@@ -17,6 +15,7 @@ from tests.simulation.fullness import written_first
 from tests.simulation.keyring import Gate
 from tests.simulation.network import Link
 from tests.simulation.people import Task
+from tests.simulation.process import Process
 from tests.simulation.rogues import VERSIONS
 from tests.simulation.shelves import CHUNK, Shelf, give
 from zfarm import messages as m
@@ -27,132 +26,6 @@ from zfarm.core.worker import Worker
 
 if TYPE_CHECKING:
     from tests.simulation.farm import Farm
-
-SPINS_MAX = 50
-"""Turns in a row in which nothing arrived and nothing was done: then the machine's deadline is wrong."""
-
-
-class Process:
-    """A machine with a clock and an inbox."""
-
-    machine: Any
-    link: Link | None = None
-
-    def __init__(self, farm: Farm, name: str) -> None:
-        rng, mix = farm.rng, farm.mix
-        self.farm = farm
-        self.name = name
-        self.alive = True
-        self.born = farm.now
-        self.stopped_until = 0.0
-        self.doomed: int | None = None
-        """Die in the next turn that has actions, after so many of them."""
-        self._offset = 1.0 + rng.random() * 1e5
-        self._rate = 1.0 + (rng.random() - 0.5) * mix.clock_skew
-        self._inbox: list[tuple[Any, ...]] = []
-        self._wake_at = inf
-        self._wake = 0
-        self._spins = 0
-
-    @property
-    def clock(self) -> float:
-        """The monotonic time that this process sees."""
-        return self._offset + self.farm.now * self._rate
-
-    def hand(self, *entry: Any) -> None:
-        """Something for the machine to note in its next turn."""
-        if self.alive:
-            self._inbox.append(entry)
-            self._wake_up(self.farm.now + self.farm.rng.random() * self.farm.mix.turn_s)
-
-    def stop(self, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT so much later."""
-        self.farm.story.tell(self.farm.now, self.name, "stops", seconds)
-        self.stopped_until = self.farm.now + seconds
-
-    def resume(self) -> None:
-        """SIGCONT now."""
-        if self.stopped_until > self.farm.now:
-            self.stopped_until = self.farm.now
-            self._wake_up(self.farm.now)
-
-    def die(self) -> None:
-        """No turn will follow."""
-        self.alive = False
-        self._inbox.clear()
-
-    def when(self, clock: float) -> float:
-        """The virtual time at which its clock will show this."""
-        return (clock - self._offset) / self._rate
-
-    def waits_from(self, peer: Any) -> bool:
-        """Something of this peer waits in the inbox."""
-        return any(entry[0] == "message" and entry[1] == peer for entry in self._inbox)
-
-    def take(self, entry: tuple[Any, ...], clock: float) -> None:
-        """Feed one entry of the inbox to the machine."""
-        raise AssertionError(f"{type(self).__name__} takes nothing")
-
-    def perform(self, action: m.Action) -> None:
-        """Do what the machine wants."""
-        raise AssertionError(f"{type(self).__name__} performs nothing")
-
-    def advanced(self) -> None:
-        """The machine has decided, and nothing of it is done yet."""
-
-    def checked(self, actions: list[m.Action]) -> list[m.Action]:
-        """These actions, or what is to be done in their place."""
-        return actions
-
-    def lose_power(self) -> None:
-        """Die right now, in the middle of a turn."""
-        raise AssertionError(f"{type(self).__name__} cannot die")
-
-    def _wake_up(self, at: float) -> None:
-        at = max(at, self.stopped_until, self.farm.now)
-        if at < self._wake_at:
-            self._wake_at = at
-            self._wake += 1
-            self.farm.at(at, partial(self._turn, self._wake))
-
-    def _turn(self, wake: int) -> None:
-        if wake != self._wake or not self.alive:
-            return  # another wake-up came first, or nobody is there any more
-        self._wake_at = inf
-        if self.farm.now < self.stopped_until:
-            self._wake_up(self.stopped_until)
-            return
-        most = self.farm.mix.turn_messages
-        inbox, self._inbox = self._inbox[:most], self._inbox[most:]
-        clock = self.clock
-        for entry in inbox:
-            self.take(entry, clock)
-        actions = self.machine.advance(clock)
-        self.advanced()
-        self._spins = 0 if inbox or actions else self._spins + 1
-        assert self._spins < SPINS_MAX, f"{self.name} spins: deadline {self.machine.deadline}, now {clock}"
-        doomed = self.doomed if actions else None
-        for done, action in enumerate(actions if doomed == 0 else self.checked(actions)):
-            if doomed is not None and done >= doomed:
-                break
-            self.perform(action)
-        if doomed is not None:
-            self.lose_power()
-        if self.alive:
-            self.machine.check()
-            self._sleep()
-            if self._inbox:
-                self._wake_up(self.farm.now + self.farm.rng.random() * self.farm.mix.turn_s)
-
-    def _sleep(self) -> None:
-        deadline = self.machine.deadline
-        if deadline < inf:
-            at = max(self.farm.now, (deadline - self._offset) / self._rate)
-            self._wake_up(at + 1e-9 + self.farm.rng.random() * self.farm.mix.late_s)
-
-    def _told(self, action: m.Tell) -> None:
-        self.farm.story.tell(self.farm.now, self.name, action.level, action.text)
-        self.farm.story.probe_tell(action)
 
 
 class BrokerProcess(Process):

@@ -80,6 +80,11 @@ RESTLESS = {
 """What a farm at rest has no reason to say."""
 
 
+def busy(farm: Farm) -> bool:
+    """Something is still to come: a farm of which that is true is not at rest, and need not be looked at."""
+    return bool(farm.books.pending or farm.books.unread) or farm.plans_until >= farm.now
+
+
 def unrest(farm: Farm) -> list[str]:
     """Why this farm is not at rest, one line each."""
     found = [f"task {token} is open: {farm.tasks[token]}" for token in sorted(farm.books.pending)]
@@ -110,6 +115,7 @@ def unrest(farm: Farm) -> list[str]:
         return found
     for process in (farm.broker, *workers, *clients):
         machine = process.machine
+        machine.check()
         for path, container in _containers(machine, type(machine).__name__, set()):
             if container and path not in KEPT and "handlers" not in path and "_from_" not in path:
                 found.append(f"{process.name} holds {path} = {str(container)[:200]}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tests.simulation.farm import Farm
 from tests.simulation.faults import heal, let_faults_happen, mix_of
 from tests.simulation.people import Person
-from tests.simulation.rest import RESTLESS, unrest
+from tests.simulation.rest import RESTLESS, busy, unrest
 
 REST_S = 3000.0
 """Virtual seconds after the last fault within which a farm must be at rest."""
@@ -61,7 +61,7 @@ def _live(farm: Farm) -> None:
     healed_at = farm.now
     left = [""]
     while left and farm.now < healed_at + REST_S:
-        farm.run(healed_at + REST_S, lambda: not unrest(farm))
+        farm.run(healed_at + REST_S, lambda: not busy(farm) and not unrest(farm))
         farm.run(farm.now + SETTLE_S)  # what is in flight arrives
         left = unrest(farm)
     assert not left, f"{REST_S} s after the last fault the farm is not at rest:\n  " + "\n  ".join(left)
