@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from tests.simulation.farm import Farm
 
 
+ASKING = ("cancel", "why")
+READING = ("listen", "unlisten", "took")
+"""What is asked of a future. Those who attach to a job go on reading its streams."""
+
+
 class BrokerProcess(Process):
     """The broker: a ROUTER and a machine."""
 
@@ -283,8 +288,8 @@ class ClientProcess(Process):
             return  # whoever has left can ask for nothing more
         elif self.attaching and kind != "advance":
             self._later.append(entry)
-        elif kind in ("cancel", "why") and self.job and entry[1].asked_by is not self:
-            pass  # that future was lost with the program that had the job before
+        elif kind in (READING if not self.job else ()) + ASKING and entry[1].asked_by is not self:
+            pass  # that future was lost with the program that was here before
         elif kind == "submit":
             self._submit(entry[1])
         elif kind == "cancel":
