@@ -296,6 +296,19 @@ def test_a_call_that_waits_frees_its_slot_and_makes_room(rig: WorkerRig) -> None
     assert rig.turn() == [Send(BROKER, Room(1))]
 
 
+def test_nothing_is_sent_ahead_while_more_calls_run_than_there_are_slots() -> None:
+    rig = WorkerRig(slots=1).joined()
+    rig.granted(1, {FIRST: 1}, expected_us=400)
+    rig.machine.child_waits(1, True, rig.now)
+    rig.turn()
+    rig.granted(2, {FIRST + 1: 2}, expected_us=400)
+    rig.machine.child_waits(1, False, rig.now)  # two run now, in one slot
+    rig.turn()
+
+    assert of(rig.granted(3, {FIRST + 2: 3}, expected_us=400), RunCalls) == []
+    assert of(rig.done(1, 1), RunCalls), "one runs, and behind that the next one may wait"
+
+
 @pytest.mark.parametrize("by", ["signal", "message"])
 def test_draining_returns_what_waits_finishes_what_runs_and_leaves(by: str) -> None:
     rig = WorkerRig(slots=1).joined()

@@ -153,11 +153,12 @@ class Handles:
         self.handles[client].remove(kept)
 
     def in_hand(self) -> list[tuple[ClientProcess, Kept]]:
-        """All handles that there are."""
+        """All handles that there are and that count: not those of somebody whose key was revoked."""
+        keys = self.farm.keys
         return [
             (client, kept)
             for client, some in self.handles.items()
-            if client.alive and not client.left
+            if client.alive and not client.left and keys.admits(client.principal)
             for kept in some
         ]
 

@@ -23,9 +23,6 @@ from tests.simulation.test_seeds import seeds
 FILE = Path(__file__).with_name("hints.txt")
 CHEAP_S = 0.5
 """Processor time of a seed for which no cheaper one is looked for."""
-REST_S = 1000.0
-"""Virtual seconds within which a farm with a bug must be at rest: three times what any of these seeds takes
-without one, and a third of what they are given then. A farm that hangs is what takes longest."""
 TRIES = 6
 """Of how many seeds that catch a bug the cheapest is taken."""
 
@@ -39,7 +36,7 @@ def read() -> dict[str, int]:
 def caught_by(number: int, first: Iterable[int] = ()) -> int | str | None:
     """A seed that fails with this bug planted, None if none does; text: why it cannot be planted."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "REST_S", REST_S)
+        patch.setattr(run, "REST_S", run.GIVEN_UP_S)
         try:
             MUTANTS[number].plant(patch)
         except AssertionError as error:
@@ -59,7 +56,7 @@ def cheapest(number: int) -> int | None:
     """Of the first seeds that fail with this bug planted, the one that takes least: some farms wait for long
     for what does not come."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "REST_S", REST_S)
+        patch.setattr(run, "REST_S", run.GIVEN_UP_S)
         MUTANTS[number].plant(patch)
         costs: list[tuple[float, int]] = []
         for seed in seeds():

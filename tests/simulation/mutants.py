@@ -186,7 +186,6 @@ MUTANTS = [
     # slots and children
     Mutant("double room", "_feed", "self.slots - self._busy()", "2 * self.slots - self._busy()"),
     Mutant("waiting takes a slot", "_room", "slots + len(children)", "slots"),
-    Mutant("fed ahead beyond the slots", "_feed", "free >= 0", "True"),
     Mutant("a full worker keeps its queue", "_watch_kids", "self._return_queue()", "pass"),
     Mutant("fed while giving back", "idle", " or self.taking_back", ""),
     Mutant("a child serves any realm", "_idle_kid", "kid.realm == wanted", "True"),

@@ -30,6 +30,7 @@ class Tally:
     seeds: int = 0
     events: int = 0
     virtual_s: float = 0.0
+    longest_s: float = 0.0
     probes: Counter[str] = field(default_factory=Counter)
     failure: str = ""
 
@@ -38,6 +39,7 @@ class Tally:
         self.seeds += other.seeds
         self.events += other.events
         self.virtual_s += other.virtual_s
+        self.longest_s = max(self.longest_s, other.longest_s)
         self.probes += other.probes
         self.failure = self.failure or other.failure
 
@@ -47,7 +49,8 @@ def run_some(seeds: Sequence[int]) -> Tally:
     tally = Tally()
     for seed in seeds:
         result = simulate(seed, keep=200)
-        tally.add(Tally(1, result.events, result.virtual_s, Counter(result.probes)))
+        virtual_s = result.virtual_s
+        tally.add(Tally(1, result.events, virtual_s, virtual_s, Counter(result.probes)))
         if result.failure:
             tally.failure = result.report()
             break

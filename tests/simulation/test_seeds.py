@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.run import simulate
+from tests.simulation.run import GIVEN_UP_S, simulate
 from tests.simulation.soak import Tally, run_some
 
 SEEDS = 500
@@ -137,6 +137,12 @@ def test_every_farm_keeps_its_promises_and_comes_to_rest(tallies: list[Tally]) -
     failures = [tally.failure for tally in tallies if tally.failure]
 
     assert not failures, "\n\n".join(failures)
+
+
+def test_no_farm_without_a_bug_is_taken_for_one_that_hangs(tallies: list[Tally]) -> None:
+    longest_s = max(tally.longest_s for tally in tallies)
+
+    assert longest_s < GIVEN_UP_S, "a planted bug would seem to be caught by that seed, whatever it does"
 
 
 def test_every_rare_branch_was_taken(tallies: list[Tally], request: pytest.FixtureRequest) -> None:
