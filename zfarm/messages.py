@@ -491,7 +491,9 @@ class Welcome(Message, tag="welcome"):
 
 
 class Stranger(Message, tag="stranger"):
-    """Broker -> any peer: I do not know you (any more); say Hello or Join again."""
+    """Broker -> any peer: I do not know you (any more); say Hello or Join again. ``later``: when you must."""
+
+    later: bool = False
 
 
 class Refused(Message, tag="refused"):

@@ -153,6 +153,26 @@ def test_what_has_arrived_is_said_again_until_an_echo_confirms_it(rig: ClientRig
     assert Forget([1]) not in sent([*rig.say(welcome(1, 2)), *rig.turn(after=1.0)])
 
 
+def test_who_can_speak_for_nobody_now_keeps_silent_until_there_is_something_to_ask() -> None:
+    rig = ClientRig(dataclasses.replace(LIMITS, broker_away_max_s=30.0)).connected()
+    assert rig.say(Stranger(later=True)) == []
+    assert rig.turn(after=100.0) == []
+    assert rig.machine.heard(rig.now) == (False, 0.0)
+
+    rig.submit("t1")
+    assert rig.turn() == [Send(BROKER, HELLO)]
+    assert Rejected("BrokerUnreachable", "the broker has not answered for 30 s") in rig.turn(after=31.0)
+
+
+def test_who_has_something_open_goes_on_saying_hello(rig: ClientRig) -> None:
+    rig.submit("t1")
+    rig.turn()
+
+    assert rig.say(Stranger(later=True)) == [Send(BROKER, HELLO)]
+    assert rig.say(Stranger(later=True)) == []
+    assert rig.turn(after=LIMITS.beat_interval_s) == [Send(BROKER, HELLO)]
+
+
 def test_a_broker_that_stays_away_ends_it() -> None:
     rig = ClientRig(dataclasses.replace(LIMITS, broker_away_max_s=30.0)).connected()
     rig.submit("t1")

@@ -283,6 +283,8 @@ class ClientProcess(Process):
             _, message, payload = entry
             if isinstance(message, m.Want):
                 self.farm.books.wanted(self, message)
+            elif isinstance(message, m.Stranger) and message.later:
+                self.farm.story.probe("a client in a child has nobody to speak for")
             self.machine.receive(m.BROKER, message, payload, clock)
         elif self.left:
             return  # whoever has left can ask for nothing more
@@ -339,11 +341,6 @@ class ClientProcess(Process):
             self.machine.adopt(action.session, farm.books.taken_over(self, action.tasks))
             for entry in self._later:
                 self.hand(*entry)
-        elif isinstance(action, m.Rejected) and self.tunnel is not None:
-            farm.story.probe("a client in a child whose owner has left is refused")
-            assert action.code == "AccessDenied", action
-            self.die()
-            farm.books.client_died(self)
         elif isinstance(action, m.Rejected):
             self.over = True
             self.die()

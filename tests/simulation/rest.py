@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.revocation import remains
@@ -136,8 +137,8 @@ def _clients(farm: Farm) -> Iterator[ClientProcess]:
     yield from farm.clients.values()
     for worker in farm.all_workers():
         for child in worker.children.all.values():
-            if child.client is not None:
-                yield child.client
+            if child.client is not None and child.client.machine.deadline < inf:
+                yield child.client  # else it has nobody to speak for, and keeps silent
 
 
 def _containers(thing: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:

@@ -141,7 +141,7 @@ class Broker(Reception):
             record = self.peers.get(peer)
             if record is None:
                 if kind is not Bye:
-                    self._strangers[peer] = None
+                    self._strangers[peer] = False
                 return
             record.heard_at = now
             handlers = self._from_client if isinstance(record, ClientRecord) else self._from_worker
@@ -173,15 +173,15 @@ class Broker(Reception):
         if known is not None and not isinstance(message, Hello | Attach):
             self.receive(peer, message, payload, now, principal)
         elif not isinstance(self.peers.get(worker), WorkerRecord):
-            self._strangers[peer] = None
+            self._strangers[peer] = False
         elif isinstance(message, Attach) or (isinstance(message, Hello) and message.job):
             self._refuse(peer, "AccessDenied", "a task cannot have a job: its program can")
         elif known is not None or returns or owner in self.clients:
             self.receive(peer, message, payload, now, principal)
         elif now - self.started_at < self.limits.client_lost_after_s + self.limits.client_grace_s:
-            self._strangers[peer] = None  # the client itself may come back to a new broker later than we
+            self._strangers[peer] = False  # the client itself may come back to a new broker later than we
         elif not isinstance(message, Bye):
-            self._refuse(peer, "AccessDenied", "the client whose call this is has left")
+            self._strangers[peer] = True  # of its child the next call may be another client's
 
     def restore(self, pairs: Iterable[tuple[Record, Payload]], now: float) -> None:
         """Take over what the journal of an earlier life holds, before anything else happens.
@@ -228,8 +228,8 @@ class Broker(Reception):
             dispatch.dispatch(self, now)
         if self.leaving and not self.stall.full:
             leaving.finish(self, now)
-        for peer in self._strangers:
-            self._send(peer, Stranger())
+        for peer, later in self._strangers.items():
+            self._send(peer, Stranger(later))
         self._strangers.clear()
         if self.stalled:
             self.actions.extend(self.stall.say())

@@ -189,23 +189,12 @@ class Client:
         number = self._next_task
         self._next_task = number + 1
         asked = Asked(
-            number,
-            token,
-            name,
-            function,
-            setup,
-            body,
-            items,
-            max_attempts,
-            timeout_us,
-            priority,
-            memory_bytes,
-            demand,
-            needs,
-        )
+            number, token, name, function, setup, body, items,
+            max_attempts, timeout_us, priority, memory_bytes, demand, needs,
+        )  # fmt: skip
         self._tasks[number] = asked
         self._unsent.append(asked)
-        self.deadline = NOW
+        self._speak()
         return number
 
     def cancel(self, task: int, force: bool = False, grace_us: int = 0) -> None:
@@ -238,7 +227,7 @@ class Client:
 
     def heard(self, now: float) -> tuple[bool, float]:
         """Whether there is a link to the broker, and for how long nothing was heard of it."""
-        return self._welcome is not None and not self._over, now - self._heard_at
+        return self._welcome is not None and not self._over, max(0.0, now - self._heard_at)
 
     def listen(self, task: int) -> bool:
         """Read the stream of ``task`` from where it stands; False: of that nothing is known any more."""
@@ -276,7 +265,7 @@ class Client:
     def hold(self, at: str, digest: bytes, size: int, birth: bytes) -> None:
         """A handle names this part of a kept result from now on, in the store of worker ``at``."""
         self._pinning.hold(at, digest, size, birth)
-        self.deadline = NOW
+        self._speak()
 
     def let_go(self, at: str, digest: bytes, size: int) -> None:
         """That handle is gone, and the calls that were given it have ended."""
@@ -311,6 +300,8 @@ class Client:
                 actions.append(Send(BROKER, Forget(tasks=self._take_forgets())))
             actions.append(Send(BROKER, Bye()))
             return actions
+        if self._heard_at == inf and self._hello_at < inf:
+            self._heard_at = now  # for as long as it kept silent it waited for nothing
         if self._welcome is None:
             if now >= self._hello_at:
                 self._hello_at = now + self._limits.beat_interval_s
@@ -378,6 +369,14 @@ class Client:
         if self._welcome is not None:
             self._welcome = None
             self._hello_at = now
+        if message.later and not (self._tasks or self._pinning.busy):
+            self._hello_at = self._heard_at = inf
+
+    def _speak(self) -> None:
+        """There is something to ask: the end of a silence, if there was one."""
+        if self._hello_at == inf:
+            self._hello_at = NOW
+        self.deadline = NOW
 
     def _on_refused(self, message: Refused, payload: Payload, now: float) -> None:
         self._reject(self._actions, message.code, message.text)

@@ -53,6 +53,11 @@ class Pinning:
         self._places: dict[str, Place] = {}
         self._number = 0
 
+    @property
+    def busy(self) -> bool:
+        """A store has been told of a handle, or is to be told of one."""
+        return bool(self._places)
+
     def hold(self, at: str, digest: bytes, size: int, birth: bytes) -> None:
         """A handle names this from now on, which is in the store of worker ``at``."""
         place = self._places.get(at)

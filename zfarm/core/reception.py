@@ -81,7 +81,7 @@ class Reception(Ledger):
         """Who gives what the broker keeps beyond the life of programs; None: nobody. Set by the shell."""
         self.routes = Routes(self)  # type: ignore[arg-type]  # a reception is always that of a broker
         self.pinboard = Pinboard(self)  # type: ignore[arg-type]
-        self._strangers: dict[Peer, None] = {}
+        self._strangers: dict[Peer, bool] = {}
         self._from_client: dict[type, Handler] = {
             Submit: self._on_submit,
             Cancel: self._on_cancel,
