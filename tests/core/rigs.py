@@ -37,6 +37,8 @@ START = 1000.0
 EPOCH = 7
 FIRST = EPOCH << 32 | 1
 """The first lease that a broker of that epoch grants."""
+SAID = EPOCH << 32
+"""The numbers of its Grants are above this one."""
 
 HELLO = Hello("c", VERSIONS, "host-c", 11, "")
 JOIN = Join("w", VERSIONS, 2, "host-w", 22, beat=1)

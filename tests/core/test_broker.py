@@ -14,6 +14,7 @@ from tests.core.rigs import (
     HELLO,
     JOIN,
     LIMITS,
+    SAID,
     SETUP,
     VERSIONS,
     BrokerRig,
@@ -77,7 +78,7 @@ def test_a_client_is_welcomed() -> None:
 def test_a_worker_is_welcomed_and_told_of() -> None:
     assert BrokerRig().say("W", JOIN) == [
         Tell("info", "worker host-w/22 joined with 2 slots"),
-        Send("W", welcome(1, 2, grants=1)),
+        Send("W", welcome(1, 2, grants=SAID + 1)),
     ]
 
 
@@ -102,7 +103,7 @@ def test_whoever_is_not_known_is_told_so_and_changes_nothing(rig: BrokerRig) -> 
 def test_a_stranger_that_joins_in_the_same_turn_is_none_any_more(rig: BrokerRig) -> None:
     rig.machine.receive("V", Beat(0, [], 1), (), rig.now)
 
-    assert sent(rig.say("V", Join("v", VERSIONS, 1, "host-v", 33)), "V") == [welcome(2, 3, grants=1)]
+    assert sent(rig.say("V", Join("v", VERSIONS, 1, "host-v", 33)), "V") == [welcome(2, 3, grants=SAID + 1)]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_a_message_of_the_other_role_is_refused(rig: BrokerRig) -> None:
 def test_a_task_is_granted_reported_shown_and_forgotten(rig: BrokerRig) -> None:
     message, payload = submit(1)
 
-    assert rig.say("C", message, payload) == [Send("W", grants(2, {FIRST: 1}), payload)]
+    assert rig.say("C", message, payload) == [Send("W", grants(SAID + 2, {FIRST: 1}), payload)]
     assert rig.say("W", Reports([Report(FIRST, VALUE, 50)]), [b"value"]) == [
         Send("C", Ended([Outcome(1, VALUE, 50)]), [b"value"]),
     ]
@@ -163,7 +164,9 @@ def test_thanks_travel_with_the_next_beat_or_grants(rig: BrokerRig) -> None:
     rig.say("W", Reports([Report(FIRST + 1, VALUE, 10**6)]), [b"value"])
 
     assert sent(granted, "W")[0] == Thanks([FIRST])
-    assert Thanks([FIRST + 1, FIRST + 1]) in sent(rig.say("W", Beat(3, [FIRST + 1, FIRST + 2], 2)), "W")
+    assert Thanks([FIRST + 1, FIRST + 1]) in sent(
+        rig.say("W", Beat(SAID + 3, [FIRST + 1, FIRST + 2], 2)), "W"
+    )
 
 
 def test_tasks_beyond_the_slots_wait_until_one_is_free(rig: BrokerRig) -> None:
@@ -194,7 +197,7 @@ def test_nobody_else_can_report_or_return_a_lease(rig: BrokerRig) -> None:
     rig.say("V", Join("v", VERSIONS, 1, "host-v", 33))
 
     assert rig.say("V", Reports([Report(FIRST, VALUE, 1)]), [b"forged"]) == []
-    assert rig.say("V", Return([FIRST], 9)) == []
+    assert rig.say("V", Return([FIRST], SAID + 9)) == []
     assert rig.say("V", Began([FIRST])) == []
     assert rig.say("V", Beat(0, [FIRST], 1)) == [
         Send("V", Thanks([FIRST, FIRST])),
@@ -223,7 +226,7 @@ def test_a_death_costs_one_attempt_and_the_last_one_the_task(rig: BrokerRig) -> 
     rig.say("C", *submit(1, attempts=2))
 
     again = rig.say("W", Reports([Report(FIRST, LOST, fate=DIED)]), [b""])
-    assert sent(again, "W") == [Thanks([FIRST]), grants(3, {FIRST + 1: 1})]
+    assert sent(again, "W") == [Thanks([FIRST]), grants(SAID + 3, {FIRST + 1: 1})]
     assert sent(again, "C") == []
     lost = rig.say("W", Reports([Report(FIRST + 1, LOST, fate=DIED)]), [b""])
     assert sent(lost, "C") == [Ended([Outcome(1, LOST, 0, (DIED, DIED))])]
@@ -243,8 +246,8 @@ def test_the_leases_of_a_silent_worker_move(rig: BrokerRig) -> None:
 
     assert sent(rig.turn(after=1.5), "V") == []  # this sweep is late: who was away may have missed a beat
     moved = rig.turn(after=0.5)
-    assert sent(moved, "V") == [grants(2, {FIRST + 1: 1})]
-    assert sent(rig.say("W", Beat(2, [FIRST], 2)), "W") == [Stranger()]
+    assert sent(moved, "V") == [grants(SAID + 2, {FIRST + 1: 1})]
+    assert sent(rig.say("W", Beat(SAID + 2, [FIRST], 2)), "W") == [Stranger()]
     back = rig.say("W", msgspec.structs.replace(JOIN, held=[Held(FIRST, "c", 1, True)]))
     assert sent(back, "W")[1:] == [Thanks([FIRST]), Revoke([FIRST], force=True)]
 
@@ -278,7 +281,7 @@ def test_a_worker_that_leaves_is_blamed_for_nothing(rig: BrokerRig) -> None:
 
     assert sent(rig.say("W", Leave()), "C") == []
     join = Join("v", VERSIONS, 1, "host-v", 33, beat=1)
-    assert sent(rig.say("V", join), "V")[1:] == [grants(2, {FIRST + 1: 1})]
+    assert sent(rig.say("V", join), "V")[1:] == [grants(SAID + 4, {FIRST + 1: 1})]
 
 
 # ---------------------------------------------------------------- repair
@@ -287,10 +290,10 @@ def test_a_worker_that_leaves_is_blamed_for_nothing(rig: BrokerRig) -> None:
 def test_a_lease_that_the_worker_does_not_hold_is_repeated_never_replaced(rig: BrokerRig) -> None:
     rig.say("C", *submit(1))
 
-    assert sent(rig.say("W", Beat(1, [], 2)), "W") == []  # the Grants are on their way
-    assert sent(rig.say("W", Beat(2, [], 2)), "W") == [grants(3, {FIRST: 1})]
+    assert sent(rig.say("W", Beat(SAID + 1, [], 2)), "W") == []  # the Grants are on their way
+    assert sent(rig.say("W", Beat(SAID + 2, [], 2)), "W") == [grants(SAID + 3, {FIRST: 1})]
     rig.machine.gone("W", rig.now)
-    assert sent(rig.say("W2", JOIN), "W2") == [welcome(1, 2, grants=4), grants(5, {FIRST: 1})]
+    assert sent(rig.say("W2", JOIN), "W2") == [welcome(1, 2, grants=SAID + 4), grants(SAID + 5, {FIRST: 1})]
 
 
 def test_a_return_from_before_the_last_joining_is_void(rig: BrokerRig) -> None:
@@ -298,8 +301,34 @@ def test_a_return_from_before_the_last_joining_is_void(rig: BrokerRig) -> None:
     rig.machine.gone("W", rig.now)
     rig.say("W", JOIN)  # on the link that lives on: granted again
 
-    assert rig.say("W", Return([FIRST], 2)) == []
-    assert sent(rig.say("W", Return([FIRST], 4)), "W") == [grants(5, {FIRST + 1: 1})]
+    assert rig.say("W", Return([FIRST], SAID + 2)) == []
+    assert sent(rig.say("W", Return([FIRST], SAID + 4)), "W") == [grants(SAID + 5, {FIRST + 1: 1})]
+
+
+def test_a_return_that_crosses_a_lease_granted_again_is_void_however_often_that_was_missed(
+    rig: BrokerRig,
+) -> None:
+    rig.say("C", *submit(1))
+    for _ in range(2):
+        rig.machine.receive("W", Beat(SAID + 2, [], 2), (), rig.now)
+    assert sent(rig.turn(), "W") == [grants(SAID + 3, {FIRST: 1})]
+
+    assert rig.say("W", Return([FIRST], SAID + 2)) == []
+    assert sent(rig.say("W", Return([FIRST], SAID + 3)), "W") == [grants(SAID + 4, {FIRST + 1: 1})]
+
+
+def test_what_a_worker_said_before_it_was_given_up_says_nothing_of_what_it_is_granted_since(
+    rig: BrokerRig,
+) -> None:
+    rig.say("C", *submit(1))
+    for _ in range(12):
+        rig.turn(after=0.5)
+    assert not rig.machine.workers
+    again = rig.say("W2", JOIN)
+    assert sent(again, "W2")[1:] == [grants(SAID + 4, {FIRST + 1: 1})]
+
+    assert sent(rig.say("W2", Beat(SAID + 2, [], 2)), "W2") == []
+    assert sent(rig.say("W2", Beat(SAID + 4, [], 2)), "W2") == [grants(SAID + 5, {FIRST + 1: 1})]
 
 
 def test_a_lease_of_an_earlier_broker_is_adopted_when_its_client_returns() -> None:
@@ -321,7 +350,7 @@ def test_a_lease_of_an_earlier_broker_that_nobody_claims_is_stopped() -> None:
 
     for _ in range(70):
         rig.turn(after=1.0)
-        stopped = sent(rig.say("W", Beat(1, [old], 2)), "W")
+        stopped = sent(rig.say("W", Beat(SAID + 1, [old], 2)), "W")
         if stopped:
             break
     assert stopped[-1] == Revoke([old], force=True)
@@ -342,7 +371,7 @@ def test_a_leased_task_is_cancelled_when_its_worker_gives_it_back(rig: BrokerRig
     rig.say("C", *submit(1))
 
     assert rig.say("C", Cancel([1])) == [Send("W", Revoke([FIRST]))]
-    assert rig.say("W", Return([FIRST], 2)) == [Send("C", Ended([Outcome(1, CANCELLED)]), [b""])]
+    assert rig.say("W", Return([FIRST], SAID + 2)) == [Send("C", Ended([Outcome(1, CANCELLED)]), [b""])]
 
 
 def test_a_task_that_has_begun_is_not_cancelled(rig: BrokerRig) -> None:
@@ -368,7 +397,7 @@ def test_a_client_that_stays_away_is_told_of_and_dropped_after_the_grace(rig: Br
     told: list[Any] = []
     for _ in range(int(LIMITS.client_lost_after_s + LIMITS.client_grace_s) + 2):
         told += [action for action in rig.turn(after=1.0) if isinstance(action, Tell)]
-        told += [action for action in rig.say("W", Beat(2, [FIRST], 2)) if isinstance(action, Tell)]
+        told += [action for action in rig.say("W", Beat(SAID + 2, [FIRST], 2)) if isinstance(action, Tell)]
 
     assert [tell.text for tell in told] == [
         "client host-c/11 is away",
@@ -384,7 +413,7 @@ def test_a_client_that_asks_anything_is_there(rig: BrokerRig, question: Any) -> 
     rig.say("C", *submit(1))
     for _ in range(int(LIMITS.client_lost_after_s + LIMITS.client_grace_s) + 2):
         rig.turn(after=1.0)
-        rig.say("W", Beat(2, [FIRST], 2))
+        rig.say("W", Beat(SAID + 2, [FIRST], 2))
         rig.say("C", question)
 
     assert list(rig.machine.clients) == ["c"]
@@ -415,4 +444,4 @@ def test_a_draining_worker_is_granted_nothing(rig: BrokerRig) -> None:
     rig.say("W", Room(0, draining=True))
 
     assert rig.say("C", *submit(1)) == []
-    assert rig.say("W", Beat(1, [], 2)) == []
+    assert rig.say("W", Beat(SAID + 1, [], 2)) == []

@@ -14,6 +14,7 @@ from tests.core.rigs import (
     HELLO,
     JOIN,
     LIMITS,
+    SAID,
     VERSIONS,
     ClientRig,
     sent,
@@ -130,7 +131,7 @@ def test_a_join_that_comes_late_from_an_old_link_takes_nothing_away() -> None:
 
     assert rig.say("W2", structs.replace(JOIN, beat=2)) == []
     assert not rig.outcomes(), "it said that nothing is held, before anything was granted"
-    assert rig.say("W3", Beat(2, [FIRST], 1, beat=4)) == []
+    assert rig.say("W3", Beat(SAID + 2, [FIRST], 1, beat=4)) == []
 
 
 def test_a_task_of_more_attempts_costs_no_record() -> None:
@@ -203,7 +204,7 @@ def test_what_waited_in_the_queue_is_granted_after_the_restart() -> None:
 def test_what_was_returned_has_not_begun() -> None:
     before = with_worker()
     before.submit(1)
-    before.say("W", Return([FIRST], 2))
+    before.say("W", Return([FIRST], SAID + 2))
     assert before.begun() == [Begun("c", 1, FIRST), Begun("c", 1, 0), Begun("c", 1, FIRST + 1)]
 
     before.journal.pop()  # killed before the second lease was recorded, and so before it was granted
@@ -254,7 +255,7 @@ def test_what_was_stopped_at_a_worker_is_not_granted_there_again() -> None:
     rig = with_worker()
     rig.submit(1)
     rig.say("W", Began([FIRST]))
-    rig.say("W", Beat(2, [], 2))
+    rig.say("W", Beat(SAID + 2, [], 2))
 
     assert [outcome.kind for outcome in rig.outcomes()] == [LOST]
     assert rig.grants() == [FIRST]
@@ -263,7 +264,7 @@ def test_what_was_stopped_at_a_worker_is_not_granted_there_again() -> None:
 def test_a_lease_that_did_not_arrive_is_repeated() -> None:
     rig = with_worker()
     rig.submit(1)
-    rig.say("W", Beat(2, [], 2))
+    rig.say("W", Beat(SAID + 2, [], 2))
 
     assert rig.grants() == [FIRST, FIRST]
 

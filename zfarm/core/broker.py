@@ -276,6 +276,7 @@ class Broker(Reception):
                 key, peer, message.slots, message.host, message.pid, now, message.resources, message.labels,
                 message.session[:8],
             )  # fmt: skip
+            worker.grants_number = self.grants_said  # what it has said long ago may arrive only now
             self.workers[key] = worker
             self.crews.enter(key)
             self.crew += 1
@@ -314,7 +315,8 @@ class Broker(Reception):
             self.touch(worker)
         held = set(message.held)
         if message.seen == worker.grants_number:
-            worker.repeated.clear()
+            on_their_way = [item for item in worker.repeated.items() if item[1] > message.seen]
+            worker.repeated = dict(on_their_way)
             here = {task.lease for task in worker.granted}  # while the journal cannot be written
             for lease, task in list(worker.leases.items()):
                 if lease not in held and lease not in here:
@@ -415,6 +417,7 @@ class Broker(Reception):
     def drop_worker(self, worker: WorkerRecord, why: str) -> None:
         """Forget a worker; its leases are void, and their tasks lose an attempt."""
         del self.workers[worker.session]
+        self.grants_said = max(self.grants_said, worker.grants_number)
         self.leaving.pop(worker.session, None)
         self.crews.leave(worker.session)
         self.crew += 1

@@ -85,6 +85,7 @@ class Ledger:
         self.ready: dict[str, ClientRecord] = {}  # clients with something in their queue, next one first
         self.choosy: dict[str, ClientRecord] = {}  # clients with something in their lines
         self.crew = 0  # counts the comings and goings of workers
+        self.grants_said = epoch << 32  # no number of Grants to whoever left or was before us is higher
         self.served_us = 0.0  # what the account had been served with that had the last turn
         # items, not batches
         kinds = VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT, MEMORY, MISSING
