@@ -112,10 +112,12 @@ class Fullness:
             (peer, one) for peer, message in said if type(message) is m.Ended for one in message.outcomes
         ]
         refused = {(peer, one.task) for peer, one in ended if one.kind == m.REFUSED}
+        unknown = {(peer, number) for peer, one in said if type(one) is m.Unknown for number in one.tasks}
         records = self.farm.broker.machine.clients
         for peer, number in sorted(fresh - refused, key=str):
             record = records.get(self.by_peer.get(peer, ""))
-            if record is not None and number in record.unknown:  # its function has to be sent again
+            lacking = record is not None and number in record.unknown
+            if lacking or (peer, number) in unknown:  # its function has to be sent again
                 self.farm.story.probe("submitted while the disk was full, and lacking its function")
                 continue
             assert peer not in self.by_peer, f"task {number} of {peer} was neither taken nor refused"
