@@ -6,9 +6,24 @@ from typing import Any
 
 from msgspec import structs
 
-from tests.core.rigs import FIRST, HELLO, JOIN, SETUP, BrokerRig, ClientRig, WorkerRig, grants, sent, submit
+from tests.core.rigs import (
+    FIRST,
+    HELLO,
+    JOIN,
+    LIMITS,
+    SETUP,
+    START,
+    BrokerRig,
+    ClientRig,
+    WorkerRig,
+    grants,
+    sent,
+    submit,
+)
+from zfarm.core.lacking import Lacking
 from zfarm.messages import (
     MISSING,
+    Action,
     Chunk,
     Chunks,
     Fate,
@@ -18,6 +33,7 @@ from zfarm.messages import (
     Report,
     Reports,
     RunCalls,
+    Send,
     Submit,
     Want,
     Wanted,
@@ -132,3 +148,29 @@ def test_a_child_that_is_fed_ahead_is_told_where_the_files_are() -> None:
     (ahead,) = [action for action in actions if isinstance(action, RunCalls)]
     assert ahead.child == 2, "it waits behind the short call, whose child has never needed a file"
     assert ahead.run.store == "/store"
+
+
+def asked(archived: bool, owners: list[str]) -> list[int]:
+    """In the name of which leases a worker asks for one blob that nobody sends; each is that of an owner."""
+    lacking = Lacking(LIMITS)
+    need = structs.replace(NEED, archived=archived)
+    for lease, owner in enumerate(owners, start=1):
+        lacking.add(lease, owner, (need,))
+    lacking.found(1, 0, (), START)
+    leases: list[int] = []
+    now = START
+    while len(leases) < 4:
+        actions: list[Action] = []
+        lacking.advance(now, True, actions)
+        leases += [action.message.lease for action in actions if isinstance(action, Send)]
+        now = lacking.deadline
+    return leases
+
+
+def test_what_does_not_come_is_asked_of_each_client_that_may_have_it_in_turn() -> None:
+    assert asked(False, ["alice", "alice", "bob"]) == [1, 3, 1, 3]
+
+
+def test_who_alone_can_give_it_is_asked_in_the_name_of_one_lease_and_need_not_begin_anew() -> None:
+    assert asked(False, ["alice", "alice"]) == [1, 1, 1, 1]
+    assert asked(True, ["alice", "bob", "bob"]) == [1, 1, 1, 1]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tests.simulation.handles import Handles
 from tests.simulation.shelves import closure
 from zfarm import messages as m
-from zfarm.core.lacking import plain
+from zfarm.core.errands import plain
 from zfarm.core.nearness import host_of
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from tests.simulation.handles import Pins
 from tests.simulation.lane import Lane
 from zfarm import messages as m
-from zfarm.core.lacking import DAMAGED, FAR, FINAL, plain
+from zfarm.core.errands import plain
+from zfarm.core.lacking import DAMAGED, FAR, FINAL
 
 if TYPE_CHECKING:
     from random import Random

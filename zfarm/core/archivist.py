@@ -16,8 +16,9 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import structs
 
+from zfarm.core.errands import plain
 from zfarm.core.giving import Giving
-from zfarm.core.lacking import Lacking, plain
+from zfarm.core.lacking import Lacking
 from zfarm.core.machine import NOW
 from zfarm.messages import (
     Action,

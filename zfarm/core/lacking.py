@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container, Iterable, Iterator
 from math import inf
-from typing import Final, TypeAlias
+from typing import Final
 
+from zfarm.core.errands import BUILDING, BUSY, FETCHING, PARTS, QUEUED, SEEKING, Call, Errand, Waiter
 from zfarm.core.machine import NOW
 from zfarm.messages import (
     BROKER,
@@ -32,7 +33,7 @@ from zfarm.messages import (
 )
 from zfarm.settings import Settings
 
-__all__ = ["DAMAGED", "FAR", "FINAL", "Lacking", "plain"]
+__all__ = ["DAMAGED", "FAR", "FINAL", "Lacking"]
 
 FINAL: Final = 0
 """An errand has failed for good."""
@@ -41,9 +42,6 @@ DAMAGED: Final = 1
 FAR: Final = 2
 """It does not lie where it was said to: it has to be sent."""
 
-SEEKING, BUSY, QUEUED, FETCHING, PARTS, BUILDING = range(6)
-"""How far an errand is: the store is asked; another worker is at it; it waits for room in the window; it is
-fetched; a directory waits for its files; it is made."""
 PATIENCE_MAX: Final = 16
 """Beats between two times that the same is asked for again, at most."""
 KEPT_BEATS: Final = 4
@@ -52,57 +50,6 @@ IDLE_MAX: Final = 8
 """How many of those."""
 LOOK_AGAIN_S: Final = 0.1
 """How long until the store is asked again for what another worker is fetching."""
-
-Waiter: TypeAlias = int | Need
-"""A lease, or the directory that a file belongs to."""
-
-
-def plain(need: Need) -> Need:
-    """The same content, wherever it comes from."""
-    return Need(need.digest, need.size, need.tree) if need.archived or need.near else need
-
-
-class Call:
-    """One lease with needs."""
-
-    __slots__ = ("archived", "missing", "needs", "owner", "taken", "told")
-
-    def __init__(self, owner: str, needs: tuple[Need, ...]) -> None:
-        self.owner = owner
-        self.archived = {plain(need) for need in needs if need.archived}
-        """What the archive gives."""
-        self.needs = tuple(dict.fromkeys(map(plain, needs)))
-        self.missing: set[Need] = set()
-        self.taken = 0  # bytes that have come in its name
-        self.told = False  # its client was asked for something
-
-
-class Errand:
-    """One blob that is missing."""
-
-    __slots__ = (
-        "again", "archived", "at", "far", "lease", "moved_at", "near", "need", "number", "parts", "patience",
-        "sought", "state", "stored", "tried", "upto", "waiters",
-    )  # fmt: skip
-
-    def __init__(self, number: int, need: Need) -> None:
-        self.number = number
-        self.need = need
-        self.waiters: dict[Waiter, None] = {}
-        self.state = SEEKING
-        self.stored = 0  # written
-        self.at = 0  # has come
-        self.upto = 0  # was asked for
-        self.lease = 0  # in whose name
-        self.archived = False  # of the archive
-        self.again = False
-        self.near = False  # it is being taken from where it lies on this host
-        self.far = False  # that was of no use
-        self.tried = False  # it came damaged once
-        self.sought = False  # the store has said what it has of it
-        self.moved_at = 0.0
-        self.patience = 1
-        self.parts: set[Need] = set()
 
 
 class Lacking:
@@ -358,11 +305,20 @@ class Lacking:
         self._said[errand.need] = None
 
     def _ask_another(self, errand: Errand) -> None:
-        """Its client may be gone: the next lease that waits for it has its turn."""
-        for waiter in list(errand.waiters)[:1]:
+        """Its client may be gone: the next one whose lease waits for it has its turn. Another lease of the
+        same one would only wait behind what was asked for already."""
+        before = self._source(errand)
+        for waiter in list(errand.waiters):
             errand.waiters[waiter] = errand.waiters.pop(waiter)
             if isinstance(waiter, Need):
                 self._ask_another(self._errands[waiter])
+            if self._source(errand) != before:
+                break
+
+    def _source(self, errand: Errand) -> str:
+        """Who is asked for it: a client, or the archive."""
+        lease, archived = next(self._sources_of(errand))
+        return "" if archived or lease not in self._calls else self._calls[lease].owner
 
     def welcome(self) -> None:
         """What was asked for and sent over the old link may be lost."""
