@@ -123,5 +123,6 @@ class Disk:
 
 
 def _bare(client: str) -> str:
-    """How an earlier version called this session."""
-    return book_key(principal_of(client).rpartition(":")[0], bare(client)) if "/" in client else client
+    """How an earlier version called this session; it may have done so already."""
+    role_and_name = ":".join(principal_of(client).split(":")[:2])
+    return book_key(role_and_name, bare(client)) if "/" in client else client
