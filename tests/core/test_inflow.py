@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zfarm.core.inflow import Inflow
-from zfarm.messages import Action, Fetch, Items, Send, Sent, Streaming, Streams
+from zfarm.messages import VALUE, Action, Fetch, Items, Missed, Outcome, Send, Sent, Streaming, Streams
 from zfarm.settings import settings
 
 TASK, LEASE = 5, 9
@@ -51,3 +51,36 @@ def test_a_hole_is_fetched_at_once() -> None:
     inflow.items(Items(LEASE, 1, 1), [b"1"], 1.0)
     inflow.items(Items(LEASE, 3, 3), [b"3"], 1.0)
     assert advance(inflow, 1.0) == [Fetch(LEASE, 2, 2)]
+
+
+def missed(inflow: Inflow, now: float) -> list[Action]:
+    actions: list[Action] = []
+    inflow.advance(now, True, actions)
+    return [action for action in actions if isinstance(action, Missed)]
+
+
+def waiting_for_the_rest() -> tuple[Inflow, float]:
+    """A task has ended, and one item of its stream has not come; it is asked for again and again."""
+    inflow = reading()
+    inflow.ended(TASK, object(), Outcome(task=TASK, kind=VALUE, lease=LEASE, emitted=1))
+    now = 0.0
+    while now + 1.0 < settings.stream_given_up_s:
+        assert not missed(inflow, now)
+        now = max(now + 1e-3, inflow.deadline)
+    return inflow, now
+
+
+def test_the_rest_of_a_stream_is_given_up_after_a_while() -> None:
+    inflow, now = waiting_for_the_rest()
+    for _ in range(20):
+        now = max(now + 1e-3, inflow.deadline)
+        if found := missed(inflow, now):
+            break
+    assert found
+    assert settings.stream_given_up_s <= now < settings.stream_given_up_s + 1.0
+
+
+def test_time_in_which_the_client_was_stopped_is_no_patience() -> None:
+    inflow, now = waiting_for_the_rest()
+    assert not missed(inflow, now + 60.0)
+    assert not missed(inflow, now + 60.5)

@@ -135,6 +135,7 @@ class Inflow:
         self.files = False
         """Files are read, whenever a task sends some."""
         self.deadline = inf
+        self._due = inf  # when the turn after the last one was to be
 
     @property
     def filing(self) -> bool:
@@ -339,6 +340,9 @@ class Inflow:
     def advance(self, now: float, joined: bool, actions: list[Action]) -> None:
         """Hand on what came, ask for what is missing, tell workers how far readers are."""
         self.deadline = inf
+        if now > self._due + self._limits.beat_interval_s:  # we were stopped, and nobody is to blame for that
+            for stream in self._reading.values():
+                stream.moved_at = now
         listens, self._closing = self._closing, []
         for stream in list(self._reading.values()):
             self._look_after(stream, now, joined, listens)
@@ -355,6 +359,7 @@ class Inflow:
                 actions.append(Send(BROKER, Listen(listens[start : start + most])))
         actions.extend(self._actions)
         self._actions = []
+        self._due = self.deadline
 
     def _look_after(self, stream: InStream, now: float, joined: bool, listens: list[Listening]) -> None:
         limits = self._limits
