@@ -32,6 +32,8 @@ class Disk:
         """Who speaks for each client."""
         self.sessions: set[str] = set()
         """Those that have begun and not ended."""
+        self.upgraded = False
+        """It was written by an earlier version once; none comes back to it."""
         self.full = False
         self.was_full = False
         self.former: dict[str, set[str]] = {}
@@ -55,6 +57,7 @@ class Disk:
         """The same of an earlier version, which named owners without their fingerprints."""
         old = Disk()
         old.was_full = self.was_full
+        old.upgraded = True
         old.append(
             [(structs.replace(record, client=_bare(record.client)), blobs) for record, blobs in self.pairs]
         )
@@ -123,6 +126,5 @@ class Disk:
 
 
 def _bare(client: str) -> str:
-    """How an earlier version called this session; it may have done so already."""
-    role_and_name = ":".join(principal_of(client).split(":")[:2])
-    return book_key(role_and_name, bare(client)) if "/" in client else client
+    """How an earlier version called this session."""
+    return book_key(principal_of(client).rpartition(":")[0], bare(client)) if "/" in client else client

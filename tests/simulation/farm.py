@@ -145,9 +145,10 @@ class Farm:
     def _restart_broker(self) -> None:
         self._epoch += 1
         there = set(self.disk.sessions) if self.disk is not None else set()
-        if self.disk is not None and self.mix.old_journal and not (self.disk.full or self.keys.renewed):
+        disk, renewed = self.disk, self.keys.renewed
+        if disk is not None and self.mix.old_journal and not (disk.full or disk.upgraded or renewed):
             self.story.probe("a journal of an earlier version")
-            self.disk = self.disk.aged()
+            self.disk = disk.aged()
         self.broker = BrokerProcess(self, self._epoch)
         self.books.judge_heirs(there)
         self.story.tell(self.now, "broker", "starts", self._epoch)
