@@ -178,8 +178,8 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Aside,
     def running(self, task: Task) -> None:
         """A client was told that this task runs."""
         task.running_told = True
-        # a worker that reports it broken, or a file of it missing, held it to the end, as started
-        ended_unsent = b"/99" in task.setup or bool(task.needs)
+        # a worker that reports it broken, its children as stillborn, or a file missing, held it as started
+        ended_unsent = b"/99" in task.setup or bool(task.needs) or self.farm.mix.stillborn_share > 0
         assert task.sent or ended_unsent, f"task {task.token} is said to run, and no child has it"
         self.farm.story.probe("running told")
 
