@@ -64,6 +64,8 @@ class Pins:
     births: dict[bytes, tuple[m.Need, float]] = field(default_factory=dict)
     clients: dict[str, Named] = field(default_factory=dict)
     forgot_at: float = -inf
+    ended_at: dict[str, float] = field(default_factory=dict)
+    """When it was told of clients that they are gone; they may have been given up, and live."""
 
     def lose_some(self, farm: Farm) -> None:
         """The host has lost its power, and what was not synced."""
@@ -83,6 +85,7 @@ class Pins:
         """As the true store does it: whether it knew of that client; None: there is nothing to say."""
         if pin.over:
             self.clients.pop(pin.owner, None)
+            self.ended_at[pin.owner] = now
             return None
         named = self.clients.get(pin.owner)
         if named is not None and now > named.heard_at + kept_s:
@@ -183,7 +186,7 @@ class Handles:
         heard_at = kept.born_at
         if named is not None and kept.need in named.names:
             heard_at = max(heard_at, named.heard_at)
-        elif kept.born_at <= pins.forgot_at:
+        elif kept.born_at <= max(pins.forgot_at, pins.ended_at.get(client.session, -inf)):
             return True  # gone before its client could say it anew
         return kept_s == SHORT_S and self.farm.now > heard_at + kept_s
 
