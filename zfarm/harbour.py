@@ -82,9 +82,11 @@ class Harbour:
         if blob[:1] != CARGO or not self._link.is_open(outcome.task):
             return pair  # of a task that has had its outcome: nobody looks at it
         try:
-            cargo = (
-                kept.Arrived(self._link, blob) if keep and outcome.kind == VALUE else self.stowage.land(blob)
-            )
+            hold = self.holds.get(outcome.task)
+            if keep and outcome.kind == VALUE:
+                cargo: Cargo = kept.Arrived(self._link, blob, hold)
+            else:
+                cargo = self.stowage.land(blob, hold)
             self.keeping.discard(outcome.task)
         except OSError as error:
             missed = self._misses[outcome.task] = self._misses.get(outcome.task, 0) + 1

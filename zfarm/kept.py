@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zfarm.edge.cargo import Cargo, Part, is_cargo, pack, stored_of, unpacked
-from zfarm.edge.segments import Ref, open_ref
+from zfarm.edge.segments import Ref, Slice, open_ref
 from zfarm.edge.shared import open_kept
 from zfarm.edge.stored import Stored
 from zfarm.edge.stowage import DROP
@@ -20,6 +22,7 @@ from zfarm.handles import note
 from zfarm.messages import Blob
 
 if TYPE_CHECKING:
+    from zfarm.edge.stowage import Hold
     from zfarm.link import Link
 
 __all__ = ["Arrived", "Kept"]
@@ -76,13 +79,13 @@ class Arrived(Cargo):
 
     _handle: Any = None
 
-    def __new__(cls, link: Link, blob: Blob) -> Arrived:
-        """Raises OSError: what the blob names cannot be opened."""
+    def __new__(cls, link: Link, blob: Blob, hold: Hold | None = None) -> Arrived:
+        """``hold`` has the segments of its call. Raises OSError: what the blob names cannot be opened."""
         made = super().__new__(cls, b"")
         descriptors: list[int] = []
         notes: list[bytes] = []
         try:
-            whole, made.kept, made.weight = _own(blob, descriptors, notes)
+            whole, made.kept, made.weight = _own(blob, descriptors, notes, partial(_ours, link, hold))
         except BaseException:
             _close(descriptors)
             raise
@@ -97,17 +100,28 @@ class Arrived(Cargo):
         return handle
 
 
-def _own(blob: Blob, descriptors: list[int], notes: list[bytes]) -> tuple[bytes, Any, int]:
+def _ours(link: Link, hold: Hold | None, ref: Ref) -> int:
+    assert link.harbour is not None
+    return link.harbour.stowage.keep(ref, hold)
+
+
+def _own(
+    blob: Blob, descriptors: list[int], notes: list[bytes], ours: Callable[[Ref], int]
+) -> tuple[bytes, Any, int]:
     """The same blob with references to descriptors of this process; what its sender had mapped; its size."""
     if not is_cargo(blob):
         return bytes(blob), (), len(blob)
     kept, parts, data = unpacked(blob)
-    mine = [_reopened(part, descriptors, notes) for part in (*parts, data)]
+    mine = [_reopened(part, descriptors, notes, ours) for part in (*parts, data)]
     size = sum(len(part) if isinstance(part, bytes) else part.size for part in mine)
     return pack(mine[:-1], mine[-1]), kept, size
 
 
-def _reopened(part: Part, descriptors: list[int], notes: list[bytes]) -> Part:
+def _reopened(part: Part, descriptors: list[int], notes: list[bytes], ours: Callable[[Ref], int]) -> Part:
+    if isinstance(part, Slice):
+        fd = ours(part.ref)
+        descriptors.append(fd)
+        return part._replace(ref=part.ref._replace(fd=fd))
     if not isinstance(part, Ref):
         return part
     fd = open_ref(part)

@@ -145,7 +145,7 @@ def test_an_array_that_a_forked_process_sees_never_changes(executor: zfarm.Execu
 
 def test_memory_is_used_again(executor: zfarm.Executor) -> None:
     for seed in range(10):
-        executor.submit(same, numbers(seed)).result(DEADLINE_S)
+        executor.submit(total, numbers(seed)).result(DEADLINE_S)
 
     assert stowage(executor).bytes == SIZE * 8
     array = numbers(20)
@@ -319,11 +319,11 @@ def test_a_result_that_cannot_be_mapped_is_asked_for_again(
 ) -> None:
     land, left = stowage(executor).land, [2]
 
-    def failing(blob: Any) -> Any:
+    def failing(blob: Any, hold: Any) -> Any:
         if left[0]:
             left[0] -= 1
             raise OSError(24, "Too many open files")
-        return land(blob)
+        return land(blob, hold)
 
     monkeypatch.setattr(stowage(executor), "land", failing)
     assert np.array_equal(executor.submit(make, 1).result(DEADLINE_S), numbers(1))

@@ -2,21 +2,23 @@
 
     b"S", number of tokens, the tokens of the segments, pickle of (kept, parts, data)
 
-``parts`` are what the pickle ``data`` takes as its buffers, each a reference to a segment, on farms over TCP
-to a blob of the worker's store, or the bytes themselves where there was no room for one. ``data`` may be a
-reference, too. ``kept`` are tokens of segments that whoever packed this has still mapped: with an outcome
-those of its arguments. The tokens in front are for the worker, which reads no pickle.
+``parts`` are what the pickle ``data`` takes as its buffers, each a reference to a segment, to a slice of one
+that its reader owns, on farms over TCP to a blob of the worker's store, or the bytes themselves where there
+was no room for one. ``data`` may be a reference, too. ``kept`` are tokens of segments that whoever packed
+this has still mapped: with an outcome those of its arguments. The tokens in front are for the worker, which
+reads no pickle; those of slices are none of its business.
 """
 
 from __future__ import annotations
 
+import ctypes
 import pickle
 import struct
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
-from zfarm.edge.segments import TOKEN_BYTES, Ref, area_of, bytes_of
+from zfarm.edge.segments import TOKEN_BYTES, Ref, Slice, area_of, bytes_of
 from zfarm.edge.stored import Stored, area_of_stored
 from zfarm.messages import Blob
 from zfarm.settings import settings
@@ -42,7 +44,8 @@ __all__ = [
 
 CARGO: Final = b"S"
 """The first byte of such a blob."""
-Part: TypeAlias = Ref | Stored | bytes
+Part: TypeAlias = Ref | Slice | Stored | bytes
+Get: TypeAlias = Callable[[Ref], Any]
 _HEAD: Final = struct.Struct("<cI")
 _FROM_BYTES: Final = settings.shared_from_bytes
 
@@ -139,6 +142,8 @@ def pack(parts: Sequence[Part], data: Part, kept: Iterable[bytes] = ()) -> bytes
 
 
 def _plain(part: Part) -> Any:
+    if isinstance(part, Slice):
+        return (tuple(part.ref), part.start, part.size)
     return part if isinstance(part, bytes) else tuple(part)
 
 
@@ -169,13 +174,17 @@ def stored_of(blob: Blob) -> list[Stored]:
 def _part(part: Any) -> Part:
     if isinstance(part, bytes):
         return part
+    if len(part) == len(Slice._fields):
+        ref, start, size = part
+        return Slice(Ref(*ref), start, size)
     return Stored(*part) if len(part) == len(Stored._fields) else Ref(*part)
 
 
 def opened_cargo(
-    blob: Blob, mapped: Callable[[bytes, Any], None], get: Callable[[Ref], Any] = area_of
+    blob: Blob, mapped: Callable[[Ref, Any], None], get: Get = area_of, ours: Get | None = None
 ) -> Cargo:
-    """The cargo of such a blob, with all that it names mapped; ``mapped`` is told each token and area.
+    """The cargo of such a blob, with all that it names mapped; ``mapped`` is told each segment and area.
+    ``ours`` gives the areas of slices, if that is not ``get``.
 
     Raises:
         OSError: a segment or blob is not there (any more), or cannot be mapped.
@@ -188,17 +197,24 @@ def opened_cargo(
             weight += len(part)
             buffers.append(bytearray(part) if part is not data else part)
         else:
-            area = area_of_stored(part) if isinstance(part, Stored) else get(part)
-            if isinstance(part, Ref):
-                mapped(part.token, area)
             weight += part.size
-            buffers.append(bytes_of(area))
+            buffers.append(_mapped(part, mapped, ours or get if isinstance(part, Slice) else get))
     whole = buffers.pop()
     cargo = Cargo(whole if isinstance(whole, bytes) else b"")
     if not isinstance(whole, bytes):
         cargo.data = whole
     cargo.buffers, cargo.kept, cargo.weight = buffers, kept, weight
     return cargo
+
+
+def _mapped(part: Ref | Slice | Stored, mapped: Callable[[Ref, Any], None], get: Get) -> memoryview:
+    if isinstance(part, Stored):
+        return bytes_of(area_of_stored(part))
+    ref = part.ref if isinstance(part, Slice) else part
+    area = get(ref)
+    mapped(ref, area)
+    data = bytes_of(area)
+    return data[part.start : part.start + part.size] if isinstance(part, Slice) else data
 
 
 def weigh(blob: Blob) -> int:
@@ -210,12 +226,12 @@ class Mapped:
     """The areas of one call in a child, and which of them are still in use after it."""
 
     def __init__(self) -> None:
-        self._areas: list[tuple[bytes, weakref.ref[Any]]] = []
+        self._areas: list[tuple[Ref, weakref.ref[Any]]] = []
         self.forked = False
 
-    def note(self, token: bytes, area: Any) -> None:
+    def note(self, ref: Ref, area: Any) -> None:
         """The call uses this area."""
-        self._areas.append((token, weakref.ref(area)))
+        self._areas.append((ref, weakref.ref(area)))
 
     def __bool__(self) -> bool:
         return bool(self._areas)
@@ -224,4 +240,14 @@ class Mapped:
         """The call has ended: the tokens of what is still mapped, here or in a process that was forked."""
         areas, self._areas = self._areas, []
         forked, self.forked = self.forked, False
-        return [token for token, area in areas if forked or area() is not None]
+        return [ref.token for ref, area in areas if forked or area() is not None]
+
+    def find(self, address: int, size: int) -> Slice | None:
+        """Where so many bytes of this process are in a segment that the call has mapped. None: in none, or in
+        one that is more than twice as large, which they would keep from being used for anything else."""
+        for ref, weak in self._areas:
+            area = weak()
+            start = -1 if area is None else address - ctypes.addressof(area)
+            if 0 <= start <= ref.size - size and size * 2 >= ref.size:
+                return Slice(ref, start, size)
+        return None

@@ -2,7 +2,8 @@
 worker lends; it runs no call.
 
 Whether somebody here still uses the memory of a call that has ended, its areas tell: whoever can reach a byte
-of one keeps it alive.
+of one keeps it alive. What a call gives back of its own arguments, as it came, is not written: the result
+names the client's segment, which that holds until it has heard of the outcome.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from zfarm.edge.callables import open_blob
 from zfarm.edge.cargo import CARGO, Mapped, Part, is_cargo, opened_cargo, pack, parted, small
 from zfarm.edge.delivery import Delivery, Talk, too_large
 from zfarm.edge.larder import Larder
+from zfarm.edge.moorings import is_clean
 from zfarm.edge.pipe import Frames
-from zfarm.edge.segments import Ref, write_ref
+from zfarm.edge.segments import Ref, Slice, address_of, write_ref
 from zfarm.errors import NotPortable
 from zfarm.messages import Blob, Borrow, Delivered, Lent, Memory
 from zfarm.settings import settings
@@ -75,14 +77,27 @@ class Hatch:
         size = len(blob) + sum(buffer.nbytes for buffer in buffers)
         if size > _PAYLOAD_MAX:
             raise too_large(size)
-        wanted = [*buffers, *([] if small(len(blob)) else [memoryview(blob)])]
-        memory = self._borrow([part.nbytes for part in wanted])
-        placed = [self._place(part, piece) for part, piece in zip(wanted, memory, strict=False)]
+        slices = [self._slice(part) for part in buffers]
+        wanted = [part for part, there in zip(buffers, slices, strict=True) if there is None]
+        wanted += [] if small(len(blob)) else [memoryview(blob)]
+        memory = self._borrow([part.nbytes for part in wanted]) if wanted else ()
+        placed: list[Part] = [self._place(part, piece) for part, piece in zip(wanted, memory, strict=False)]
         placed += [part.tobytes() for part in wanted[len(placed) :]]
         self._whole = blob if small(len(blob)) else placed.pop()
-        self._parts = placed
+        rest = iter(placed)
+        self._parts = [next(rest) if there is None else there for there in slices]
         self.busy = True
         return CARGO if kind is None else (kind, CARGO)
+
+    def _slice(self, part: memoryview) -> Slice | None:
+        """Where a part of a result is in an argument of its call, if none of its pages was written to.
+
+        Threads of the task may still write to it, as they may while it is copied. It is mapped privately: the
+        first write to a page makes a copy of that, and none ever reaches the segment.
+        """
+        with address_of(part) as address:
+            there = self._mapped.find(address, part.nbytes)
+            return there if there is not None and is_clean(address, part.nbytes) else None
 
     def _place(self, part: memoryview, memory: Memory) -> Part:
         ref = Ref(memory.token, memory.pid, memory.fd, part.nbytes, memory.mark)

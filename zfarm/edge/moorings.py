@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from zfarm.edge.heap import share_bytes
 from zfarm.edge.segments import PRIVATE, Ref, advise, copy_to, open_ref, place_area, unmap
 
-__all__ = ["KEPT_MAX", "Berths", "Moorings"]
+__all__ = ["KEPT_MAX", "Berths", "Moorings", "is_clean"]
 
 KEPT_MAX: Final = 8
 _LEAST_BYTES: Final = 1024 * 1024
@@ -127,7 +127,7 @@ class Moorings(_Kept):
         while self.left:
             token, mooring = self.left.popleft()
             fits = mooring.size <= self.most and token not in self._moored
-            if fits and _is_clean(*mooring) and advise(*mooring, _DONTFORK):
+            if fits and is_clean(*mooring) and advise(*mooring, _DONTFORK):
                 self._keep(token, mooring)
             else:
                 unmap(*mooring)
@@ -182,10 +182,11 @@ class Berths(_Kept):
         return None
 
 
-def _is_clean(address: int, size: int) -> bool:
-    """Whether every page of a mapping is its file's own, so that nothing was written to it."""
-    entries = -(-size // _PAGE) * _ENTRY_BYTES
+def is_clean(address: int, size: int) -> bool:
+    """Whether every page of a private mapping, or of a part of one, is its file's own, so that nothing was
+    written to it. False, too, where the system does not tell."""
     start = address // _PAGE * _ENTRY_BYTES
+    entries = -(-(address + size) // _PAGE) * _ENTRY_BYTES - start
     try:
         fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -29,6 +29,8 @@ __all__ = [
     "Pool",
     "Ref",
     "Segment",
+    "Slice",
+    "address_of",
     "advise",
     "area_of",
     "bytes_of",
@@ -64,6 +66,19 @@ class Ref(NamedTuple):
     mark: int = 0
 
 
+class Slice(NamedTuple):
+    """Some of what is in a segment that its reader owns: ``size`` bytes from ``start`` on."""
+
+    ref: Ref
+    start: int
+    size: int
+
+    @property
+    def token(self) -> bytes:
+        """That of the segment."""
+        return self.ref.token
+
+
 class Segment:
     """One segment of this process."""
 
@@ -75,6 +90,7 @@ class Segment:
         "fd",
         "home",
         "key",
+        "landed",
         "mark",
         "size",
         "tainted",
@@ -93,6 +109,7 @@ class Segment:
         self.mark = capacity if folder else 0
         self.fd = -1
         self.users = 0
+        self.landed = 0  # how many results its owner has mapped from it
         self.home = 0  # the only one who may be given it, since it may have it mapped; 0: anybody
         self.tainted = False  # somebody may look at it when its users are gone: never to be written to again
         self.key: Any = None
@@ -260,7 +277,8 @@ _release_buffer.restype = None
 
 
 @contextmanager
-def _address_of(data: memoryview) -> Iterator[int]:
+def address_of(data: memoryview) -> Iterator[int]:
+    """Where these bytes are, writable or not."""
     buffer = _Buffer()
     _get_buffer(data, ctypes.byref(buffer), 0)
     try:
@@ -271,13 +289,13 @@ def _address_of(data: memoryview) -> Iterator[int]:
 
 def same(area: Any, data: memoryview) -> bool:
     """Whether these bytes are what the area begins with: every single one is compared."""
-    with _address_of(data) as address:
+    with address_of(data) as address:
         return not _libc.memcmp(ctypes.addressof(area), address, data.nbytes)
 
 
 def copy_to(address: int, data: memoryview) -> None:
     """Put bytes into a mapping; other threads run meanwhile."""
-    with _address_of(data) as source:
+    with address_of(data) as source:
         _libc.memcpy(address, source, data.nbytes)
 
 

@@ -42,7 +42,7 @@ def _opened(blob: bytes) -> Any:
     if not is_cargo(blob):
         return open_blob(blob)
     try:
-        cargo = opened_cargo(blob, lambda token, area: None)
+        cargo = opened_cargo(blob, lambda ref, area: None)
     except OSError as error:
         raise NotPortable(
             f"a shared object cannot be mapped here: {error}; its handle must live as long as calls of other "
@@ -56,7 +56,7 @@ def open_kept(blob: bytes) -> Any:
     """A result that was kept; a private copy each time. Raises OSError: it is not there any more."""
     if not is_cargo(blob):
         return pickle.loads(blob)
-    return opened_cargo(blob, lambda token, area: None).load()
+    return opened_cargo(blob, lambda ref, area: None).load()
 
 
 def forget(key: bytes) -> None:

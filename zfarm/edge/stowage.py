@@ -2,7 +2,8 @@
 
 Equal bytes are stowed once: a buffer that looks like one that is there is compared with it, byte by byte. A
 segment is written to again only when every call that it was for has ended in a child that told what it has
-still mapped; after any other end it is left to whoever may still look at it. What dies in the middle of
+still mapped; after any other end it is left to whoever may still look at it. A result may be in a segment of
+its call's arguments: then that is not written to before the result is gone, too. What dies in the middle of
 anything else only leaves a word in a queue.
 """
 
@@ -34,6 +35,9 @@ _SAMPLES: Final = 16
 _SAMPLE_BYTES: Final = 256
 _COPY_FROM: Final = 4096
 """Results mapped at once; further ones are copied: a process may have some 65,000 mappings."""
+_AWAY_MAX: Final = 128
+"""Segments that are kept for results alone, so that they are used again: each is a descriptor. Of others only
+their mappings stay."""
 
 
 class Hold:
@@ -65,10 +69,13 @@ class Stowage:
         self._pool = Pool(limits, self._forget)
         self._known: dict[Any, Segment] = {}  # by what they look like
         self._out: set[Segment] = set()  # in use
+        self._away: dict[bytes, Segment] = {}  # in use by results alone, the first one for longest
         self._lost: deque[list[Segment]] = deque()  # of calls that went without a word
+        self._freed: deque[Segment] = deque()  # of results that are no more, once for each
         self._probe: Segment | None = None
         # of results: the link's thread alone
         self._landed: dict[bytes, int] = {}
+        self._inside = 0  # those that are in segments of ours
         self._dead: deque[bytes] = deque()
         self._forked: set[bytes] = set()
         self._moorings = Moorings()
@@ -121,6 +128,7 @@ class Stowage:
                 return None
             if self._pool.is_free(segment):
                 self._pool.reclaim(segment)
+            self._away.pop(segment.token, None)
             self._out.add(segment)
             segment.users += 1
         try:
@@ -135,6 +143,9 @@ class Stowage:
     def _fill(self, data: memoryview) -> Segment | None:
         with self._lock:
             segment = self._pool.take(data.nbytes)
+            while segment is None and self._away:
+                self._drop_away()
+                segment = self._pool.take(data.nbytes)
             if segment is None:
                 return None
             segment.users = 1
@@ -188,12 +199,32 @@ class Stowage:
                 for segment in held:
                     segment.tainted = True
                     self._leave(segment)
+        while self._freed:
+            try:
+                segment = self._freed.popleft()
+            except IndexError:
+                return
+            with self._lock:
+                segment.landed -= 1
+                self._inside -= 1
+                if not segment.landed and self._away.pop(segment.token, None) is not None:
+                    self._pool.give(segment)
 
     def _leave(self, segment: Segment) -> None:
         segment.users -= 1
-        if not segment.users and segment in self._out:
-            self._out.discard(segment)
+        if segment.users or segment not in self._out:
+            return
+        self._out.discard(segment)
+        if not segment.landed:
             self._pool.give(segment)
+            return
+        self._away[segment.token] = segment
+        if len(self._away) > _AWAY_MAX:
+            self._drop_away()
+
+    def _drop_away(self) -> None:
+        """Have one less of those in which there are results: what these have mapped stays."""
+        self._pool.drop(self._away.pop(next(iter(self._away))))
 
     def _forget(self, segment: Segment) -> None:
         if self._known.get(segment.key) is segment:
@@ -202,22 +233,51 @@ class Stowage:
 
     # ------------------------------------------------------------ results
 
-    def land(self, blob: Blob) -> Cargo:
-        """Open the blob of a result: what it has in shared memory is mapped, not copied.
+    def land(self, blob: Blob, hold: Hold | None = None) -> Cargo:
+        """Open the blob of a result: what it has in shared memory is mapped, not copied. ``hold`` are the
+        segments of its call, which has not ended.
 
         Raises:
             OSError: that is not there any more, or cannot be mapped.
         """
-        get = self._moorings.area_of if len(self._landed) < _COPY_FROM else _copy_of
-        return opened_cargo(blob, self._mapped, get)
+        ours = {} if hold is None else {segment.token: segment for segment in hold.segments}
+        look = self._moorings.area_of if len(self._landed) + self._inside < _COPY_FROM else _copy_of
 
-    def _mapped(self, token: bytes, area: Any) -> None:
-        self._landed[token] = self._landed.get(token, 0) + 1
-        weakref.finalize(area, _unmapped, weakref.ref(self), token).atexit = False
+        def get_ours(ref: Ref) -> Any:
+            if ref.token not in ours:  # it may hold something else by now
+                raise FileNotFoundError("a segment of an argument whose call has ended")
+            return look(ref)
 
-    def unmapped(self, token: bytes) -> None:
-        """An area is no more. Called in any thread, in the middle of anything."""
-        self._dead.append(token)
+        def mapped(ref: Ref, area: Any) -> None:
+            gone: Segment | bytes
+            if ref.token in ours:
+                gone = ours[ref.token]
+                with self._lock:
+                    gone.landed += 1
+                    self._inside += 1
+            else:
+                gone = ref.token
+                self._landed[gone] = self._landed.get(gone, 0) + 1
+            weakref.finalize(area, _unmapped, weakref.ref(self), gone).atexit = False
+
+        return opened_cargo(blob, mapped, look, get_ours)
+
+    def keep(self, ref: Ref, hold: Hold | None) -> int:
+        """A descriptor of a segment of this call, in which there is a result that is to be kept: nothing else
+        is ever written there. Raises OSError."""
+        for segment in hold.segments if hold is not None else ():
+            if segment.token == ref.token:
+                segment.tainted = True
+                return os.dup(segment.fd)
+        raise FileNotFoundError("a segment of an argument whose call has ended")
+
+    def unmapped(self, gone: bytes | Segment) -> None:
+        """An area is no more, of a segment of ours or of others. Called in any thread, in the middle of
+        anything."""
+        if isinstance(gone, Segment):
+            self._freed.append(gone)
+        else:
+            self._dead.append(gone)
         self.notify()
 
     def notes(self) -> list[bytes]:
@@ -233,8 +293,9 @@ class Stowage:
         return notes
 
     def rest(self) -> None:
-        """There is nothing to do: see to the mappings of results that are no more."""
+        """There is nothing to do: see to the mappings of results that are no more, and to what was in use."""
         self._moorings.settle()
+        self._sweep()
 
     # ------------------------------------------------------------ the end, and forks
 
@@ -258,6 +319,8 @@ class Stowage:
         with self._lock:
             while self._out:
                 self._pool.drop(self._out.pop())
+            while self._away:
+                self._drop_away()
             self._pool.trim()
             if self._probe is not None:
                 self._probe.close()
@@ -266,22 +329,25 @@ class Stowage:
     def before_fork(self) -> None:
         """A process is about to be forked that will see what is mapped here."""
         self._forked.update(list(self._landed))
+        for segment in (*list(self._out), *list(self._away.values())):
+            segment.tainted = segment.tainted or segment.landed > 0
 
     def disown(self) -> None:
         """In a forked process: hold none of its parent's memory."""
         self.on = False
-        for segment in (*self._out, *self._known.values(), *([self._probe] if self._probe else ())):
+        held = (*self._out, *self._away.values(), *self._known.values())
+        for segment in (*held, *([self._probe] if self._probe else ())):
             segment.close()
-        self._out, self._known, self._probe = set(), {}, None
+        self._out, self._away, self._known, self._probe = set(), {}, {}, None
 
 
 _all: Final[weakref.WeakSet[Stowage]] = weakref.WeakSet()
 
 
-def _unmapped(stowage: weakref.ref[Stowage], token: bytes) -> None:
+def _unmapped(stowage: weakref.ref[Stowage], gone: bytes | Segment) -> None:
     there = stowage()
     if there is not None:
-        there.unmapped(token)
+        there.unmapped(gone)
 
 
 def _before_fork() -> None:
