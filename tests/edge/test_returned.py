@@ -290,9 +290,10 @@ def test_a_result_of_a_call_that_has_ended_does_not_land(portable: Portable, chi
 
 
 def test_what_a_forked_process_may_see_is_not_written_to(portable: Portable, child: Child) -> None:
-    result = returned(portable, child, numbers(1), same)
+    first = stowed(portable, numbers(1))
+    tokens = tokens_of(first)
+    result = landed(portable, first, child.run(first, same))
     stowage_of(portable).before_fork()
-    tokens = tokens_of(stowed(portable, result))
     del result
 
     for seed in range(2, 6):
