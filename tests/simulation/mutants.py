@@ -293,6 +293,14 @@ MUTANTS = [
     Mutant("handles that are gone keep what they named", "let_go", "place.drops[key] = None", "pass"),
     Mutant("handles are told of once", "advance", "or now >= place.heard_at + kept / RENEWALS", ""),
     Mutant("a store that has forgotten is told nothing", "pinned", "place.fresh = True", "pass"),
+    Mutant("dropped before it was kept", "_next", "[] if place.keeps else ", ""),
+    Mutant("the last handle of several", "let_go", "if not place.held[key]", "if True"),
+    Mutant("stores are not told who is gone", "over", "if client.pinned", "if False"),
+    Mutant(
+        "said once, heard or not", "advance", "now >= place.said_at + place.patience", "place.said_at < 0"
+    ),
+    Mutant("a call goes anywhere", "_rather", "roomy(host, workers)", "None"),
+    Mutant("the hint makes it another file", "plain", " or need.near", ""),
     # files out of the archive
     Mutant("clients are asked for what they have not", "on_want", "if not one.archived", ""),
     Mutant(
