@@ -30,7 +30,8 @@ class Settings:
     reach_timeout_s: float = 5.0
     """How long a new client, worker or command waits for the broker's first answer."""
     broker_away_max_s: float = 600.0
-    """How long open futures wait for a broker that went away before they fail with BrokerUnreachable."""
+    """How long open futures wait for a broker that went away before they fail with BrokerUnreachable, and a
+    worker that drains for one that takes its last outcomes."""
 
     restart_hold_s: float = 4.0
     """How long a broker that was started again grants nothing of what it had, so that workers come back

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from tests.core.rigs import FIRST, JOIN, SETUP, VERSIONS, WorkerRig, sent, welcome
+from tests.core.rigs import FIRST, JOIN, LIMITS, SETUP, VERSIONS, WorkerRig, sent, welcome
 from zfarm.messages import (
     BROKEN,
     BROKER,
@@ -38,6 +38,7 @@ from zfarm.messages import (
     StopChild,
     Stranger,
     TakeBack,
+    Tell,
     Thanks,
 )
 
@@ -329,3 +330,23 @@ def test_an_idle_worker_leaves_at_once(rig: WorkerRig) -> None:
     rig.machine.drain(rig.now)
 
     assert rig.turn() == [Send(BROKER, Room(0, draining=True)), Send(BROKER, Leave()), Finished()]
+
+
+def test_a_worker_that_drains_does_not_wait_for_ever_for_a_broker_that_is_gone() -> None:
+    rig = WorkerRig(slots=1).joined()
+    rig.granted(1, {FIRST: 1})
+    rig.done(1, 1)
+    rig.machine.drain(rig.now)
+    said: list[tuple[float, str]] = []
+    ended_at, began = 0.0, rig.now
+    while not ended_at:
+        actions = rig.turn(after=1.0)
+        said += [(rig.now - began, action.text) for action in of(actions, Tell)]
+        ended_at = rig.now - began if Finished() in actions else 0.0
+
+    (waits_at, waits), (leaves_at, leaves) = said
+    assert LIMITS.worker_lost_after_s <= waits_at < LIMITS.worker_lost_after_s + 2
+    assert waits.startswith("1 outcomes wait for the broker, which says nothing: for 600 s, or until")
+    assert leaves_at == ended_at
+    assert LIMITS.broker_away_max_s <= ended_at < LIMITS.broker_away_max_s + 2
+    assert leaves == "leaves with 1 outcomes, which the broker has not taken for 600 s"

@@ -20,6 +20,7 @@ from msgspec import structs
 from zfarm.core.brood import NOTHING
 from zfarm.core.deaths import words_of_report
 from zfarm.core.delivering import Delivering
+from zfarm.core.farewell import Farewell
 from zfarm.core.kids import Duty, facts, limit_of, starved
 from zfarm.core.machine import NOW, batches
 from zfarm.core.named import Bodies
@@ -98,7 +99,7 @@ class Worker(Delivering):
         self.labels = list(labels)
         self._versions = versions
         self._joined = False
-        self._patient_until = inf  # not let in: until then it hopes to tell what it owes
+        self._farewell = Farewell(limits)
         self._join_at = now
         self._beat_at = inf
         self._seen = 0
@@ -294,6 +295,7 @@ class Worker(Delivering):
         """Note a message of the broker."""
         handler = self._handlers.get(type(message))
         if handler is not None and not self._over:
+            self._farewell.heard(now)
             handler(message, payload, now)
             self.deadline = NOW
 
@@ -313,7 +315,7 @@ class Worker(Delivering):
                 self.tether.arm()
             self._retire_kids()
             if not self._joined:
-                if self._stopping or (self._draining and self._settled(now)):
+                if self._stopping or (self._draining and self._is_to_leave(now)):
                     self._over = True
                     self._actions.append(Finished())
                 else:
@@ -341,7 +343,8 @@ class Worker(Delivering):
     # ------------------------------------------------------------ messages of the broker
 
     def _on_welcome(self, message: Welcome, payload: Payload, now: float) -> None:
-        self._joined, self._patient_until = True, inf
+        self._joined = True
+        self._farewell.welcome()
         self._seen = message.grants
         self.tether.allow(message.silence_us / 1e6)
         self._beat_at = now
@@ -362,9 +365,8 @@ class Worker(Delivering):
 
     def _on_refused(self, message: Refused, payload: Payload, now: float) -> None:
         if message.code == "FarmBusy":  # its key has too many workers for now, maybe dead ones: it asks again
-            if self._patient_until == inf:
+            if self._farewell.refused(now):
                 self._actions.append(Tell("warning", f"not let in yet: {message.text}"))
-                self._patient_until = now + self._limits.worker_lost_after_s  # by then the dead do not count
             return
         self._over = True
         self._actions.append(Rejected(message.code, message.text))
@@ -469,12 +471,8 @@ class Worker(Delivering):
 
     # ------------------------------------------------------------ sending
 
-    def _settled(self, now: float) -> bool:
-        """Nothing is left to run or to be told, or its broker, which has given it up, lets it in no more."""
-        left = len(self._leases) + len(self._owed)
-        if left and now >= self._patient_until:
-            self._actions.append(Tell("warning", f"leaves with {left} calls: it is not let in any more"))
-        return not left or now >= self._patient_until
+    def _is_to_leave(self, now: float) -> bool:
+        return self._farewell.is_due(len(self._leases), len(self._owed), now, self._actions)
 
     def _join(self, now: float) -> None:
         if now < self._join_at:
@@ -533,7 +531,7 @@ class Worker(Delivering):
         if room != self._room_told:
             self._room_told = room
             send(Send(BROKER, structs.replace(room, waiting=self._waiting())))
-        if self._stopping or (self._draining and not (self._leases or self._owed or self._outflow.wanted)):
+        if self._stopping or (self._draining and not self._outflow.wanted and self._is_to_leave(now)):
             self._over = True
             given = [duty.lease for duty in self._leases.values() if duty.kid is not None]
             send(Send(BROKER, Leave(given)))
