@@ -371,6 +371,7 @@ class Client:
             self._hello_at = now
         if message.later and not (self._tasks or self._pinning.busy):
             self._hello_at = self._heard_at = inf
+            self._inflow.give_up()
 
     def _speak(self) -> None:
         """There is something to ask: the end of a silence, if there was one."""

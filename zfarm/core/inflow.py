@@ -301,6 +301,12 @@ class Inflow:
             stream.ask_at = stream.fetch_at = stream.moved_at = NOW
         self.deadline = NOW
 
+    def give_up(self) -> None:
+        """Nobody can be asked for what is still to come."""
+        for stream in self._reading.values():
+            stream.gone = True
+        self.deadline = NOW
+
     def clear(self) -> None:
         """Forget all."""
         self._streams.clear()
