@@ -28,7 +28,7 @@ test: lint
 again: $(VENV)/.dev
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(PYTEST)
 
-# A hundred thousand fresh seeds of the simulator: six hours of one core, shared by all there are.
+# A hundred thousand fresh seeds of the simulator: four and a half hours of one core, shared by all there are.
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.simulation.soak --count 100000
 
