@@ -69,8 +69,13 @@ RECEIVE_MAX = 200
 TOPIC = b"farm"
 """What notes about the farm are published under."""
 SWEEP_S = 10.0
+PLENTY = 1 << 30
+"""Bytes of the journal's disk; a turn is small beside them, and its records are not priced."""
+NEAR = 16 << 20
+"""So many bytes above its floor the journal begins to give room back to its disk."""
 FOR_ARCHIVES = frozenset((Archive, Lookup, Discard))
-JOURNAL_CHECK_S = 1.0
+JOURNAL_CHECK_S = 0.25
+"""How often the disk of the journal is looked at, besides after each turn that wrote."""
 
 
 def own_versions() -> Versions:
@@ -96,6 +101,12 @@ def tune_collector() -> None:
 def _dialed(address: str) -> str:
     """What peers are told of an address: its port on TCP, since they know the host; a local one whole."""
     return f":{parse_tcp(address)[1]}" if address.startswith("tcp://") else address
+
+
+def _spare() -> int:
+    """Bytes of the journal's disk that only records may use which give room back: without them a disk full of
+    outcomes would stay so. New tasks are taken again when there is so much above the floor."""
+    return settings.journal_floor_bytes // 16
 
 
 class BrokerShell:
@@ -129,8 +140,10 @@ class BrokerShell:
         self.machine = Broker(epoch, own_versions(), now, journal=journal is not None)
         self._journal = journal
         self._trouble = ""  # why the journal does not take what it is given
+        self._left = 0  # bytes of its disk, when it was looked at last
         if journal is not None:
             self._restore(journal, known, now)
+            self._look(journal)
         self.malformed = 0
         self.denied: Callable[[], tuple[int, int]] = lambda: (0, 0)
         """How many handshakes were refused, and how many came too often; the owner of the door knows."""
@@ -304,41 +317,73 @@ class BrokerShell:
         except JournalError as error:  # an Append comes first, and nothing was done before it
             if error.fatal:
                 raise
-            if str(error) != self._trouble:
-                log.error("outcomes wait and new tasks are refused until the journal takes them: %s", error)
-            self._trouble = str(error)
+            self._note_trouble(error)
             reason = f"the broker cannot write its journal ({os.strerror(error.errno or errno.EIO)})"
             self.machine.refusing = reason
             self.perform(self.machine.stall.begin(actions, reason))
 
+    def _note_trouble(self, error: JournalError) -> None:
+        if str(error) != self._trouble:
+            log.error("outcomes wait and new tasks are refused until the journal takes them: %s", error)
+        self._trouble = str(error)
+
     def _append(self, action: Append) -> None:
-        assert self._journal is not None, "a machine without a journal records nothing"
-        self._journal.append(action.records)
+        journal = self._journal
+        assert journal is not None, "a machine without a journal records nothing"
+        if self._left < PLENTY:
+            cost = sum(self.machine.headroom.price_of(*pair) for pair in action.records)
+            if cost > self._left - _spare():
+                raise journal.no_space(cost + _spare() - self._left)
+        journal.append(action.records)
+        self._look(journal)
 
     def _watch_journal(self) -> None:
-        """Refuse new tasks while the disk of the journal is (nearly) full; go on when it is not any more."""
-        if not self.machine.stalled:
+        """Write what waits for room as far as there is some, and see whether there is any for new tasks."""
+        journal = self._journal
+        assert journal is not None, "nothing is watched without a journal"
+        self._look(journal)
+        if self.machine.stalled:
+            self._catch_up(journal)
+        else:
             self._trouble = ""
-            self._check_floor()
-        elif self._free_bytes() > self.machine.stall.bytes:
-            self.machine.stall.end()  # the next turn will tell
+            self._tell_refusing()
 
-    def _free_bytes(self) -> int:
-        assert self._journal is not None
-        disk = os.statvfs(self._journal.path.parent)
-        return disk.f_bavail * disk.f_frsize
+    def _catch_up(self, journal: Journal) -> None:
+        stall = self.machine.stall
+        while self.machine.stalled and (records := stall.pick(self._left, _spare())):
+            try:
+                journal.append(records)
+            except JournalError as error:
+                if error.fatal:
+                    raise
+                stall.put_back(records)
+                self._note_trouble(error)
+                return
+            stall.wrote()
+            self._look(journal)
 
-    def _check_floor(self) -> None:
-        free, floor = self._free_bytes(), settings.journal_floor_bytes
-        refusing = ""
-        if free < floor:
-            refusing = (
-                f"the disk of the broker's journal has {free >> 20} MiB left, less than {floor >> 20} MiB "
-                "(ZFARM_JOURNAL_FLOOR_BYTES): free some"
-            )
-        if bool(refusing) != bool(self.machine.refusing):
-            log.warning("%s", refusing or "new tasks are taken again: the journal has room")
-        self.machine.refusing = refusing
+    def _look(self, journal: Journal) -> None:
+        """See how much room the journal's disk has, and let the journal give some back if it is little."""
+        left, floor = journal.room.left(), settings.journal_floor_bytes
+        if left < floor + NEAR and journal.room.spare() > _spare():
+            journal.relieve()
+            left = journal.room.left()
+        self._left = left
+        text = (
+            f"the disk of the broker's journal has {max(0, left) >> 20} MiB left, and {floor >> 20} MiB are "
+            "for the outcomes of calls that were accepted (ZFARM_JOURNAL_FLOOR_BYTES): free some, make it "
+            "larger, or wait until calls have ended"
+        )
+        self.machine.headroom.see(left - floor, text)
+
+    def _tell_refusing(self) -> None:
+        """Say when new tasks are refused for want of room, and when they are not any more."""
+        headroom = self.machine.headroom
+        before = self.machine.refusing
+        refused = headroom.left < (_spare() if before else 0)
+        self.machine.refusing = headroom.text if refused else ""
+        if refused != bool(before):
+            log.warning("%s", self.machine.refusing or "new tasks are taken again: the journal has room")
 
     def _send(self, action: Send) -> None:
         peer = action.peer

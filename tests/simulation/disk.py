@@ -6,6 +6,8 @@ is on the disk may be unknown to the broker, and nothing that may begin once onl
 
 from __future__ import annotations
 
+from math import inf
+from random import Random
 from typing import Any
 
 from msgspec import structs
@@ -21,7 +23,8 @@ class DiskFull(Exception):
 class Disk:
     """Survives the broker. ``open`` and ``settled`` hold (session, task) of what the records say."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
+        self.dice = Random(f"room {seed}")
         self.pairs: list[tuple[Any, Any]] = []
         self.open: set[tuple[str, int]] = set()
         self.settled: set[tuple[str, int]] = set()
@@ -36,6 +39,8 @@ class Disk:
         """It was written by an earlier version once; none comes back to it."""
         self.full = False
         self.was_full = False
+        self.seen = inf
+        """Bytes for new tasks, as the broker saw them before its turn."""
         self.former: dict[str, set[str]] = {}
         """Who did before."""
         self.raised: set[int] = set()
@@ -56,7 +61,7 @@ class Disk:
     def aged(self) -> Disk:
         """The same of an earlier version, which named owners without their fingerprints."""
         old = Disk()
-        old.was_full = self.was_full
+        old.was_full, old.dice = self.was_full, self.dice
         old.upgraded = True
         old.append(
             [(structs.replace(record, client=_bare(record.client)), blobs) for record, blobs in self.pairs]
@@ -67,6 +72,10 @@ class Disk:
         """Write and sync the records of one turn; nothing of them while the disk is full."""
         if self.full:
             raise DiskFull
+        self.write(pairs)
+
+    def write(self, pairs: list[tuple[Any, Any]]) -> None:
+        """The same, if there is room for these whatever others need."""
         for record, _payload in pairs:
             self._follow(record)
         self.pairs.extend(pairs)

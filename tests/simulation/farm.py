@@ -44,7 +44,7 @@ class Farm:
         self.books = Books(self)
         self.network = Network(self)
         self.keys = Keyring(self)
-        self.disk = Disk() if mix.journal else None
+        self.disk = Disk(mix.seed) if mix.journal else None
         self.tasks: dict[int, Task] = {}
         self.library = Library(random.Random(f"library {mix.seed}"))
         self.stores: dict[str, Store] = {}

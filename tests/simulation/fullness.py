@@ -6,10 +6,12 @@ That nothing is said before it is written is for disk.py to judge; here it is ju
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.disk import DiskFull
 from zfarm import messages as m
+from zfarm.core.headroom import price
 
 if TYPE_CHECKING:
     from tests.simulation.farm import Farm
@@ -55,6 +57,9 @@ def written_first(broker: BrokerProcess, actions: list[m.Action]) -> list[m.Acti
     """What a broker does with these: its journal comes first, and if that takes nothing the machine knows
     what may be said all the same."""
     farm, first = broker.farm, actions[0] if actions else None
+    if farm.disk is not None:
+        farm.books.within_room(first.records if isinstance(first, m.Append) else [])
+        look_at_room(broker)
     if isinstance(first, m.Append):
         assert farm.disk is not None, "there is no journal to append to"
         try:
@@ -71,6 +76,34 @@ def written_first(broker: BrokerProcess, actions: list[m.Action]) -> list[m.Acti
     return actions
 
 
+def write_what_fits(broker: BrokerProcess) -> None:
+    """There may be room for some of what waits: a disk that is full still takes a little now and then."""
+    disk, stall = broker.farm.disk, broker.machine.stall
+    assert disk is not None, "without a disk nothing waits for it"
+    spare = disk.dice.choice((0, 4000))
+    picked = stall.pick(disk.dice.choice((0, 6000, 20_000, 60_000)), spare) if disk.full else stall.pick()
+    if not picked:
+        return
+    rest = bool(broker.machine.records)
+    if disk.dice.random() < 0.2 and disk.full:
+        stall.put_back(picked)
+        return
+    disk.write(picked)
+    broker.farm.story.tell(broker.farm.now, "broker", "appends late", tuple(record for record, _ in picked))
+    if rest:
+        broker.farm.story.probe("written in part")
+    stall.wrote()
+
+
+def look_at_room(broker: BrokerProcess) -> None:
+    """See what the disk has for new tasks: of one that was full, not always enough."""
+    disk = broker.farm.disk
+    assert disk is not None, "there is a disk to look at"
+    if disk.was_full:
+        disk.seen = disk.dice.choice((inf, inf, 60_000, 8000, 2000, 0, -1)) if broker.farm.chaos else inf
+        broker.machine.headroom.see(disk.seen, "the disk has little room")
+
+
 class Fullness:
     """Whether everybody is answered, as an onlooker sees it."""
 
@@ -83,6 +116,8 @@ class Fullness:
         self._fresh: set[tuple[Any, int]] = set()
         """Peers and the numbers of new tasks of theirs that came while the broker could not write."""
         self._submitted: set[tuple[str, int]] = set()
+        self._begun: set[tuple[str, int]] = set()
+        """What may have begun, and is taken whether there is room or not."""
 
     def asks(self, peer: Any, message: m.Message) -> None:
         """The broker is about to note this message."""
@@ -91,10 +126,22 @@ class Fullness:
         session = self.by_peer.get(peer)
         if isinstance(message, m.Submit) and session is not None:
             numbers = {(session, call.task) for call in message.calls if not call.begun}
+            self._begun |= {(session, call.task) for call in message.calls if call.begun}
             broker = self.farm.broker.machine
             if broker.stalled and session in broker.clients and session not in broker.dropped:
                 self._fresh |= {(peer, number) for _, number in numbers - self._submitted}
             self._submitted |= numbers
+
+    def within_room(self, records: list[tuple[Any, Any]]) -> None:
+        """These are all the records of a turn: what is new among them has room on the disk."""
+        disk = self.farm.disk
+        assert disk is not None, "only a disk has too little room"
+        cost = sum(
+            price(1, len(payload[-1]))
+            for record, payload in records
+            if isinstance(record, m.Accepted) and (record.client, record.task) not in self._begun
+        )
+        assert not cost or cost <= disk.seen, f"accepted for {cost} bytes, and there were {disk.seen}"
 
     def must_answer(self, actions: list[m.Action]) -> None:
         """The broker does this after its turn."""

@@ -110,7 +110,7 @@ MUTANTS = [
     ),
     Mutant("tasks not recorded", "accept", "if self.journal", "if False"),
     # the disk of the journal is full
-    Mutant("outcomes shown all the same", "client_messages", "if stalled:", "if False:"),
+    Mutant("outcomes shown all the same", "client_messages", "if waits is not None:", "if False:"),
     Mutant("thanked all the same", "worker_messages", "worker.thanks, thanks = thanks, []", "pass"),
     Mutant(
         "granted all the same",

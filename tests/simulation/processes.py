@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.archive import ARCHIVE, Archive
 from tests.simulation.children import Children
-from tests.simulation.fullness import written_first
+from tests.simulation.fullness import write_what_fits, written_first
 from tests.simulation.keyring import Gate
 from tests.simulation.network import Link
 from tests.simulation.people import Task
@@ -94,7 +94,7 @@ class BrokerProcess(Process):
             self.watched = entry[1]
             self.machine.watch(entry[1], clock)
         elif kind == "room" and self.machine.stalled:
-            self.machine.stall.end()
+            write_what_fits(self)
 
     def advanced(self) -> None:
         self.farm.books.broker_advanced()

@@ -3,7 +3,7 @@ decides nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from msgspec import structs
 
@@ -31,10 +31,13 @@ from zfarm.settings import Settings
 __all__ = ["client_messages", "worker_messages"]
 
 
-def client_messages(client: ClientRecord, limits: Settings, stalled: bool = False) -> Iterator[Send]:
+def client_messages(
+    client: ClientRecord, limits: Settings, waits: Callable[[int], bool] | None = None
+) -> Iterator[Send]:
     """What this turn has for a client; dropped when it has no link, since it asks again when it has one.
 
-    ``stalled``: what rests on records that are not written stays where it is.
+    ``waits``: what rests on records that are not written stays where it is, and this tells whether those of a
+    task are.
     """
     ended, began, unknown, lacks = client.ended, client.began, client.unknown, client.lacks
     client.ended, client.began, client.unknown, client.lacks = [], [], [], []
@@ -43,10 +46,12 @@ def client_messages(client: ClientRecord, limits: Settings, stalled: bool = Fals
     peer = client.peer
     if peer is None:
         return
-    if stalled:
-        client.ended, client.unknown, client.booked = ended, unknown, booked
-        client.lacks = lacks
-        ended, unknown, booked = [], [], []
+    if waits is not None:
+        client.unknown, client.lacks, unknown = unknown, lacks, []
+        client.ended = [pair for pair in ended if waits(pair[0].task)]
+        ended = [pair for pair in ended if not waits(pair[0].task)]
+        client.booked = [number for number in booked if waits(number)]
+        booked = [number for number in booked if not waits(number)]
     if refused:
         ended = refused + ended
     words = words_of_outcome if [1 for outcome, _ in ended if outcome.deaths] else None

@@ -14,6 +14,7 @@ from msgspec import structs
 from zfarm.core.accounts import Kit
 from zfarm.core.books import ClientRecord, WorkerRecord
 from zfarm.core.greeting import LOCAL, bare, book_key, mismatch, principal_of
+from zfarm.core.headroom import Headroom
 from zfarm.core.ledger import Ledger
 from zfarm.core.machine import NOW
 from zfarm.core.naming import functions_of, make_room
@@ -26,6 +27,7 @@ from zfarm.messages import (
     Ask,
     Attach,
     Attached,
+    Blob,
     Bye,
     Call,
     Cancel,
@@ -74,6 +76,8 @@ class Reception(Ledger):
         """The principals that may have sessions; None: all who come."""
         self.refusing = ""
         """Why no new task is taken at the moment; empty: they are. Set by the shell."""
+        self.headroom = Headroom(limits)
+        """What the disk of the journal has room for. The shell looks."""
         self.items_addresses = "", ""
         """Where workers publish items, and where clients get them; empty: they take the way of all messages.
         Set by the shell."""
@@ -189,7 +193,11 @@ class Reception(Ledger):
             self.forget(client, message.forgets)
         first_setup = len(message.names)
         first_body = first_setup + message.setups
-        roomy = self._is_roomy(client, message, sum(map(len, payload)))
+        size = sum(map(len, payload))
+        roomy = self._is_roomy(client, message, size)
+        if roomy and not self.headroom.take(self.headroom.price(len(message.calls), size, payload)):
+            roomy = False  # each call is looked at
+            self.headroom.spend(sum(map(len, payload[:first_body])))
         functions = functions_of(self, client, message, payload)
         if functions is None:
             self._refuse(client.peer, "ProtocolError", "the digest of a function is not that of its bytes")
@@ -210,7 +218,7 @@ class Reception(Ledger):
             elif (function := functions[call.function]) is None:
                 client.unknown.append(call.task)  # it must be submitted again, with its function
             elif not call.begun and (
-                full := ("" if roomy else self._full(client))
+                full := ("" if roomy else self._full(client, payload[i]))
                 or (self._too_choosy(client, message, call) if call.demand else "")
             ):
                 refused.append(call.task)
@@ -271,8 +279,8 @@ class Reception(Ledger):
             and self.accounts.bytes + size <= limits.broker_bytes_max
         )
 
-    def _full(self, client: ClientRecord) -> str:
-        """Why this client can have no further task now; empty: it can."""
+    def _full(self, client: ClientRecord, body: Blob) -> str:
+        """Why this client cannot have a further task with this body now; empty: it can."""
         limits = self.limits
         if self.stalled or self.refusing:
             return self.stalled or self.refusing
@@ -290,6 +298,8 @@ class Reception(Ledger):
             return f"{who} {account.tasks} tasks there, its limit (ZFARM_CLIENT_TASKS_MAX)"
         if account.bytes >= limits.client_bytes_max:
             return f"{who} {account.bytes >> 20} MiB there, its limit (ZFARM_CLIENT_BYTES_MAX)"
+        if not self.headroom.take(self.headroom.price(1, len(body), (body,))):
+            return self.headroom.text
         return ""
 
     def _on_cancel(self, client: ClientRecord, message: Cancel, payload: Payload, now: float) -> None:

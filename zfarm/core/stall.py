@@ -5,10 +5,15 @@ wait: outcomes, Booked, Unknown, Thanks, grants of calls that may begin once onl
 number in an Echo, which says that what a client has forgotten is forgotten here as well. All of it
 waits where the books have it, not in a queue of messages, so that who comes back meanwhile hears it once, and
 what is stopped meanwhile is not granted. All else is said as ever.
+
+A disk that has little room gets what fits: outcomes that are written are said, and once they are forgotten
+there is room for others. Who could only be written whole would wait for ever on a disk that it fills itself.
 """
 
 from __future__ import annotations
 
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
@@ -21,13 +26,19 @@ from zfarm.messages import (
     Action,
     Append,
     Attached,
+    Begun,
     Booked,
     Dropped,
     Echo,
     Ended,
+    Enrolled,
+    Forgotten,
     Grants,
+    Payload,
+    Record,
     Revoke,
     Send,
+    Settled,
     Thanks,
     Unknown,
 )
@@ -41,6 +52,15 @@ RECORD_BYTES: Final = 512
 """What a record costs beside its payload, about."""
 
 
+def _tasks(record: Record) -> list[int]:
+    """The tasks that a record is about; none: it is about their client."""
+    if isinstance(record, Enrolled | Dropped):
+        return []
+    if isinstance(record, Forgotten):
+        return record.tasks
+    return [record.outcome.task if isinstance(record, Settled) else record.task]
+
+
 class Stall:
     """The time from a turn that the journal did not take to one that it does."""
 
@@ -48,6 +68,8 @@ class Stall:
         self._broker = broker
         self._later: list[Action] = []  # of the turn that was not taken
         self._counted = 0
+        self._unwritten: set[tuple[str, int]] = set()
+        """Clients and tasks of the records that wait, without what was forgotten."""
         self.bytes = 0
         """Of the records that wait, about."""
 
@@ -73,10 +95,15 @@ class Stall:
                 rest.append(Send(action.peer, structs.replace(action.message, number=0)))
             elif not self._take_back(action):
                 rest.append(action)
+        self._recount()
+        return rest + self.say()
+
+    def _recount(self) -> None:
+        broker = self._broker
         broker.dropped = {record.client for record, _ in broker.records if isinstance(record, Dropped)}
         self._counted = self.bytes = 0
+        self._unwritten.clear()
         self.count()
-        return rest + self.say()
 
     def _take_back(self, action: Send) -> bool:
         """Put what would have been said back to where it came from; False: it may be said."""
@@ -114,17 +141,74 @@ class Stall:
         actions: list[Action] = []
         for record in self._broker.touched.values():
             if isinstance(record, ClientRecord):
-                actions.extend(outbox.client_messages(record, self._broker.limits, stalled=True))
+                waits = partial(self._waits, record.session)
+                actions.extend(outbox.client_messages(record, self._broker.limits, waits))
             else:
                 actions.extend(outbox.worker_messages(record, self._broker.limits, stalled=True))
         return actions
 
+    def _waits(self, client: str, task: int) -> bool:
+        """What the books say about this task is not written. Of a client whose former life is not known to
+        have ended nothing is certain."""
+        return (client, task) in self._unwritten or client in self._broker.dropped
+
     def count(self) -> None:
         """See how much waits by now."""
         records = self._broker.records
-        for _, payload in records[self._counted :]:
+        for record, payload in records[self._counted :]:
             self.bytes += RECORD_BYTES + sum(map(len, payload))
+            if not isinstance(record, Forgotten):
+                self._unwritten.update((record.client, task) for task in _tasks(record))
         self._counted = len(records)
+
+    # ------------------------------------------------------------ from here on there may be room
+
+    def pick(self, room: float = inf, spare: float = 0) -> list[tuple[Record, Payload]]:
+        """Take what can be written now from the records that wait: all, or what fits into ``room`` bytes.
+
+        Of what fits, only records that give room back use the last ``spare`` bytes. The order of the records
+        of a task stays, and so does that of a client's beginning and end among them. What may begin once only
+        is recorded last: who has lost a grant that nobody was told must still see that. After this, ``wrote``
+        or ``put_back`` has to follow.
+        """
+        broker = self._broker
+        costs = [broker.headroom.price_of(*pair) for pair in broker.records]
+        if sum(costs) <= room - spare:
+            picked, broker.records = broker.records, []
+            return picked
+        picked, kept = [], []
+        behind: set[str] = set()  # clients of which some records wait on
+        over: set[str] = set()  # those whose beginning or end waits on, and all that comes after it
+        held: set[tuple[str, int]] = set()
+        for pair, cost in zip(broker.records, costs, strict=True):
+            record = pair[0]
+            client, tasks = record.client, _tasks(record)
+            least = 0 if isinstance(record, Forgotten | Dropped) else spare
+            waits = any((client, task) in held for task in tasks) if tasks else client in behind
+            if waits or client in over or isinstance(record, Begun) or cost > room - least:
+                kept.append(pair)
+                behind.add(client)
+                held.update((client, task) for task in tasks)
+                if not tasks:
+                    over.add(client)
+            else:
+                picked.append(pair)
+                room -= cost
+        broker.records = kept
+        return picked
+
+    def put_back(self, picked: list[tuple[Record, Payload]]) -> None:
+        """They could not be written."""
+        self._broker.records[:0] = picked
+        self._counted = len(self._broker.records)
+
+    def wrote(self) -> None:
+        """What was picked is written: if that was all, the next turn says all the rest."""
+        if not self._broker.records:
+            self.end()
+            return
+        self._recount()
+        self._broker.deadline = NOW
 
     def end(self) -> None:
         """The journal may take it now: the next turn writes all that waits, and says all the rest."""
@@ -135,6 +219,7 @@ class Stall:
             if client.unrecorded:
                 broker.record(client)
         self.bytes = self._counted = 0
+        self._unwritten.clear()
         broker.actions.extend(self._later)
         self._later = []
         broker.deadline = NOW

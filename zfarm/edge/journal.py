@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from zfarm.edge.entries import READ_ATTEMPT, READ_TASK, State, Turn
+from zfarm.edge.room import Room
 from zfarm.edge.sealed import (
     BOOKS,
     EMPTY,
@@ -53,10 +54,6 @@ EPOCH_MAX: Final = 2**31 - 1
 ROWS_PER_READ: Final = 64
 """Rows read at once: with bodies just below the size of a file of their own, still a bounded share of
 memory."""
-FREE_PAGES_KEPT: Final = 1024
-"""Pages without content that stay in the file for the next tasks, as do a quarter of all."""
-FREE_PAGES_PER_TURN: Final = 1024
-"""Pages given back to the disk at once: some 10 ms."""
 
 T = TypeVar("T")
 
@@ -84,7 +81,8 @@ class JournalStats:
 class Journal:
     """The journal at ``path``, ours alone until it is closed. Use it from one thread.
 
-    A new one is made unless ``create`` is False; a symbolic link leads to the journal itself.
+    A new one is made unless ``create`` is False; a symbolic link leads to the journal itself. Without
+    ``write`` it is only read, which needs no room on its disk.
 
     Raises:
         ConfigurationError: another process has it open (the text names it), it is not ours or open to others,
@@ -93,15 +91,19 @@ class Journal:
         JournalError: it cannot be read or written.
     """
 
-    def __init__(self, path: Path | str, limits: Settings = settings, create: bool = True) -> None:
+    def __init__(
+        self, path: Path | str, limits: Settings = settings, create: bool = True, write: bool = True
+    ) -> None:
         self._limits = limits
         self._vault = Vault(Path(path), create)
         self._db = self._vault.db
+        self.room = Room(self._vault, limits.journal_checkpoint_bytes)
         self._spill = Spill(self._vault.path.with_name(self._vault.path.name + ".blobs"))
         self._state = State()
         self._files: set[int] = set()  # while opening: those that rows name
         self._weight = 0
         self._closed = False
+        self._writes = write or not self._vault.about.identity  # what has nothing in it is made first
         self._failed: FarmError | None = None
         try:
             with self._vault.watching("cannot be opened"):
@@ -190,16 +192,26 @@ class Journal:
             return False  # of a blob's file: a disk that fails to sync one will fail others
         return books.turn == self._state.books.turn
 
-    def _tidy(self) -> None:
+    def no_space(self, needs: int) -> FarmError:
+        """The error of a turn that there is no use in trying, since the disk lacks so many bytes for it."""
+        self._vault.needs = needs
+        return self._vault.no_space("cannot be written")
+
+    def relieve(self) -> None:
+        """Give room back to a disk that has little left.
+
+        Raises:
+            JournalError: with ``fatal``, the broker must stop; a disk without any room is none.
+        """
+        self._usable()
+        self._tidy(scarce=True)
+
+    def _tidy(self, scarce: bool = False) -> None:
         """Move the log into the tables, and give pages back that are not needed. The turn itself is safe."""
         db = self._db
         try:
-            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            self._weight = 0
-            (free,) = db.execute("PRAGMA freelist_count").fetchone()
-            (pages,) = db.execute("PRAGMA page_count").fetchone()
-            if free > FREE_PAGES_KEPT and free > pages // 4:
-                db.executescript(f"PRAGMA incremental_vacuum({FREE_PAGES_PER_TURN})")  # execute: one page
+            if self.room.tidy(scarce):
+                self._weight = 0
         except sqlite3.Error as error:
             if not no_room(error):  # a sync that failed: the system may have forgotten what was to be written
                 said = self._vault.error(error, "cannot be synced", fatal=True)
@@ -291,20 +303,18 @@ class Journal:
         """The journal in numbers. Reads every row, without the blobs."""
         self._usable()
         with self._reading():
-            (page,) = self._db.execute("PRAGMA page_size").fetchone()
-            (pages,) = self._db.execute("PRAGMA page_count").fetchone()
-            (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
+            database_bytes, free_bytes = self.room.tables()
             rows = self._db.execute("SELECT id, row FROM tasks")
             oldest = min((self._sound("tasks", key, row, READ_TASK).at for key, row in rows), default=0)
-            log_bytes = self._vault.wal.stat().st_size if self._vault.wal.exists() else 0
+            log_bytes = self.room.log_bytes()
             sizes = self._spill.sizes()
         books = self._state.books
         return JournalStats(
             path=str(self.path),
             epoch=self.epoch(),
             turns=books.turn,
-            database_bytes=page * pages,
-            free_bytes=page * free,
+            database_bytes=database_bytes,
+            free_bytes=free_bytes,
             log_bytes=log_bytes,
             blob_files=len(sizes),
             blob_bytes=sum(sizes.values()),
@@ -325,6 +335,7 @@ class Journal:
         """
         self._usable()
         try:
+            self.room.to_compact()
             self._db.execute("VACUUM")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
@@ -345,8 +356,9 @@ class Journal:
         try:
             if failed is None:
                 with self._vault.watching("cannot be closed"):
-                    self._note(clean=True)
-                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                    if self._writes:
+                        self._note(clean=True)
+                        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except BaseException as error:
             failed = error if isinstance(error, FarmError) else None
             raise
@@ -369,6 +381,9 @@ class Journal:
             self._vault.check_turn(books)
             self._check_pages()  # also when all was well at the last close: bits flip on disks at rest
             self._state, self._files = self._load(books)
+        if not self._writes:
+            return
+        self.room.to_open()
         epoch = old + 1 if old else int(time.time()) & EPOCH_MAX
         self._db.execute("BEGIN IMMEDIATE")
         self._vault.build(epoch if epoch <= EPOCH_MAX else 1)
@@ -378,6 +393,7 @@ class Journal:
         self._vault.mark.write(self._state.books.turn)
         self._spill.sweep(self._files)
         self._files = set()
+        self._vault.needs = 0
         self._tidy()
 
     def _check_pages(self) -> None:

@@ -73,6 +73,11 @@ def state_is_known(error: sqlite3.Error) -> bool:
     return no_room(error) or _code(error) & 0xFF in (sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY)
 
 
+def size_text(needs: int) -> str:
+    """So many bytes, for people; 0: nobody knows how many."""
+    return f"at least {-(-needs >> 20)} MiB" if needs else "some"
+
+
 class Mark:
     """The file that tells the last turn committed, in the journal of this identity."""
 
@@ -123,6 +128,7 @@ class Vault:
     """
 
     def __init__(self, path: Path, create: bool = True) -> None:
+        self.needs = 0  # bytes that are missing on the disk, as far as it is known
         self.path = Path(os.path.realpath(path))  # the lock must be the same whatever way leads here
         self.wal = self._beside("-wal")
         self.mark = Mark(self._beside(".mark"))
@@ -347,7 +353,7 @@ class Vault:
         """The error to raise for one of SQLite or the system."""
         if isinstance(error, OSError):
             why = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
-            return JournalError(f"the journal {self.path} {what}: {why}", error.errno or errno.EIO, fatal)
+            return self._trouble(what, why, error.errno or errno.EIO, fatal)
         code = _code(error)
         if code & 0xFF in BUSY:
             return ConfigurationError(f"the journal {self.path} is in use by another program: end that")
@@ -361,8 +367,18 @@ class Vault:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         if code == sqlite3.SQLITE_IOERR_WRITE and limit != resource.RLIM_INFINITY:  # SQLite does not tell why
             said = f"{error}; files may have {limit} bytes at most: raise that, as with ulimit -f"
-        why = f"{os.strerror(number)} ({said})"
+        return self._trouble(what, f"{os.strerror(number)} ({said})", number, fatal)
+
+    def _trouble(self, what: str, why: str, number: int, fatal: bool) -> JournalError:
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            why += (
+                f". Free {size_text(self.needs)} on the file system of {self.path.parent}, or make it larger"
+            )
         return JournalError(f"the journal {self.path} {what}: {why}", number, fatal)
+
+    def no_space(self, what: str) -> JournalError:
+        """The error to raise for something that needs more bytes than the disk has."""
+        return self._trouble(what, os.strerror(errno.ENOSPC), errno.ENOSPC, fatal=False)
 
     @contextlib.contextmanager
     def watching(self, what: str) -> Iterator[None]:

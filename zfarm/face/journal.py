@@ -35,10 +35,10 @@ def journal() -> None:
     """
 
 
-def _open(path: Path) -> Journal:
+def _open(path: Path, write: bool = False) -> Journal:
     from zfarm.edge.journal import Journal
 
-    return Journal(path, create=False)
+    return Journal(path, create=False, write=write)
 
 
 @journal.command()
@@ -92,7 +92,7 @@ def compact(path: Path) -> None:
     """Make a journal as small as what is in it; needs room for a second one meanwhile."""
     from zfarm.face.figures import size
 
-    with _open(path) as opened:
+    with _open(path, write=True) as opened:
         before = opened.stats()
         opened.compact()
         after = opened.stats()
