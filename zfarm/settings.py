@@ -289,8 +289,8 @@ class Settings:
 
     # journal
     journal_floor_bytes: int = 64 * MIB
-    """Free space on the journal's disk below which no new task is taken: the rest is for the outcomes of
-    those that were."""
+    """Free space on the journal's disk below which new tasks may not take it: the rest is for the outcomes of
+    those that were accepted."""
     journal_backlog_bytes: int = 64 * MIB
     """Bytes of records that wait for a journal whose disk is full, beyond which no call is granted any
     more."""

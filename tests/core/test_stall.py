@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from zfarm.messages import (
     Attach,
     Attached,
     Beat,
+    Begun,
     Booked,
     Bye,
     Call,
@@ -27,9 +29,11 @@ from zfarm.messages import (
     Ended,
     Enrolled,
     Forget,
+    Forgotten,
     Grants,
     Join,
     Look,
+    Outcome,
     Picture,
     Pulse,
     Reason,
@@ -48,6 +52,7 @@ from zfarm.settings import Settings
 
 FULL = "the disk is full"
 LIMITS = Settings(restart_hold_s=1.0)
+VALUED = Outcome(1, VALUE)
 
 
 class Rig:
@@ -234,3 +239,81 @@ def test_who_dies_meanwhile_loses_nothing_that_was_told(again: bool) -> None:
     after = restored(rig.journal)
     assert sorted(after.clients["client"].tasks) == [1, 2]
     assert not after.clients["client"].unforgotten
+
+
+def settle_all(rig: Rig, count: int, size: int) -> None:
+    """Run so many calls on a worker while the disk is full: each outcome has ``size`` bytes, and waits."""
+    leases = [lease for m in rig.say("c", *submit(*range(1, count + 1))) for lease in granted_of(m)]
+    rig.full = True
+    assert len(leases) == count
+    for lease in leases:
+        rig.say("w", Reports([Report(lease, VALUE)]), [bytes(size)])
+
+
+def granted_of(message: Any) -> list[int]:
+    return [lease.lease for lease in message.leases] if isinstance(message, Grants) else []
+
+
+def write(rig: Rig, room: float, spare: float = 0) -> tuple[list[Any], list[int]]:
+    """What goes to a disk with so much room, and the outcomes that are said then."""
+    stall = rig.broker.stall
+    picked = stall.pick(room, spare)
+    rig.journal.extend(picked)
+    stall.wrote()
+    said = [m for m in rig.turn() if isinstance(m, Ended)]
+    return [record for record, _ in picked], [one.task for m in said for one in m.outcomes]
+
+
+def test_a_disk_that_its_outcomes_would_fill_gets_them_bit_by_bit() -> None:
+    rig = Rig()
+    settle_all(rig, 2, 50_000)
+    rig.say("c", Pulse(1, 0))
+    cost = rig.broker.headroom.price_of(*rig.broker.records[0])
+
+    assert write(rig, cost - 1) == ([], [])
+    records, told = write(rig, 1.5 * cost)
+    assert [type(record) for record in records] == [Settled]
+    assert told == [records[0].outcome.task], "what is written is said, and nothing else"
+    assert rig.broker.stalled
+
+    rig.say("c", Forget(told))
+    assert write(rig, cost / 2 + 10_000, cost / 2) == ([Forgotten("client", told)], []), "this frees room"
+    rig.full = False
+    _, rest = write(rig, 2 * cost)
+    assert sorted(told + rest) == [1, 2]
+    assert not rig.broker.stalled
+
+
+def test_records_of_a_task_and_the_end_of_a_client_keep_their_order() -> None:
+    rig = Rig()
+    settle_all(rig, 2, 50_000)
+    (first, _), (second, _) = rig.broker.records
+    cost = rig.broker.headroom.price_of(*rig.broker.records[0])
+    rig.broker.records[0] = (first, [bytes(500_000)])  # it does not fit
+    rig.say("c", Forget([1, 2]))
+    rig.say("c", Bye())
+
+    picked = [record for record, _ in rig.broker.stall.pick(3 * cost)]
+
+    assert picked == [second], "what was forgotten and who has left wait for the outcome before them"
+    assert [type(record) for record, _ in rig.broker.records] == [Settled, Forgotten, Dropped]
+
+
+def test_what_could_not_be_written_goes_back_to_its_place() -> None:
+    rig = Rig()
+    settle_all(rig, 2, 100)
+    before = list(rig.broker.records)
+    rig.broker.stall.put_back(rig.broker.stall.pick())
+    assert rig.broker.records == before
+    rig.full = False
+    assert sorted(write(rig, inf)[1]) == [1, 2]
+
+
+def test_a_start_that_must_be_written_is_written_last() -> None:
+    rig = Rig()
+    rig.running()
+    rig.broker.stall.begin([Append([(Begun("client", 2, 7), ()), (Settled("client", VALUED), [b""])])], FULL)
+
+    picked = [record for record, _ in rig.broker.stall.pick(6000)]
+    assert picked == [Settled("client", VALUED)]
+    assert [record for record, _ in rig.broker.records] == [Begun("client", 2, 7)]

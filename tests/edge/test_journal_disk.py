@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.edge.journal_model import Model, accepted, enrolled, forgotten, per_client, settled
+from zfarm.core.headroom import price
 from zfarm.edge.journal import Journal
 from zfarm.errors import JournalCorrupt, JournalError
 from zfarm.messages import Accepted
@@ -103,6 +104,88 @@ def test_a_disk_that_is_full_at_the_opening_is_said_and_harms_nothing(small_disk
     filler.unlink()
     with Journal(path, SMALL) as journal:
         assert per_client(journal.replay()) == before
+
+
+def killed(path: Path, count: int = 20) -> None:
+    """Leave a journal as a broker does that is killed with so many tasks in its log."""
+    code = (
+        "import os, sys; from tests.edge.journal_model import accepted, enrolled\n"
+        "from zfarm.edge.journal import Journal\n"
+        "journal = Journal(sys.argv[1]); journal.append([enrolled()])\n"
+        "journal.append([accepted(n, body=bytes(10_000)) for n in range(int(sys.argv[2]))]); os._exit(9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path), str(count)], cwd=ROOT, check=False)
+    assert done.returncode == 9
+
+
+def test_a_journal_on_a_full_disk_can_be_read_and_the_remedy_is_said(small_disk):
+    path = small_disk / "journal"
+    killed(path)
+    fill(small_disk, 0)
+    for text in ("check", "stats"):
+        with Journal(path, create=False, write=False) as journal:
+            found = journal.check() if text == "check" else journal.stats().queued
+        assert found == (21 if text == "check" else 20)
+    for _ in range(2):
+        with pytest.raises(JournalError) as caught:
+            Journal(path)
+        assert caught.value.errno == errno.ENOSPC
+        assert f"Free at least 2 MiB on the file system of {small_disk}" in str(caught.value)
+
+    (small_disk / "filler").unlink()
+    with Journal(path) as journal:
+        assert len(list(journal.replay())) == 21
+
+
+def test_who_only_reads_a_journal_begins_no_new_life_in_it(tmp_path):
+    path = tmp_path / "journal"
+    killed(path)
+    with Journal(path, write=False) as journal:
+        epoch = journal.epoch()
+        assert journal.check() == 21
+    with Journal(path, write=False) as journal:
+        assert journal.epoch() == epoch
+    with Journal(path) as journal:
+        assert journal.epoch() == epoch + 1
+
+
+def test_a_log_without_room_to_move_is_told_before_the_tables_take_the_last_of_it(small_disk):
+    path = small_disk / "journal"
+    with Journal(path) as journal:
+        journal.append([enrolled(), *(accepted(n, body=bytes(10_000)) for n in range(20))])
+        filler = fill(small_disk, 100_000)
+        assert journal.room.left() < 0
+        size = path.stat().st_size
+        journal.relieve()
+        assert path.stat().st_size == size
+        filler.unlink()
+
+
+def test_a_journal_gives_room_back_to_a_disk_that_has_little(tmp_path):
+    path = tmp_path / "journal"
+    with Journal(path) as journal:
+        journal.append([enrolled(), *(accepted(n, body=bytes(10_000)) for n in range(500))])
+        journal.append([settled(n) for n in range(500)])
+        journal.append([forgotten(*range(500))])
+        assert journal.room.spare() > 9_000_000
+        for _ in range(5):
+            journal.relieve()
+        assert journal.room.spare() < 100_000
+        assert path.stat().st_size + Path(f"{path}-wal").stat().st_size < 200_000
+        journal.append([accepted(1000)])
+        assert journal.check() == 2
+
+
+def test_what_is_left_of_a_disk_is_without_what_the_tables_will_take(small_disk):
+    path = small_disk / "journal"
+    with Journal(path) as journal:
+        journal.relieve()
+        before = journal.room.left()
+        journal.append([enrolled(), *(accepted(n, body=bytes(10_000)) for n in range(20))])
+        taken = before - journal.room.left()
+        assert 2 * 200_000 < taken <= 21 * price(1, 10_000)
+        journal.relieve()
+        assert 200_000 < before - journal.room.left() < 300_000, "the log has moved"
 
 
 def test_a_table_that_may_not_grow_refuses_the_turn(tmp_path):

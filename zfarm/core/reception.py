@@ -193,11 +193,7 @@ class Reception(Ledger):
             self.forget(client, message.forgets)
         first_setup = len(message.names)
         first_body = first_setup + message.setups
-        size = sum(map(len, payload))
-        roomy = self._is_roomy(client, message, size)
-        if roomy and not self.headroom.take(self.headroom.price(len(message.calls), size, payload)):
-            roomy = False  # each call is looked at
-            self.headroom.spend(sum(map(len, payload[:first_body])))
+        roomy = self._is_roomy(client, message, payload, first_body)
         functions = functions_of(self, client, message, payload)
         if functions is None:
             self._refuse(client.peer, "ProtocolError", "the digest of a function is not that of its bytes")
@@ -261,12 +257,17 @@ class Reception(Ledger):
             f"calls of this client wait with {most} different demands, its limit (ZFARM_CLIENT_DEMANDS_MAX)"
         )
 
-    def _is_roomy(self, client: ClientRecord, message: Submit, size: int) -> bool:
-        """All of it is within every limit, perhaps without the functions that nobody needs now."""
-        calls = len(message.calls)
-        if self._has_room(client, calls, size):
-            return True
-        return make_room(self, client, message.digests) and self._has_room(client, calls, size)
+    def _is_roomy(self, client: ClientRecord, message: Submit, payload: Payload, first_body: int) -> bool:
+        """All of it is within every limit, perhaps without the functions that nobody needs now. If not, each
+        call has to be looked at."""
+        calls, size = len(message.calls), sum(map(len, payload))
+        if self._has_room(client, calls, size) or (
+            make_room(self, client, message.digests) and self._has_room(client, calls, size)
+        ):
+            if self.headroom.take(self.headroom.price(calls, size, payload)):
+                return True
+        self.headroom.spend(sum(map(len, payload[:first_body])))
+        return False
 
     def _has_room(self, client: ClientRecord, calls: int, size: int) -> bool:
         """So many further tasks of so many bytes are within every limit: none needs a look of its own."""
