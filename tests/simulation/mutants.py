@@ -120,6 +120,13 @@ MUTANTS = [
     ),
     Mutant("the turn that failed is lost", "begin", "broker.records[:0] = action.records", "pass"),
     Mutant("taken, and no room", "_full", "self.stalled or self.refusing:", "False:"),
+    Mutant(
+        "more taken than there is room for",
+        "_is_roomy",
+        "self.headroom.take(",
+        "bool(",
+    ),
+    Mutant("said, and only others are written", "_waits", "(client, task) in self._unwritten", "False"),
     # at most once
     Mutant("starts not recorded", "_spend", "if self.journal", "if False"),
     Mutant("granted again after the restart", "unpark", "if task.spent", "if False"),

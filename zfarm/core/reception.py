@@ -261,11 +261,11 @@ class Reception(Ledger):
         """All of it is within every limit, perhaps without the functions that nobody needs now. If not, each
         call has to be looked at."""
         calls, size = len(message.calls), sum(map(len, payload))
-        if self._has_room(client, calls, size) or (
+        roomy = self._has_room(client, calls, size) or (
             make_room(self, client, message.digests) and self._has_room(client, calls, size)
-        ):
-            if self.headroom.take(self.headroom.price(calls, size, payload)):
-                return True
+        )
+        if roomy and self.headroom.take(self.headroom.price(calls, size, payload)):
+            return True
         self.headroom.spend(sum(map(len, payload[:first_body])))
         return False
 
