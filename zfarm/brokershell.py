@@ -65,7 +65,12 @@ __all__ = ["TOPIC", "BrokerShell", "new_epoch", "own_versions", "tune_collector"
 log = logging.getLogger("zfarm.broker")
 
 RECEIVE_MAX = 200
-"""Messages read in one turn: enough to batch, and few enough for the turn to stay short."""
+"""Messages of one door read in one turn: enough to batch, and few enough for the turn to stay short."""
+RECEIVE_S = 0.005
+"""For how long they are read: one message may have thousands of calls, and who floods the farm with such
+makes all others wait for the end of each turn."""
+RECEIVE_STEP = 4
+"""Messages read before the clock is asked."""
 TOPIC = b"farm"
 """What notes about the farm are published under."""
 SWEEP_S = 10.0
@@ -261,14 +266,19 @@ class BrokerShell:
 
     def _receive(self, port: RouterPort) -> None:
         """Read what a control socket has and give it to the machine."""
-        for peer, role, principal, frames in port.receive(RECEIVE_MAX):
-            try:
-                # local sockets have no keys: only this user can reach them, and may be client or worker alike
-                decoder = self._decoders.get(role, wire.from_anyone)
-                message, payload = decoder.decode(frames)
-                self._take(peer, message, payload, principal)
-            except wire.Malformed as error:
-                self._malformed(peer, role, principal, frames, error)
+        until = time.monotonic() + RECEIVE_S
+        for _ in range(0, RECEIVE_MAX, RECEIVE_STEP):
+            got = port.receive(RECEIVE_STEP)
+            for peer, role, principal, frames in got:
+                try:
+                    # local sockets have no keys: only this user can reach them, as client or as worker
+                    decoder = self._decoders.get(role, wire.from_anyone)
+                    message, payload = decoder.decode(frames)
+                    self._take(peer, message, payload, principal)
+                except wire.Malformed as error:
+                    self._malformed(peer, role, principal, frames, error)
+            if len(got) < RECEIVE_STEP or time.monotonic() >= until:
+                return
 
     def _take(self, peer: Peer, message: Any, payload: Payload, principal: str) -> None:
         kind = type(message)
