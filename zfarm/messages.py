@@ -206,8 +206,7 @@ class Left(Message):
 
 
 class Report(Message):
-    """What a worker has to say about one lease. ``kind`` LOST: its child died, TIMEOUT or MEMORY: it was
-    killed for it; ``fate`` tells how."""
+    """What a worker says of one lease. LOST: its child died, TIMEOUT, MEMORY: was killed; ``fate``: how."""
 
     lease: int
     kind: int
@@ -215,6 +214,7 @@ class Report(Message):
     fate: Fate | None = None
     emitted: int = 0  # the number of its last item
     filed: int = 0  # the number of the last item of its files
+    held_us: int = 0  # for how long it had its child, if that is longer than its run: that was started for it
 
 
 class Outcome(Message):

@@ -47,6 +47,12 @@ class Settings:
     child."""
     run_us: int = 1000
     """Work put into one message to a child: enough to pay for the message."""
+    charge_least_us: int = 40
+    """What a call is charged with at least when clients take turns: about what all processes do for one that
+    takes no time (measured: 20 to 40 us of processor time)."""
+    contention_kept_s: float = 1.0
+    """For how long after several clients were granted calls fewer of them wait beside busy slots, as many as
+    end within ``lookahead_us`` as measured: whoever is alone keeps nobody waiting."""
     began_after_us: int = 10_000
     """A call that runs longer than this is reported as started."""
     stuck_after_us: int = 20_000
@@ -62,7 +68,8 @@ class Settings:
     counts as an attempt: it may kill them faster than they can say that it runs."""
     worker_deaths_max: int = 5
     """Different calls in a row under which children of one worker may die before it is set aside. One that
-    dies on another worker too is not counted."""
+    dies on another worker too is not counted, and those of a function that has not ended well on another one
+    count as one."""
     worker_aside_s: float = 60.0
     """How long a worker that was set aside is granted nothing, if there is another one."""
 

@@ -169,7 +169,7 @@ def test_the_limit_on_bytes_is_that_of_the_key_whatever_they_are(what: str) -> N
         assert rig.ask(peer, 10 + n, **sizes) == 0
     assert rig.ask("A", 1) == rig.ask("A2", 1) == 1
     (client, *_) = rig.machine.clients.values()
-    rig.machine.drop_client(client)
+    rig.machine.drop_client(client, rig.now)
     assert rig.ask("A2", 1) == 0, "there is room again"
 
 

@@ -17,6 +17,7 @@ from zfarm.messages import (
     Call,
     Fate,
     Grants,
+    Hello,
     Join,
     Leave,
     Look,
@@ -65,6 +66,17 @@ class Rig(BrokerRig):
         """A child of this worker dies under the first of its calls."""
         self.ends(peer, next(iter(self.leases(peer))))
 
+    def well(self, peer: str) -> None:
+        """The first of its calls ends well there."""
+        self.ends(peer, next(iter(self.leases(peer))), VALUE)
+
+    def more(self, peer: str, principal: str, function: bytes) -> None:
+        """A client of this principal comes and submits calls of this function."""
+        self.machine.receive(peer, Hello(peer, VERSIONS, "host", 1, ""), (), self.now, principal)
+        message, payload = submit(*range(1, 21), attempts=1)
+        self.machine.receive(peer, message, [function, *payload[1:]], self.now, principal)
+        self.turn()
+
     def aside(self) -> list[str]:
         return [session for session, worker in self.machine.workers.items() if worker.aside_until]
 
@@ -85,6 +97,7 @@ class Rig(BrokerRig):
 def test_a_worker_under_whose_calls_children_keep_dying_is_set_aside_visibly() -> None:
     rig = Rig()
     rig.say("C", *submit(*range(1, 21), attempts=1))
+    rig.well("V")
     for _ in range(3):
         rig.kill("W")
 
@@ -100,6 +113,7 @@ def test_a_worker_under_whose_calls_children_keep_dying_is_set_aside_visibly() -
 def test_it_is_granted_nothing_until_its_time_is_over() -> None:
     rig = Rig()
     rig.say("C", *submit(*range(1, 21), attempts=1))
+    rig.well("V")
     for _ in range(3):
         rig.kill("W")
     for lease in rig.leases("W"):
@@ -117,11 +131,12 @@ def test_it_is_granted_nothing_until_its_time_is_over() -> None:
 def test_what_waits_there_goes_elsewhere_and_what_runs_there_goes_on() -> None:
     rig = Rig()
     rig.say("C", *submit(*range(1, 21), attempts=1))
+    rig.well("V")
     rig.kill("W")
     rig.kill("W")
     running, waiting = rig.leases("W")
     rig.say("W", Began([running]))
-    rig.machine.workers["w"].suspects["other", 1] = None
+    rig.machine.workers["w"].suspects["other", 1, b""] = "other", b"other"
     actions = rig.ends("W", waiting)
 
     assert rig.aside() == ["w"]
@@ -178,6 +193,7 @@ def test_the_last_worker_is_never_set_aside() -> None:
 def test_a_worker_comes_back_when_nobody_else_is_left() -> None:
     rig = Rig()
     rig.say("C", *submit(*range(1, 21), attempts=1))
+    rig.well("V")
     for _ in range(3):
         rig.kill("W")
     assert rig.aside() == ["w"]
@@ -190,8 +206,9 @@ def test_a_worker_comes_back_when_nobody_else_is_left() -> None:
 
 def test_a_worker_that_is_alone_keeps_no_list_of_all_that_died_there() -> None:
     rig = Rig()
-    rig.say("V", Leave())
     rig.say("C", *submit(*range(1, 21), attempts=1))
+    rig.well("V")
+    rig.say("V", Leave())
     for _ in range(12):
         rig.kill("W")
 
@@ -202,6 +219,7 @@ def test_a_worker_that_is_alone_keeps_no_list_of_all_that_died_there() -> None:
 def test_initializers_of_one_client_that_die_count_once() -> None:
     rig = Rig()
     rig.say("C", *submit(*range(1, 21), attempts=1))
+    rig.well("V")
     for _ in range(6):
         rig.ends("W", next(iter(rig.leases("W"))), BROKEN)
     assert len(rig.machine.workers["w"].suspects) == 1
@@ -209,6 +227,59 @@ def test_initializers_of_one_client_that_die_count_once() -> None:
     rig.kill("W")
     rig.kill("W")
     assert rig.aside() == ["w"]
+
+
+def test_all_calls_of_a_function_that_ends_well_nowhere_count_as_one() -> None:
+    rig = Rig()
+    rig.say("C", *submit(*range(1, 21), attempts=1))
+    for _ in range(6):
+        rig.kill("W")
+
+    assert not rig.aside()
+    assert len(rig.machine.workers["w"].suspects) == 1
+
+
+def test_a_function_that_dies_on_another_worker_too_proves_nothing_any_more() -> None:
+    rig = Rig()
+    rig.say("C", *submit(*range(1, 21), attempts=1))
+    rig.well("V")
+    rig.kill("V")
+    for _ in range(6):
+        rig.kill("W")
+
+    assert not rig.aside()
+
+
+def test_calls_of_several_clients_that_die_set_a_worker_aside() -> None:
+    rig = Rig()
+    for n in range(6):
+        rig.more(f"c{n}", f"client:{n}", b"function %d" % n)
+    for _ in range(8):
+        if not rig.aside():
+            rig.kill("W")
+
+    assert rig.aside() == ["w"]
+
+
+def test_calls_of_one_key_set_no_worker_aside_where_those_of_others_end_well() -> None:
+    rig = Rig()
+    rig.more("good", "client:good", b"good")
+    rig.well("W")
+    rig.pass_time(1, "W", "V")
+    rig.more("bad", "client:bad", b"bad")
+    for peer in ("V", "W"):
+        while any(task.client.peer == "good" for task in rig.machine.workers[SESSIONS[peer]].leases.values()):
+            rig.well(peer)
+        if peer == "V":
+            rig.well(peer)
+    for _ in range(6):
+        of_bad = [n for n, task in rig.machine.workers["w"].leases.items() if task.client.peer == "bad"]
+        rig.ends("W", of_bad[0])
+        if len(of_bad) == 1:
+            break
+
+    assert len(rig.machine.workers["w"].suspects) >= 1
+    assert not rig.aside()
 
 
 # ---------------------------------------------------------------- whom the loss of a worker is blamed on
@@ -257,7 +328,9 @@ def test_calls_granted_to_a_worker_that_was_set_aside_are_asked_back() -> None:
     rig = Rig()
     calls = [Call(n, 0, 0) for n in range(1, 5)]
     rig.say("C", Submit(calls, ["f"], 1), [b"function", SETUP, *(b"%d" % call.task for call in calls)])
-    rig.machine.workers["w"].suspects.update({("other", 1): None, ("other", 2): None})
+    rig.machine.workers["w"].suspects.update(
+        {("other", 1, b""): ("other", b""), ("other", 2, b""): ("other", b"")}
+    )
     first, second = rig.leases("W")
     actions = rig.ends("W", first)
 

@@ -165,7 +165,7 @@ def test_what_was_never_granted_is_not_lost_with_its_worker() -> None:
     rig.full = True
     rig.say("c", *submit(5, attempts=1))
     rig.say("v", Join("other", V, 2, "host", 3))
-    rig.broker.drop_worker(rig.broker.workers["worker"], "it was lost")
+    rig.broker.drop_worker(rig.broker.workers["worker"], "it was lost", rig.now)
     said = rig.turn() + rig.room()
     assert [lease.task for lease in only(Grants, said).leases] == [5]
     assert not any(isinstance(message, Ended) for message in said)

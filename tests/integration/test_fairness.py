@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import wait
+
 import pytest
 
 import zfarm
 from tests.face.processes import TcpFarm
+from tests.integration.test_security import admit
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -38,3 +44,41 @@ def test_a_flood_leaves_another_client_its_fair_share(farm: TcpFarm, flood_s: fl
         (late - early) * s for early, late, s in zip(before, after, (flood_s, modest_s), strict=True)
     )
     assert had >= 0.8 * 0.5 * (used + had), f"{had:.2f} s of {used + had:.2f} s"
+
+
+def nothing() -> None:
+    """Take no time."""
+
+
+def die() -> None:
+    """Take the child along."""
+    os._exit(3)
+
+
+def rate(client: zfarm.Executor) -> float:
+    """Calls per second that this client gets done; what has not ended soon does not count."""
+    began = time.monotonic()
+    done, late = wait([client.submit(work, 0.02) for _ in range(60)], 6)
+    for future in late:
+        future.cancel()
+    return len(done) / (time.monotonic() - began)
+
+
+@pytest.mark.parametrize("bad", [die, nothing], ids=["its calls die", "its calls take no time"])
+def test_a_flood_of_calls_without_run_time_starves_nobody(farm: TcpFarm, bad: Callable[[], None]) -> None:
+    """Half of what somebody gets alone is fair. Were such calls not charged, nothing or some hundredths would
+    be left; what is asked for leaves room for a machine that has other things to do."""
+    farm.start_broker()
+    farm.start_worker(2)
+    farm.wait_slots(2)
+    flooder, neighbour = admit(farm, "flooder", "client"), admit(farm, "neighbour", "client")
+    with zfarm.Executor(flooder) as flooding, zfarm.Executor(neighbour) as modest:
+        rate(modest)  # its children are there now
+        alone = rate(modest)
+        flood = [flooding.submit(bad) for _ in range(120_000 if bad is nothing else 1_500)]
+        wait(flood[:20], 60)
+        beside = rate(modest)
+        unfinished = not flood[-1].done()
+        flooding.shutdown(wait=False, cancel_futures=True)
+    assert unfinished, "the flood was over too early"
+    assert beside >= 0.2 * alone, f"{beside:.0f} calls/s beside the flood, {alone:.0f} alone"

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.aside import Aside
+from tests.simulation.charges import Charges
 from tests.simulation.exclusion import Exclusion
 from tests.simulation.fullness import Fullness
 from tests.simulation.inheritance import Inheritance
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.simulation.processes import ClientProcess, WorkerProcess
 
 
-class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Aside, Readers, Promptness):
+class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charges, Readers, Promptness):
     """Every task, run and lease of a farm as an onlooker sees them."""
 
     def __init__(self, farm: Farm) -> None:

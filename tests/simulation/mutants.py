@@ -80,7 +80,7 @@ MUTANTS = [
         "_on_join",
         """for lease, task in list(worker.leases.items()):
         if lease not in held:  # lost on the way to it: the same lease once more, never another
-            self._repeat(worker, task)""",
+            self._repeat(worker, task, now)""",
         """for lease, task in list(worker.leases.items()):
         if lease not in held:
             self.give_back(task)""",
@@ -162,9 +162,14 @@ MUTANTS = [
     # bad workers and bad calls
     Mutant("what only waited is blamed", "lose_lease", "task.began or", "True or"),
     Mutant("set aside, and granted", "open", " and not self.aside_until", ""),
-    Mutant("one bad call, a bad worker", "_suspect", "suspects[key] = None", "suspects[key + (now,)] = None"),
-    Mutant("what ends well does not count", "report", "worker.suspects.clear()", "pass"),
+    Mutant("one bad call, a bad worker", "_suspect", "suspects[key]", "suspects[(*key[:2], b'%f' % now)]"),
+    Mutant("what ends well does not count", "ended_well", "worker.suspects.clear()", "pass"),
     Mutant("the last one is set aside", "_suspect", "not self._others(worker)", "False"),
+    # charges and turns
+    Mutant("what has ended is free", "report", "self.charge(task, now, max(", "((0, "),
+    Mutant("a child costs nothing", "report", "max(report.run_us, report.held_us)", "report.run_us"),
+    Mutant("what ends is paid back", "charge", "task.client.pay(", "("),
+    Mutant("whoever had a turn has the next", "served", "(account.served_us, n,", "(0.0, n,"),
     # attempts
     Mutant("one attempt too many", "attempt_lost", ">= task.max_attempts", "> task.max_attempts"),
     Mutant("batches run again whole", "attempt_lost", "task.items > 1", "False"),
@@ -186,7 +191,7 @@ MUTANTS = [
     ),
     Mutant("what started is not told", "_begin", "self._begans.append(duty.lease)", "pass"),
     Mutant("never TakeBack", "_take_back", "if not kid.taking_back", "if False"),
-    Mutant("Bye ignored", "_on_bye", "self.drop_client(client)", "pass"),
+    Mutant("Bye ignored", "_on_bye", "self.drop_client(client, now)", "pass"),
     Mutant(
         "no grace", "_lose_silent", "limits.client_lost_after_s + (", "limits.client_lost_after_s + 0 * ("
     ),
@@ -205,7 +210,7 @@ MUTANTS = [
     # memory
     Mutant("a limit lost with the broker", "accept", "task.memory_bytes = call.memory_bytes", "pass"),
     Mutant("a limit that nobody watches", "child_starts", "if duty.memory_bytes", "if False"),
-    Mutant("too much, and it runs on", "_watch_kids", "self._cut_short(kid, kid.overshot)", "pass"),
+    Mutant("too much, and it runs on", "_watch_kids", "self._cut_short(kid, kid.overshot, now)", "pass"),
     Mutant("a limit that stays", "_lift_limit", "LimitChild(kid.number, 0)", "LimitChild(kid.number, 1)"),
     Mutant("too much, for the next call", "_lift_limit", "False, None", "False, kid.overshot"),
     # streams
@@ -371,8 +376,8 @@ MUTANTS = [
         "if False:\n        client.setups",
     ),
     # keys that are revoked
-    Mutant("a revoked client stays", "expel", "broker.drop_client(client)", "pass"),
-    Mutant("a revoked worker stays", "expel", "broker.drop_worker(worker, why)", "pass"),
+    Mutant("a revoked client stays", "expel", "broker.drop_client(client, now)", "pass"),
+    Mutant("a revoked worker stays", "expel", "broker.drop_worker(worker, why, now)", "pass"),
     Mutant("the books do not know who may be in them", "expel", "broker.known = known", "pass"),
     Mutant("kept for a client that will not come", "adopt", "broker.knows(held.owner)", "True"),
     Mutant("an old session for ever", "renamed", "written.append((Dropped(record.client), ()))", "pass"),

@@ -77,6 +77,7 @@ RARE = [
     "running told",
     "says hello again",
     "set aside",
+    "somebody waits for a turn",
     "stopped at once",
     "Unknown",
     "a stream begins anew",

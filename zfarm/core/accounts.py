@@ -27,7 +27,7 @@ class Account:
         self.sessions: dict[str, ClientRecord] = {}
         self.tasks = 0  # outcomes that are kept included
         self.bytes = 0  # of bodies that wait or run, of outcomes that are kept, and of kits
-        self.served_us = 0.0  # run time of its calls, and where it has begun; see zfarm.core.turns
+        self.served_us = 0.0  # time that its calls held slots, and where it has begun; see zfarm.core.turns
         self.turn_us = 0.0  # what that session had been served with that had its last turn
 
 
@@ -36,6 +36,8 @@ class Accounts:
 
     def __init__(self) -> None:
         self.bytes = 0  # of all accounts
+        self.contended_until = 0.0  # several clients have been granted something lately
+        self._leased_by = 0  # the books of the client that was granted something last
         self._accounts: dict[str, Account] = {}
         self._jobs: dict[tuple[str, str], ClientRecord] = {}
 
@@ -65,6 +67,12 @@ class Accounts:
         if client.job:
             self._jobs.setdefault((principal, client.job), client)
         return account
+
+    def leases(self, client: ClientRecord, until: float) -> None:
+        """This client is granted something; if the last one was another, both want the slots until then."""
+        if client.books != self._leased_by:
+            self.contended_until = until if self._leased_by else 0.0
+            self._leased_by = client.books
 
     def kit(self, client: ClientRecord, function: Function, setup: bytes) -> Kit:
         """What a new task of this client with these has in common with others."""

@@ -15,6 +15,7 @@ import msgspec
 
 from zfarm.core.accounts import Account, Kit
 from zfarm.core.lines import Lines
+from zfarm.core.meter import Meter
 from zfarm.core.named import Told, digest_of
 from zfarm.messages import WORKER_LABEL, Blob, Demand, Fate, Need, Outcome, Peer, Vitals
 
@@ -45,7 +46,7 @@ CALL_US = 12
 class Function:
     """A function's pickle, shared by its tasks, with what is known about its run time."""
 
-    __slots__ = ("blob", "digest", "mean_us", "name", "refs")
+    __slots__ = ("blob", "digest", "mean_us", "name", "refs", "well", "well_before")
 
     def __init__(self, blob: bytes, name: str, digest: bytes = b"") -> None:
         self.blob = blob
@@ -53,12 +54,26 @@ class Function:
         self.name = name
         self.refs = 0  # clients with tasks of it
         self.mean_us = 0.0  # per item; 0: never measured
+        self.well = ""  # the worker where a call of it ended well last
+        self.well_before = ""  # another one where that was so before
 
     def expected_us(self, items: int) -> int:
         """The run time to expect of one call, or of a batch of ``items``; 0: not known."""
         if not self.mean_us:
             return 0
         return int(self.mean_us * (items or 1)) + CALL_US
+
+    def ended_well(self, worker: str) -> None:
+        """A call of it has ended there with a value or an error."""
+        if self.well != worker:
+            self.well, self.well_before = worker, self.well
+
+    def died(self, worker: str) -> None:
+        """A child has died there under a call of it: that it ends well there proves nothing."""
+        if self.well == worker:
+            self.well, self.well_before = self.well_before, ""
+        elif self.well_before == worker:
+            self.well_before = ""
 
     def measured(self, run_us: int, items: int) -> None:
         """Learn from one run."""
@@ -127,6 +142,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     worker: WorkerRecord | None = None
     expected_us: int = 0
     granted_at: float = 0.0
+    shared_us: float = -1.0  # of its worker's meter at its grant; below 0: it has a slot of its own
     began: bool = False
     cancelling: bool = False
     deaths: tuple[Fate, ...] = ()
@@ -148,6 +164,11 @@ class Task(msgspec.Struct, gc=False, eq=False):
     def attempts(self) -> int:
         """How many of its attempts are used up."""
         return len(self.deaths) + self.tries
+
+    @property
+    def shares(self) -> bool:
+        """Its lease has no slot of its own: it is short, and waits with others."""
+        return self.shared_us >= 0.0
 
     @property
     def once(self) -> bool:
@@ -231,7 +252,7 @@ class ClientRecord:
         self.others: dict[int, deque[Task]] = {}
         self.passed = 0  # calls that went before the first of the queue; see zfarm.core.nearness
         self.lines = Lines()  # what waits and does not run anywhere
-        self.served_us = 0.0  # run time of its calls, and where it has begun; see zfarm.core.turns
+        self.served_us = 0.0  # time that its calls held slots, and where it has begun; see zfarm.core.turns
         self.account = Account("")  # until it is entered
         self.kits: dict[tuple[Function, bytes], Kit] = {}
         self.functions: dict[Function, int] = {}  # and in how many kits and names each is
@@ -255,6 +276,11 @@ class ClientRecord:
         """What it has: bodies that wait or run, outcomes that are kept, functions and setups."""
         size = sum(len(task.body) + len(task.blob) for task in self.tasks.values())
         return size + sum(len(function.blob) for function in self.functions) + sum(map(len, self.setups))
+
+    def pay(self, us: float) -> None:
+        """It has had so much, or gets so much back."""
+        self.served_us += us
+        self.account.served_us += us
 
     def enqueue(self, task: Task, front: bool = False) -> None:
         """Put a task of whatever priority into its place: behind its like, or before them."""
@@ -308,6 +334,7 @@ class WorkerRecord:
         "joined_at",
         "labels",
         "leases",
+        "meter",
         "name",
         "own_room",
         "peer",
@@ -327,6 +354,8 @@ class WorkerRecord:
         "told",
         "vitals",
         "waiting",
+        "well",
+        "well_before",
     )
 
     def __init__(
@@ -356,6 +385,7 @@ class WorkerRecord:
         self.heard_at = now
         self.joined_at = now
         self.leases: dict[int, Task] = {}
+        self.meter = Meter(now)
         self.expected_us = 0
         self.crowded = False  # it gave calls back: no call is granted ahead of a free slot until it reports
         self.draining = False
@@ -366,7 +396,10 @@ class WorkerRecord:
         self.done = 0
         self.failed = 0
         self.deaths = 0
-        self.suspects: dict[tuple[str, int], None] = {}  # tasks that died here since one ended well
+        self.suspects: dict[tuple[str, int, bytes], tuple[str, bytes]] = {}
+        """What died here since a call ended well: calls, or all of one function; whose, and which that is."""
+        self.well: tuple[str, float] = "", 0.0  # whose call ended well here last, and when
+        self.well_before: tuple[str, float] = "", 0.0  # the same of somebody else
         self.aside_until = 0.0  # it is granted nothing until then; 0: it is not set aside
         self.vitals = Vitals()
         self.waiting: frozenset[int] = frozenset()  # leases whose calls wait for nested ones
@@ -378,6 +411,10 @@ class WorkerRecord:
         self.thank_now = False
         self.beat = 0  # the number of its last Beat or Join
         self.answer = False  # and it wants to hear that it was heard
+
+    def held_us(self, task: Task, now: float) -> float:
+        """For how long this lease has held a slot here, or its part of those that several share."""
+        return self.meter.held_us(task, max(self.room, self.slots), now)
 
     def suits(self, demand: Demand) -> bool:
         """It could run such a call if it had nothing else to do."""

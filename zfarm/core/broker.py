@@ -297,7 +297,7 @@ class Broker(Reception):
         held = {h.lease for h in message.held}
         for lease, task in list(worker.leases.items()):
             if lease not in held:  # lost on the way to it: the same lease once more, never another
-                self._repeat(worker, task)
+                self._repeat(worker, task, now)
             if task.cancelling and task.worker is worker:
                 worker.revokes.append(lease)
         for h in message.held:
@@ -320,7 +320,7 @@ class Broker(Reception):
             here = {task.lease for task in worker.granted}  # while the journal cannot be written
             for lease, task in list(worker.leases.items()):
                 if lease not in held and lease not in here:
-                    self._repeat(worker, task)
+                    self._repeat(worker, task, now)
         told = worker.thanks if self.stalled else ()  # as soon as the journal can be written
         unwanted = sorted(held.difference(worker.leases, self.orphans.leases(), told))
         if unwanted:
@@ -328,9 +328,10 @@ class Broker(Reception):
             worker.thanks.extend(unwanted)
             self.touch(worker)
 
-    def _repeat(self, worker: WorkerRecord, task: Task) -> None:
+    def _repeat(self, worker: WorkerRecord, task: Task, now: float) -> None:
         if task.began and task.once:  # it was there: somebody has stopped it
             fate = Fate(host=worker.host, worker=worker.short_name, text="it was stopped there")
+            self.charge(task, now)
             self.attempt_lost(task, fate)
             return
         worker.repeated[task.lease] = worker.grants_number + 1  # until the number of its Grants is known
@@ -355,6 +356,7 @@ class Broker(Reception):
 
     def report(self, worker: WorkerRecord, task: Task, report: Report, blob: Blob, now: float) -> None:
         """Book how a lease of this worker has ended."""
+        self.charge(task, now, max(report.run_us, report.held_us))
         if report.kind in (LOST, CUT):
             worker.deaths += report.kind == LOST
             fate = report.fate or Fate(host=worker.host, worker=worker.short_name, text="died")
@@ -363,13 +365,12 @@ class Broker(Reception):
                 self.aside.died(worker, task, now)
             return
         worker.done += task.items or 1
-        self.charge(task.client, report.run_us)
         if report.kind != VALUE:
             worker.failed += 1
         if report.kind == BROKEN and report.fate is not None:
             self.aside.failed_to_begin(worker, task, now)
-        elif worker.suspects and report.kind not in (BROKEN, CANCELLED, TIMEOUT, MEMORY, MISSING):
-            worker.suspects.clear()
+        elif report.kind not in (BROKEN, CANCELLED, TIMEOUT, MEMORY, MISSING):
+            self.aside.ended_well(worker, task, now)
         if report.kind not in (CANCELLED, MISSING):
             task.function.measured(report.run_us, task.items)
         if report.kind == AGAIN:
@@ -385,6 +386,8 @@ class Broker(Reception):
                 task is not None and worker.repeated.get(lease, 0) <= message.seen
             ):  # else it comes there again
                 worker.crowded |= not (task.cancelling or message.lacks)
+                if task.cancelling:  # it may have had a child, in whose initializer nothing can be taken back
+                    self.charge(task, now)
                 self.give_back(task)
 
     def _on_began(self, worker: WorkerRecord, message: Began, payload: Payload, now: float) -> None:
@@ -412,9 +415,9 @@ class Broker(Reception):
         for lease, task in list(reversed(worker.leases.items())):
             if lease not in begun:  # it was still waiting, or granted while the worker was leaving
                 self.give_back(task)
-        self.drop_worker(worker, f"worker {worker.short_name} was stopped")
+        self.drop_worker(worker, f"worker {worker.short_name} was stopped", now)
 
-    def drop_worker(self, worker: WorkerRecord, why: str) -> None:
+    def drop_worker(self, worker: WorkerRecord, why: str, now: float) -> None:
         """Forget a worker; its leases are void, and their tasks lose an attempt."""
         del self.workers[worker.session]
         self.grants_said = max(self.grants_said, worker.grants_number)
@@ -427,6 +430,7 @@ class Broker(Reception):
         self.orphans.lose(worker)
         self.routes.lose(worker)
         for task in list(reversed(worker.leases.values())):
+            self.charge(task, min(now, worker.heard_at))  # nobody pays for its silence
             self.lose_lease(task, Fate(host=worker.host, worker=worker.short_name, text=why))
 
     # ------------------------------------------------------------ time
@@ -459,7 +463,7 @@ class Broker(Reception):
             if silent > limits.worker_lost_after_s:
                 why = f"worker {worker.short_name} was lost: silent for {silent:.1f} s"
                 self.tell("warning", f"{why}; its {len(worker.leases)} leases move")
-                self.drop_worker(worker, why)
+                self.drop_worker(worker, why, now)
         for client in list(self.clients.values()):
             silent = now - client.heard_at
             if silent > limits.client_lost_after_s + (
@@ -467,7 +471,7 @@ class Broker(Reception):
             ):
                 who = f"client {client.host}/{client.pid}"
                 self.tell("warning", f"{who} did not come back: its {len(client.tasks)} tasks are cancelled")
-                self.drop_client(client)
+                self.drop_client(client, now)
             elif silent > limits.client_lost_after_s and not client.away:
                 client.away = True
                 self.tell("warning", f"client {client.host}/{client.pid} is away")

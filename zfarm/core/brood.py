@@ -10,6 +10,8 @@ from itertools import islice
 from math import inf
 from typing import Final
 
+from msgspec import structs
+
 from zfarm.core.feeding import Place, feed, feed_ahead
 from zfarm.core.kids import Duty, Kid, Owed
 from zfarm.messages import (
@@ -92,7 +94,8 @@ class Brood:
         if duty.kid is not None:
             del self._leases[duty.lease]
             fate = self._fate(SIGKILL, 0, "stopped since its worker had no word from the broker")
-            self._owe(duty, Report(duty.lease, CUT, fate=fate), b"")
+            held_us = duty.kid.held_us(now)
+            self._owe(duty, Report(duty.lease, CUT, fate=fate, held_us=held_us), b"")
             self._stop_kid(duty.kid, kill=True)
             return
         self._end_shortage()
@@ -218,9 +221,9 @@ class Brood:
         limits = self._limits
         for kid in self._kids.values():
             if now >= kid.stop_at:
-                self._time_out(kid)
+                self._time_out(kid, now)
             elif kid.overshot is not None:
-                self._cut_short(kid, kid.overshot)
+                self._cut_short(kid, kid.overshot, now)
             if not kid.calls or kid.ending:
                 continue
             since = now - kid.head_since
@@ -247,14 +250,14 @@ class Brood:
             kid.stop_at = min(kid.stop_at, stop_at)
             self._actions.append(InterruptChild(kid.number))
 
-    def _time_out(self, kid: Kid) -> None:
+    def _time_out(self, kid: Kid, now: float) -> None:
         """The running call has had its time: its child is killed, another will take its place."""
         kid.stop_at = inf
         duty = kid.head()
         fate = self._fate(SIGKILL, 0, f"stopped after its timeout of {duty.timeout_us / 1e6:g} s")
-        self._stop_running(kid, Report(duty.lease, TIMEOUT, duty.timeout_us, fate))
+        self._stop_running(kid, Report(duty.lease, TIMEOUT, duty.timeout_us, fate), now)
 
-    def _cut_short(self, kid: Kid, left: Left) -> None:
+    def _cut_short(self, kid: Kid, left: Left, now: float) -> None:
         """The running call has had too much memory in use: as if its time were over."""
         kid.overshot = None
         duty = kid.head()
@@ -262,13 +265,14 @@ class Brood:
             f"stopped at its memory limit of {duty.memory_bytes / 1e6:.1f} MB: "
             f"{left.peak_bytes / 1e6:.1f} MB were in use"
         )
-        self._stop_running(kid, Report(duty.lease, MEMORY, 0, self._fate(SIGKILL, 0, text, left)))
+        self._stop_running(kid, Report(duty.lease, MEMORY, 0, self._fate(SIGKILL, 0, text, left)), now)
 
-    def _stop_running(self, kid: Kid, report: Report) -> None:
+    def _stop_running(self, kid: Kid, report: Report, now: float) -> None:
         """Kill the child; its running call ends so, or as cancelled, or unheard where nobody wants it."""
         duty = kid.head()
         if self._leases.pop(duty.lease, None) is not None:
-            self._owe(duty, Report(duty.lease, CANCELLED) if duty.grace_us else report, b"")
+            report = Report(duty.lease, CANCELLED) if duty.grace_us else report
+            self._owe(duty, structs.replace(report, held_us=kid.held_us(now)), b"")
         self._stop_kid(kid, kill=True)
 
     def _lift_limit(self, kid: Kid) -> None:
@@ -298,7 +302,8 @@ class Brood:
         for duty in broken:
             del self._leases[duty.lease]
             kind = BROKEN if duty.initialized else LOST
-            self._owe(duty, Report(lease=duty.lease, kind=kind, fate=fate), b"")
+            held_us = int(duty.held_s * 1e6)
+            self._owe(duty, Report(lease=duty.lease, kind=kind, fate=fate, held_us=held_us), b"")
 
     def _kids_deadline(self) -> float:
         """When the clock has something to say about a child or about the queue."""

@@ -87,7 +87,8 @@ def _rather(
 def _fill_ahead(broker: Broker, workers: list[WorkerRecord], turns: Turns, now: float) -> None:
     """Let short calls wait beside busy slots, a handful at a time for the least loaded worker."""
     lookahead = broker.limits.lookahead_us
-    loads = [(w.expected_us / w.room, n, w) for n, w in enumerate(workers) if not w.crowded]
+    contended = now < broker.accounts.contended_until
+    loads = [(_load_us(w, contended), n, w) for n, w in enumerate(workers) if not w.crowded]
     if not loads:
         return
     heapify(loads)
@@ -102,7 +103,16 @@ def _fill_ahead(broker: Broker, workers: list[WorkerRecord], turns: Turns, now: 
         if not _grant_handful(broker, task.client, worker, until, now):
             return
         turns.served()
-        heapreplace(loads, (worker.expected_us / worker.room, n, worker))
+        heapreplace(loads, (_load_us(worker, contended), n, worker))
+
+
+def _load_us(worker: WorkerRecord, contended: bool) -> float:
+    """The work that waits there for each slot: what it will run. While others wait too, not less than for how
+    long slots were held for the like of it lately: of very short calls that is far more, and many of them
+    would keep everybody else out for as long."""
+    meter = worker.meter
+    work_us = max(worker.expected_us, meter.sharing * meter.mean_us) if contended else worker.expected_us
+    return work_us / worker.room
 
 
 def _grant_handful(

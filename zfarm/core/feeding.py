@@ -53,8 +53,7 @@ def feed(
     duties = _take(kid, queue, limits, share)
     new_setup = kid.adopt(duties[0])
     if not kid.calls:
-        kid.head_since = now
-        kid.head_began = False
+        kid.goes(now)
     functions: Indexed[bytes] = Indexed()
     last = None
     function = 0

@@ -54,6 +54,7 @@ class Duty(msgspec.Struct, gc=False, eq=False):
     needy: bool = False  # it needs files, which are in the store
     own: bool = False  # another call here waits for it: it runs here though the worker drains
     seq: int = 0
+    held_s: float = 0.0  # for how long it had children that died before they could start it
     revoked: bool = False  # to be given back unless it has started
     stopping: bool = False  # to be stopped even if it has started
     grace_us: int = 0  # to be interrupted if it has started, and stopped so much later
@@ -78,7 +79,9 @@ class Kid:
         "expected_us",
         "given",
         "head_began",
+        "head_from",
         "head_since",
+        "heard_at",
         "limited",
         "number",
         "overshot",
@@ -110,6 +113,8 @@ class Kid:
         self.used = 0
         self.tasks_max = 0
         self.head_since = 0.0
+        self.head_from = 0.0  # the same, but as early as it can have been
+        self.heard_at = 0.0  # when it last had its first call, or said that calls had ended
         self.head_began = False
         self.stop_at = inf  # when the running call will be stopped
         self.limited = False  # the running call is watched for the memory that it has in use
@@ -148,6 +153,22 @@ class Kid:
     def head(self) -> Duty:
         """The call that runs."""
         return self.sent[0]
+
+    def goes(self, now: float) -> None:
+        """It is sent its first call."""
+        self.head_since = self.head_from = self.heard_at = now
+        self.head_began = False
+
+    def went_on(self, now: float, ran_us: int) -> None:
+        """It says that calls have ended, which ran for so long in all. That may be long ago: what had ended
+        when it died is found only then."""
+        self.head_from = min(now, self.heard_at + ran_us / 1e6)
+        self.head_since = self.heard_at = now
+        self.head_began = False
+
+    def held_us(self, now: float) -> int:
+        """For how long the running call has had this child, and others before it."""
+        return int((now - self.head_from + self.head().held_s) * 1e6)
 
     def accepts_ahead(self, duty: Duty, window_us: int, runs: int) -> bool:
         """Whether ``duty`` may wait in its pipe behind the running call."""

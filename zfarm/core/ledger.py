@@ -144,7 +144,7 @@ class Ledger:
         elif isinstance(record, Forgotten):
             self.forget(client, record.tasks)
         elif isinstance(record, Dropped):
-            self.drop(client)
+            self.drop(client, now)
         else:
             number = record.outcome.task if isinstance(record, Settled) else record.task
             task = client.tasks.get(number)
@@ -272,13 +272,14 @@ class Ledger:
             if not function.refs:
                 self.functions.rest(function)
 
-    def drop(self, client: ClientRecord) -> None:
+    def drop(self, client: ClientRecord, now: float) -> None:
         """Close the books of a client: what it has in the queue is dropped, what runs is stopped."""
         size = 0
         for task in client.tasks.values():
             if task.worker is not None:
                 task.worker.stops.append(task.lease)
                 self.touch(task.worker)
+                self.charge(task, now)
                 self.unlease(task)
             size += len(task.body) + len(task.blob)
         client.account.bytes -= size
@@ -317,17 +318,17 @@ class Ledger:
         task.until = 0.0
         if task.max_attempts == 1 and task.spent != lease:
             self._spend(task, lease)
-        task.granted_at = now
-        task.expected_us = task.function.expected_us(task.items)
+        expected_us = task.expected_us = task.function.expected_us(task.items)
+        shares = 0 < expected_us <= self.limits.short_call_us
+        worker.meter.enter(task, shares, max(worker.room, worker.slots), now)
         if task.demand is not None:
             worker.take(lease, task.demand.resources if takes is None else takes)
         worker.leases[lease] = task
-        worker.expected_us += task.expected_us
+        worker.expected_us += expected_us
         client = task.client
         client.leased += 1
-        charge_us = task.expected_us or 1
-        client.served_us += charge_us
-        client.account.served_us += charge_us
+        self.accounts.leases(client, now + self.limits.contention_kept_s)
+        client.pay(max(expected_us, self.limits.charge_least_us))
 
     def unlease(self, task: Task) -> None:
         """Strike a lease from the books."""
@@ -337,14 +338,13 @@ class Ledger:
         if worker.takes:
             worker.give(task.lease)
         worker.expected_us -= task.expected_us
+        worker.meter.leave(task)
         task.worker = None
         task.lease = -task.lease
         task.began = False
         client = task.client
         client.leased -= 1
-        charged_us = task.expected_us or 1  # whoever knows what it took charges that
-        client.served_us -= charged_us
-        client.account.served_us -= charged_us
+        client.pay(-max(task.expected_us, self.limits.charge_least_us))  # see charge, which comes first
 
     def lose_lease(self, task: Task, fate: Fate) -> None:
         """The worker of this task is lost; should it come back with the lease, it may go on. A task that was
@@ -390,10 +390,15 @@ class Ledger:
         if client.lines:
             self.choosy.setdefault(client.session, client)
 
-    def charge(self, client: ClientRecord, run_us: int) -> None:
-        """A call of this client took so long."""
-        client.served_us += run_us or 1
-        client.account.served_us += run_us or 1
+    def charge(self, task: Task, now: float, run_us: int = 0) -> None:
+        """A lease ends now, however it does: whose it is pays for the slot that it held. ``run_us``: if that
+        is known, for how long it ran, or had its child. Only what has certainly not started is free."""
+        worker = task.worker
+        assert worker is not None, "a task without a lease holds no slot"
+        held_us = 0.0 if run_us and not task.shares else worker.held_us(task, now)
+        if task.began and not run_us:
+            held_us = (now - task.granted_at) * 1e6
+        task.client.pay(max(held_us, run_us, self.limits.charge_least_us))
 
     def give_back(self, task: Task) -> None:
         """A lease ended without having started: nobody is blamed, the task waits again or is cancelled."""

@@ -31,13 +31,13 @@ def expel(broker: Broker, known: Collection[str], now: float) -> None:
         if not broker.knows(client.session):
             who = f"client {client.host}/{client.pid}"
             broker.tell("warning", f"the key of {who} was revoked: its {len(client.tasks)} tasks are dropped")
-            broker.drop_client(client)
+            broker.drop_client(client, now)
     for worker in list(broker.workers.values()):
         if not broker.knows(worker.session):
             why = f"the key of worker {worker.short_name} was revoked"
             broker.tell("warning", f"{why}; its {len(worker.leases)} leases move")
             exclusive = [task for task in worker.leases.values() if task.exclusive]
-            broker.drop_worker(worker, why)
+            broker.drop_worker(worker, why, now)
             for task in exclusive:  # they may run there until it has noticed
                 if task.outcome is None and task.worker is None:
                     task.stray = True

@@ -318,6 +318,7 @@ class Reception(Ledger):
             elif message.force and not message.grace_us:
                 task.worker.stops.append(task.lease)
                 self.touch(task.worker)
+                self.charge(task, now)
                 self.settle(task, Outcome(task=number, kind=CANCELLED, deaths=task.deaths), b"")
             elif task.began and not message.force:
                 client.began.append(number)
@@ -352,13 +353,13 @@ class Reception(Ledger):
         if client.job and client.tasks:  # they go on without it
             self.gone(client.peer, now)
         else:
-            self.drop_client(client)
+            self.drop_client(client, now)
 
-    def drop_client(self, client: ClientRecord) -> None:
+    def drop_client(self, client: ClientRecord, now: float) -> None:
         """Forget a client: what waits is dropped, what runs is stopped."""
         if client.peer is not None:
             del self.peers[client.peer]
-        self.drop(client)
+        self.drop(client, now)
         self.routes.drop(client.session)
         self.pinboard.over(client)
         self.orphans.stop_of(client.session)
@@ -386,7 +387,7 @@ class Reception(Ledger):
         if other is not None and other is not record:  # one link, one peer: the last word counts
             other.peer = None
             if isinstance(other, ClientRecord) and not other.tasks:  # it has gone without a word
-                self.drop_client(other)
+                self.drop_client(other, now)
         if record.peer is not None and record.peer != peer:
             self.peers.pop(record.peer, None)
             self.actions.append(Drop(record.peer))

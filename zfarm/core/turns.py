@@ -1,7 +1,9 @@
-"""Whose turn it is: the principal whose calls have had the least run time, and the like among its clients.
+"""Whose turn it is: the principal whose calls have held slots for the least time, and the like among its
+clients.
 
-This is start-time fair queueing (Goyal, Vin and Cheng, 1996) with slots for a link and run time for bytes: a
-call is charged with what it is expected to take when it is granted, and with what it took when it ends. Who
+This is start-time fair queueing (Goyal, Vin and Cheng, 1996) with slots for a link and their time for bytes:
+a call is charged with what it is expected to take when it is granted, and with what it took when it ends,
+whatever its end is; see zfarm.core.ledger and zfarm.core.meter. Who
 comes back after a rest begins where the others are, so that nobody saves up turns. Who comes with many
 clients shares his turns among them, and has no more.
 """

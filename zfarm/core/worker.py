@@ -137,6 +137,8 @@ class Worker(Delivering):
         if kid is None:
             return
         self.deadline = NOW
+        held_us = 0 if kid.proven or not kid.calls else kid.held_us(now)
+        ran_us = held_us  # of the first one, if the child was started for it
         for done, blob in zip(dones, payload, strict=True):
             duty = kid.ended(done.seq)
             if duty is None:
@@ -144,11 +146,12 @@ class Worker(Delivering):
             if done.kind == BROKEN:
                 kid.ending = True
             if self._leases.pop(duty.lease, None) is not None:
-                self._owe(duty, Report(lease=duty.lease, kind=done.kind, run_us=done.run_us), blob)
+                self._owe(duty, Report(duty.lease, done.kind, done.run_us, held_us=held_us), blob)
+            held_us = 0  # it began with the first one
+            ran_us += done.run_us
         if kid.limited:
             self._lift_limit(kid)
-        kid.head_since = now
-        kid.head_began = False
+        kid.went_on(now, ran_us)
         if not kid.sent:
             kid.stop_at = inf
         self._init_deaths.pop(kid.realm, None)
@@ -244,6 +247,9 @@ class Worker(Delivering):
             self.tether.died(child, now)
         self._short_until = 0.0  # there is room for another one
         had_calls = kid.calls > 0
+        held_us = kid.held_us(now) if had_calls else 0
+        if had_calls:
+            kid.head().held_s = held_us / 1e6
         for duty in reversed(kid.void_after(started_seq)):
             self._take_home(duty, now)
         fate = self._fate(signal, exit_code, text, left)
@@ -253,7 +259,8 @@ class Worker(Delivering):
             if duty.memory_bytes:
                 fate = structs.replace(fate, text=fate.text + limit_of(duty))
             kind = MEMORY if starved(duty, left) else LOST
-            self._owe(duty, Report(lease=duty.lease, kind=kind, fate=fate), b"")
+            self._owe(duty, Report(duty.lease, kind, fate=fate, held_us=held_us), b"")
+            held_us = 0  # of the one that ran
         if had_calls and not (kid.proven or blamed or kid.ending):
             self._died_early(kid, fate)
 

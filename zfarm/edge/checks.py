@@ -150,6 +150,7 @@ def _reports(message: m.Reports, blobs: int) -> None:
         if not 0 <= kind <= m.CUT or kind == m.REFUSED:
             raise Malformed(f"kinds: a worker reports kind {kind}")
     _numbers("run times", [report.run_us for report in reports])
+    _numbers("times of children", [report.held_us for report in reports])
     _numbers("emitted items", [report.emitted for report in reports])
     _numbers("items of files", [report.filed for report in reports])
     for report in reports:
