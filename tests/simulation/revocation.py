@@ -124,7 +124,8 @@ def remains(farm: Farm) -> Iterator[str]:
     broker = farm.broker.machine
     revoked = re.compile(f"({'|'.join(map(re.escape, farm.keys.revoked))})(?![0-9])")
     for path, text in strings(broker, "Broker", set()):
-        if revoked.search(text) and ".suspects" not in path:  # which tell of a worker, by calls that were
+        evidence = any(name in path for name in (".suspects", ".well"))  # of workers and calls that were
+        if revoked.search(text) and not evidence:
             yield f"the broker still has {path} = {text}"
     if farm.disk is not None:
         replayed = Broker(1 << 20, VERSIONS, 0.0, farm.mix.settings, journal=True)
