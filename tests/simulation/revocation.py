@@ -87,8 +87,8 @@ class Revocation:
         if not farm.mix.keyed or self._seen_at == farm.now:  # what was to be said before goes to nobody
             return
         link = peer[0] if isinstance(peer, tuple) else peer
-        if farm.disk is not None and link not in farm.network.routes:
-            return  # what had to wait for the disk goes to a link that has ended meanwhile
+        if link not in farm.network.routes:
+            return  # that link has ended: nobody hears it
         whose = farm.network.whose.get(link, LOCAL)
         assert whose == LOCAL or whose in self._let_in, f"{peer} was expelled, and hears {message}"
         mine = session is None or self.knows(session)
