@@ -169,7 +169,6 @@ MUTANTS = [
     Mutant("what has ended is free", "report", "self.charge(task, now, max(", "((0, "),
     Mutant("a child costs nothing", "report", "max(report.run_us, report.held_us)", "report.run_us"),
     Mutant("what ends is paid back", "charge", "task.client.pay(", "("),
-    Mutant("whoever had a turn has the next", "served", "(account.served_us, n,", "(0.0, n,"),
     # attempts
     Mutant("one attempt too many", "attempt_lost", ">= task.max_attempts", "> task.max_attempts"),
     Mutant("batches run again whole", "attempt_lost", "task.items > 1", "False"),
@@ -337,7 +336,6 @@ MUTANTS = [
         "self._doomed if child not in busy",
         "self._doomed if False",
     ),
-    Mutant("an older run ends the wait", "_may_run_elsewhere", "task.exclusive and", "False and"),
     Mutant("beats are not answered", "_on_beat", "worker.answer = True", "pass"),
     # functions that travel once
     Mutant("nobody says which function is lacking", "_named", "client.lacks.append(digest)", "pass"),
