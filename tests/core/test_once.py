@@ -34,7 +34,9 @@ from zfarm.messages import (
     Begun,
     Call,
     Cancel,
+    Demand,
     Ended,
+    Fate,
     Grants,
     Held,
     Join,
@@ -362,3 +364,25 @@ def test_what_may_have_begun_stays_in_doubt_in_the_journal() -> None:
     after.turn(after=HOLD_S + 0.1)
     assert [outcome.kind for outcome in after.outcomes()] == [LOST]
     assert not after.grants()
+
+
+def test_an_exclusive_call_that_an_earlier_broker_granted_waits_though_one_run_of_it_has_ended() -> None:
+    """The broker before may have granted it once more, to somebody who has not come back yet."""
+    rig = with_worker()
+    message, payload = submit(1)
+    calls = [Call(1, 0, 0, 0, 3, demand=1)]
+    rig.say("C", Submit(calls, message.names, 1, number=1, demands=[Demand(exclusive=True)]), list(payload))
+    assert rig.grants() == [FIRST]
+
+    after = rig.again()
+    after.say("W", holding(FIRST))
+    after.say("V", Join("v", VERSIONS, 1, "host-v", 33))
+    after.say("W", Reports([Report(FIRST, LOST, fate=Fate("host-w", "w", 9, 0, "killed"))]), [b""])
+    waited = 0.0
+    while not after.grants():
+        waited += 0.25
+        assert waited < 60
+        for peer in "WV":
+            after.say(peer, Beat(0, [], 1))
+        after.turn(after=0.25)
+    assert waited >= max(HOLD_S, LIMITS.worker_lost_after_s)
