@@ -132,6 +132,9 @@ class Arrivals:
             thread.join()
         with self._lock:
             self._cut = True
+            while not self._queue.empty():  # it came after the word that ended the thread
+                if (entry := self._queue.get()) is not None:
+                    self._do(*entry)
             coming = set(self._open.values())
             for files in list(self._known):
                 text = "the executor has ended before all files were here"
@@ -187,6 +190,8 @@ class Arrivals:
         except Exception as error:
             LOGGER.exception("files cannot be written")
             files._tell([Lost("", TransferError(f"files cannot be written: {error!r}"))])
+        if isinstance(what, Redirect):
+            files._redirected()
         if isinstance(what, Arrived | Missed):
             last = what.last if isinstance(what, Missed) else what.first + len(what.blobs) - 1
             self._taken[what.token._task] = (what.attempt, last)

@@ -61,6 +61,7 @@ class Files:
         self._news: list[File | TransferError] = []
         self._errors: list[TransferError] = []
         self._over = False
+        self._moves = 0  # to other directories, which were asked for and are not done
         self._progress = FilesProgress(0, 0, 0)
         self._target: Path | None = None
         self._on_file: Callable[[File | TransferError], object] | None = None
@@ -87,6 +88,8 @@ class Files:
         thread that writes files; what they raise is logged.
         """
         target = Path(os.path.abspath(directory))
+        with self._changed:
+            self._moves += 1
         self._arrivals.put(self, Redirect(target, on_file, on_progress))
         return self
 
@@ -104,7 +107,7 @@ class Files:
         at = 0
         while True:
             with self._changed:
-                while at >= len(self._news) and not self._over:
+                while self._moves or (at >= len(self._news) and not self._over):
                     self._wait_change(None)
                 if at >= len(self._news):
                     break
@@ -130,7 +133,7 @@ class Files:
         """
         end = None if timeout is None else monotonic() + timeout
         with self._changed:
-            while not self._over:
+            while self._moves or not self._over:
                 left = None if end is None else end - monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError(f"not all files are here after {timeout} s")
@@ -207,6 +210,12 @@ class Files:
     def _scratch_path(self) -> Path:
         assert self._scratch is not None
         return self._scratch.path
+
+    def _redirected(self) -> None:
+        """What was there has been moved, or will be with the file that comes just now."""
+        with self._changed:
+            self._moves -= 1
+            self._changed.notify_all()
 
     def _redirect(self, redirect: Redirect) -> None:
         self._target = redirect.target

@@ -154,6 +154,18 @@ with zfarm.Executor(sys.argv[1]) as client:
 """
 
 
+def test_files_that_are_here_are_waited_for_until_they_are_where_they_shall_be(tmp_path: Path) -> None:
+    with zfarm.Executor(max_workers=1) as client:
+        for number in range(20):
+            home = tmp_path / f"home{number}"
+            files = client.submit(send_big, str(tmp_path), 1000, True).files
+            files.wait(60)
+            assert [file.path for file in files.into(home).wait(60)] == [home / "big"]
+            assert [file.path for file in files.into(tmp_path / f"other{number}")] == [
+                tmp_path / f"other{number}" / "big"
+            ]
+
+
 def test_what_a_killed_client_had_half_written_is_swept_up_by_the_next(farm: TcpFarm, tmp_path: Path) -> None:
     farm.start_broker()
     farm.start_worker(2)
