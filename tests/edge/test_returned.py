@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.edge.lenient import Lenient
 from zfarm.edge import segments
 from zfarm.edge import stowage as module
 from zfarm.edge.callables import Portable
@@ -133,7 +134,7 @@ def test_what_was_not_written_to_is_not_copied(
 ) -> None:
     body = stowed(portable, numbers())
     blob = child.run(body, function)
-    assert [one.token for one in slices(blob)] == tokens_of(body)
+    assert [one.ref.token for one in slices(blob)] == tokens_of(body)
     assert tokens_of(blob) == [], "the worker has lent nothing"
     result, expected = landed(portable, body, blob), function(numbers())
 
@@ -265,11 +266,11 @@ def test_an_argument_that_is_found_again_while_there_is_a_result_in_it(
     result = returned(portable, child, numbers(1), same)
     again = stowed(portable, result)
     (there,) = slices(child.run(again, same))
-    assert tokens_of(again) == [there.token]
+    assert tokens_of(again) == [there.ref.token]
     del result
     others = [stowed(portable, numbers(seed)) for seed in range(2, 5)]
 
-    assert there.token not in {tokens_of(other)[0] for other in others}
+    assert there.ref.token not in {tokens_of(other)[0] for other in others}
     assert np.array_equal(returned(portable, child, numbers(1), same), numbers(1))
     assert np.array_equal(landed(portable, again, child.run(again, same)), numbers(1))
 
@@ -323,14 +324,6 @@ def test_results_that_are_held_leave_room_for_arguments(
     assert np.array_equal(landed(portable, body, child.run(body, same)), numbers(9))
     stowage._sweep()
     assert stowage._inside == 0
-
-
-class Lenient:
-    """Limits that let nothing spill."""
-
-    shared_spill_max = 0
-    shared_segments_max = 100
-    shared_warm_bytes = 10**9
 
 
 def test_too_many_mappings_of_one_argument_are_copies(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.edge.lenient import Lenient
 from zfarm.edge import segments
 from zfarm.edge.callables import Portable
 from zfarm.edge.cargo import Cargo, Mapped, is_cargo, opened_cargo, pack, tokens_of, weigh
@@ -335,14 +336,6 @@ def test_reports_that_nobody_came_for_make_room(lender: Lender, monkeypatch: pyt
     assert lender.bytes <= 700_000
     lender.close()
     assert lender.bytes == 0
-
-
-class Lenient:
-    """Limits that let nothing spill."""
-
-    shared_spill_max = 0
-    shared_segments_max = 100
-    shared_warm_bytes = 10**9
 
 
 def test_a_copy_is_landed_where_there_are_too_many_mappings(

@@ -412,9 +412,14 @@ class WorkerRecord:
         self.beat = 0  # the number of its last Beat or Join
         self.answer = False  # and it wants to hear that it was heard
 
+    @property
+    def most(self) -> int:
+        """How many slots its leases may hold: while calls wait for nested ones, more than it has."""
+        return max(self.room, self.slots)
+
     def held_us(self, task: Task, now: float) -> float:
         """For how long this lease has held a slot here, or its part of those that several share."""
-        return self.meter.held_us(task, max(self.room, self.slots), now)
+        return self.meter.held_us(task, self.most, now)
 
     def suits(self, demand: Demand) -> bool:
         """It could run such a call if it had nothing else to do."""

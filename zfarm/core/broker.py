@@ -315,8 +315,7 @@ class Broker(Reception):
             self.touch(worker)
         held = set(message.held)
         if message.seen == worker.grants_number:
-            on_their_way = [item for item in worker.repeated.items() if item[1] > message.seen]
-            worker.repeated = dict(on_their_way)
+            worker.repeated = {lease: n for lease, n in worker.repeated.items() if n > message.seen}
             here = {task.lease for task in worker.granted}  # while the journal cannot be written
             for lease, task in list(worker.leases.items()):
                 if lease not in held and lease not in here:

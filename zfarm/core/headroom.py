@@ -13,7 +13,7 @@ from typing import Final
 from zfarm.messages import Accepted, Blob, Payload, Record
 from zfarm.settings import Settings
 
-__all__ = ["PAGE", "Headroom", "price"]
+__all__ = ["PAGE", "RECORD_BYTES", "Headroom", "price"]
 
 PAGE: Final = 4096
 """Bytes that the database writes at once: a payload leaves at most one of its pages partly empty."""

@@ -320,7 +320,7 @@ class Ledger:
             self._spend(task, lease)
         expected_us = task.expected_us = task.function.expected_us(task.items)
         shares = 0 < expected_us <= self.limits.short_call_us
-        worker.meter.enter(task, shares, max(worker.room, worker.slots), now)
+        worker.meter.enter(task, shares, worker.most, now)
         if task.demand is not None:
             worker.take(lease, task.demand.resources if takes is None else takes)
         worker.leases[lease] = task

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from zfarm.core import outbox
 from zfarm.core.books import ClientRecord, WorkerRecord
+from zfarm.core.headroom import RECORD_BYTES
 from zfarm.core.machine import NOW
 from zfarm.messages import (
     REFUSED,
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
     from zfarm.core.broker import Broker
 
 __all__ = ["Stall"]
-
-RECORD_BYTES: Final = 512
-"""What a record costs beside its payload, about."""
 
 
 def _tasks(record: Record) -> list[int]:

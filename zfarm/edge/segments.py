@@ -73,11 +73,6 @@ class Slice(NamedTuple):
     start: int
     size: int
 
-    @property
-    def token(self) -> bytes:
-        """That of the segment."""
-        return self.ref.token
-
 
 class Segment:
     """One segment of this process."""
