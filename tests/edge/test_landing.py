@@ -131,6 +131,26 @@ def test_damage_is_told_and_nothing_is_left(home: Path, tmp_path: Path, spoilt: 
     assert not os.listdir(home)
 
 
+@pytest.mark.usefixtures("small_chunks")
+def test_the_disk_begins_with_a_large_file_while_its_rest_comes(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, int]] = []
+    begin = landing_module._begin_writing
+
+    def noted(fd: int, start: int, size: int) -> None:
+        begun.append((start, size))
+        begin(fd, start, size)
+
+    monkeypatch.setattr(landing_module, "_begin_writing", noted)
+    monkeypatch.setattr(landing_module, "_WRITING_BYTES", 40)
+    data = os.urandom(200)
+    pour(Landing(home), items_of(data, "big", tmp_path))
+
+    assert begun == [(at, 48) for at in range(0, 192, 48)]
+    assert contents(home) == {"big": data}
+
+
 def test_an_unfinished_file_is_no_file(home: Path, tmp_path: Path) -> None:
     landing = Landing(home)
     for item in items_of(bytes(3_000_000), "name", tmp_path)[:-2]:

@@ -46,6 +46,11 @@ PARTS: Final = OURS + "parts-"
 PENDING_MAX: Final = 512
 """Complete files that are synced and renamed together, at most."""
 _SYNC_ALL_FROM: Final = 8
+_WRITING_BYTES: Final = 8 * CHUNK_BYTES
+"""Of a large file that the disk is told to begin with: it works while the rest comes, and little is left for
+the sync at the end."""
+_RANGE_WRITE: Final = 2
+"""SYNC_FILE_RANGE_WRITE: begin to write what nobody writes yet, and wait for nothing."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -74,6 +79,7 @@ class _Part:
         self.fd = fd
         self.temporary = temporary
         self.at = 0
+        self.writing = 0  # the disk was told of all before
         self.digests = bytearray()
         self.digest = b""
         self.handed = False
@@ -246,6 +252,9 @@ class Landing:
             view = view[written:]
         part.digests += chunk.digest
         self.received += len(chunk.data)
+        if part.at - part.writing >= _WRITING_BYTES:
+            _begin_writing(part.fd, part.writing, part.at - part.writing)
+            part.writing = part.at
 
     def _complete(self, tail: Tail) -> None:
         part = self._part
@@ -264,7 +273,7 @@ class Landing:
         self._part = None
         self._pending.append(part)
         if len(self._pending) > _SYNC_ALL_FROM:  # descriptors are few, and these will be synced together
-            if _syncfs() is None:
+            if _libc("syncfs", ctypes.c_int) is None:
                 os.fsync(part.fd)
             os.close(part.fd)
             part.fd = -1
@@ -400,7 +409,7 @@ def _check_target(fd: int, base: str) -> None:
 
 def sync_files(folder: int, fds: list[int], count: int) -> None:
     """Bring these files to the disk: each, or all of the file system if they are many. Raises OSError."""
-    every = _syncfs() if count > _SYNC_ALL_FROM else None
+    every = _libc("syncfs", ctypes.c_int) if count > _SYNC_ALL_FROM else None
     if every is not None:
         if every(folder) != 0:
             raise OSError(ctypes.get_errno(), "the disk could not be synced")
@@ -409,16 +418,23 @@ def sync_files(folder: int, fds: list[int], count: int) -> None:
         os.fsync(fd)
 
 
-@lru_cache(maxsize=1)
-def _syncfs() -> Any:
-    """Linux's syncfs, or None."""
+def _begin_writing(fd: int, start: int, size: int) -> None:
+    """Begin early what will be done in any case, when its errors are told: no answer is looked at."""
+    begin = _libc("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    if begin is not None:
+        begin(fd, start, size, _RANGE_WRITE)
+
+
+@lru_cache(maxsize=2)
+def _libc(name: str, *arguments: Any) -> Any:
+    """A function that Linux alone has, or None."""
     if not sys.platform.startswith("linux"):
         return None
     try:
-        function = ctypes.CDLL(None, use_errno=True).syncfs
+        function = getattr(ctypes.CDLL(None, use_errno=True), name)
     except (OSError, AttributeError):
         return None
-    function.argtypes, function.restype = [ctypes.c_int], ctypes.c_int
+    function.argtypes, function.restype = arguments, ctypes.c_int
     return function
 
 
