@@ -6,6 +6,7 @@ again where it arrives, since the sender may be anybody.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Final
 
@@ -19,6 +20,7 @@ PART_BYTES_MAX: Final = 255
 PARTS_MAX: Final = 64
 OURS: Final = ".zfarm-"
 """What our own files in a user's directory begin with."""
+_CONTROL: Final = re.compile("[\\0-\\x1f\\x7f]")
 
 
 def check_name(name: object) -> str:
@@ -36,7 +38,7 @@ def check_name(name: object) -> str:
         raise _unsafe(shown, "is not valid Unicode") from None
     if not name:
         raise UnsafeName("the name of a file must not be empty")
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+    if _CONTROL.search(name):
         raise _unsafe(shown, "has a NUL or another control character")
     if name.startswith("/"):
         raise _unsafe(shown, "is absolute; it must be relative")
@@ -61,6 +63,8 @@ def _unsafe(name: str, why: str) -> UnsafeName:
 
 def fold(name: str) -> str:
     """What names have in common that are one and the same on some file system."""
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -69,6 +73,7 @@ class Names:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, bool]] = {}  # folded: as it came, and whether it is a directory
+        self._folder = ""  # that of the last name, which is known
 
     def __len__(self) -> int:
         return len(self._known)
@@ -85,8 +90,9 @@ class Names:
         """
         name = check_name(name)
         parts = name.split("/")
+        folder = name.rpartition("/")[0]
         found = {}
-        for n in range(1, len(parts) + 1):
+        for n in range(len(parts) if folder and folder == self._folder else 1, len(parts) + 1):
             path = "/".join(parts[:n])
             is_directory = directory or n < len(parts)
             folded = fold(path)
@@ -98,6 +104,7 @@ class Names:
             elif not (known[1] and is_directory):
                 raise _unsafe(name, f"clashes: {path!a} was sent already")
         self._known.update(found)
+        self._folder = folder
         return name
 
 
