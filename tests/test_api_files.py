@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import platform
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +18,7 @@ import pytest
 import zfarm
 from tests.face.processes import wait_until
 from zfarm import outbox
+from zfarm.edge.parcels import Handed, Head, Tail, read_item
 
 
 @pytest.fixture
@@ -110,6 +116,78 @@ def test_a_whole_directory_comes_home(farm: zfarm.Executor, tmp_path: Path) -> N
     assert (tmp_path / "deep/er/b.txt").read_text() == "deep/er/b.txt" * 1000
     assert not os.listdir(tmp_path / "empty")
     wait_until(lambda: not os.path.exists(future.result(10)), "the output directory to be removed")
+
+
+def tree_in_use(count: int, size: int) -> tuple[int, int]:
+    """A large file that nobody has open any more, one that is still written to, one with another name, and
+    many small ones."""
+    top = zfarm.outdir()
+    for name in ("rest", "open", "linked"):
+        (top / name).write_bytes(content(size))
+        (top / name).chmod(0o440)
+    for n in range(count):
+        (top / f"{n}").write_text(f"{n}")
+        (top / f"{n}").chmod(0o400 + n % 0o200)
+    kept: Any = outbox
+    (top / "open").chmod(0o640)
+    kept.writer = (top / "open").open("r+b")
+    kept.other = Path(tempfile.mkdtemp()) / "other"
+    os.link(top / "linked", kept.other)
+    return (top / "rest").stat().st_ino, (top / "linked").stat().st_ino
+
+
+def write_again() -> None:
+    kept: Any = outbox
+    kept.writer.write(b"something else")
+    kept.writer.close()
+    kept.other.chmod(0o600)
+    kept.other.write_bytes(b"something else")
+    shutil.rmtree(kept.other.parent)
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="the system does not say who has a file open")
+def test_what_nobody_writes_to_any_more_is_moved_and_the_rest_is_copied(tmp_path: Path) -> None:
+    home = Path(tempfile.mkdtemp())  # where the output directory is, too
+    try:
+        with zfarm.Executor(max_workers=1) as farm:
+            future = farm.submit(tree_in_use, 200, 3_000_000)
+            future.files.into(home).wait(30)
+            rest, linked = future.result(10)
+            farm.submit(write_again).result(10)
+
+        assert (home / "rest").stat().st_ino == rest
+        assert (home / "linked").stat().st_ino != linked
+        for name, mode in (("rest", 0o440), ("open", 0o640), ("linked", 0o440)):
+            assert (home / name).read_bytes() == content(3_000_000), name
+            assert stat.S_IMODE((home / name).stat().st_mode) == mode, name
+        for n in range(200):
+            assert (home / f"{n}").read_text() == f"{n}"
+            assert stat.S_IMODE((home / f"{n}").stat().st_mode) == 0o400 + n % 0o200
+        assert len(os.listdir(home)) == 203
+    finally:
+        shutil.rmtree(home)
+
+
+def test_what_nobody_takes_is_sent_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "HANDED_WAIT_S", 0.0)
+    monkeypatch.setattr(outbox, "_far", set())
+    sent: list[bytes] = []
+    inside: Any = SimpleNamespace(
+        endings=[],
+        setup=SimpleNamespace(host=platform.node(), realm="some"),
+        filer=SimpleNamespace(emit=lambda seq, item: sent.append(bytes(item))),
+    )
+    box = outbox.Outbox(inside, 1)
+    path = tmp_path / "file"
+    path.write_bytes(content(2_000_000))
+    path.chmod(0o751)
+    box.send(path, "file")
+    box.finish()
+    heads = [piece for piece in map(read_item, sent) if isinstance(piece, Head)]
+
+    assert heads == [Head("file", 2_000_000, 0o751)]
+    assert isinstance(read_item(sent[0]), Handed)
+    assert isinstance(read_item(sent[-1]), Tail)
 
 
 def strange_tree() -> None:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import platform
+import stat
 import threading
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final
 
-from zfarm.edge.handover import HANDED_FROM_BYTES, snapshot, take_back
+from zfarm.edge.handover import HANDED_FROM_BYTES, is_at_rest, snapshot, take_back
 from zfarm.edge.names import Names
 from zfarm.edge.parcels import (
     Head,
@@ -39,6 +41,12 @@ HANDED_BYTES_MAX: Final = 1024 * 1024 * 1024
 """Bytes that lie ready for a client on this host, before the next file waits for it."""
 HANDED_WAIT_S: Final = 2.0
 """How long they lie without any being taken, before they are sent instead."""
+HANDED_SLOW_S: Final = 20.0
+"""The same once some were taken: the client is here, and its disk is slow."""
+HANDED_MAX: Final = 8192
+"""Files that lie ready, before the next one waits for its client."""
+FEW: Final = 64
+"""Small files of one directory that are sent, before the others are handed over."""
 
 
 class Outbox:
@@ -52,7 +60,9 @@ class Outbox:
         self._inside = inside
         self._ready: Scratch | None = None
         self._laid = 0
-        self._waiting: dict[int, tuple[str, int]] = {}  # laid ready and not taken: name and size, by number
+        self._waiting: dict[int, Head] = {}  # laid ready and not taken, by number
+        self._waiting_bytes = 0
+        self._small = 0  # files of the output directory
         inside.endings.append(self.finish)
 
     def send(self, path: str | os.PathLike[str], name: str, dir_fd: int | None = None) -> None:
@@ -65,11 +75,14 @@ class Outbox:
             finally:
                 os.close(fd)
 
-    def _send(self, fd: int, name: str) -> None:
+    def _send(self, fd: int, name: str, move: Callable[[int, Head], bool] | None = None) -> None:
+        """Send what is in an open file. ``move`` hands over the file itself, or cannot."""
         try:
             head = head_of(fd, name)
+            if move is not None and move(fd, head):
+                return
             if head.size < HANDED_FROM_BYTES or not self._is_near():
-                for item in file_items(fd, name):
+                for item in file_items(fd, head):
                     self.emit(item)
             else:
                 self._hand_over(fd, head)
@@ -102,20 +115,16 @@ class Outbox:
     def _hand_over(self, fd: int, head: Head) -> None:
         """Lay a copy of this file ready, and tell its client."""
         self._wait_taken(HANDED_BYTES_MAX)
-        if self._ready is None:
-            self._ready = Scratch()
-        self._laid += 1
-        number, scratch = self._laid, self._ready.path
+        number, scratch = self._next()
         failed: list[OSError] = []
 
         def lay() -> None:
             try:
-                snapshot(fd, str(scratch / str(number)))
+                snapshot(fd, str(scratch.path / str(number)))
             except OSError as error:
                 failed.append(error)
             else:
-                self._waiting[number] = (head.name, head.size)
-                self.emit(handed_item(head, scratch.name, number))
+                self._lay(number, scratch, head)
 
         copying = threading.Thread(target=lay, name="zfarm-snapshot")
         copying.start()  # while it is read for its digest
@@ -126,26 +135,47 @@ class Outbox:
         if not failed:
             self.emit(tail_item(digest))
             return
-        for item in file_items(fd, head.name):  # there may be no room for a copy
+        for item in file_items(fd, head):  # there may be no room for a copy
             self.emit(item)
 
-    def _wait_taken(self, most_bytes: int) -> None:
+    def _next(self) -> tuple[int, Scratch]:
+        """The number of the next file that is laid ready, and where."""
+        if self._ready is None:
+            self._ready = Scratch()
+        self._laid += 1
+        return self._laid, self._ready
+
+    def _lay(self, number: int, scratch: Scratch, head: Head) -> None:
+        self._waiting[number] = head
+        self._waiting_bytes += head.size
+        self.emit(handed_item(head, scratch.path.name, number))
+
+    def _wait_taken(self, most_bytes: int, most: int = 1 << 62) -> None:
         """Wait until no more than this lies ready. What nobody comes for is sent in chunks."""
-        scratch = self._ready
-        if scratch is None:
+        if self._ready is None:
             return
-        pause, until = 0.0002, monotonic() + HANDED_WAIT_S
-        while sum(size for _, size in self._waiting.values()) > most_bytes:
-            taken = [number for number in self._waiting if not os.path.lexists(scratch.path / str(number))]
-            for number in taken:
-                del self._waiting[number]
-            if taken:
-                pause, until = 0.0002, monotonic() + HANDED_WAIT_S
-            elif monotonic() < until:
+        realm = self._inside.setup.realm if self._inside.setup is not None else ""
+        pause, since = 0.0002, monotonic()
+        while self._waiting and (self._waiting_bytes > most_bytes or len(self._waiting) > most):
+            if self._see_taken(self._ready):
+                _near.add(realm)
+                pause, since = 0.0002, monotonic()
+            elif monotonic() < since + (HANDED_SLOW_S if realm in _near else HANDED_WAIT_S):
                 sleep(pause)
                 pause = min(pause * 2, 0.01)
             else:
-                self._take_back(scratch)
+                self._take_back(self._ready)
+
+    def _see_taken(self, scratch: Scratch) -> bool:
+        """Forget what was taken, which goes in turn; whether there was some."""
+        taken = 0
+        for number in self._waiting:
+            if os.path.lexists(scratch.path / str(number)):
+                break
+            taken += 1
+        for number in list(islice(self._waiting, taken)):
+            self._waiting_bytes -= self._waiting.pop(number).size
+        return taken > 0
 
     def _take_back(self, scratch: Scratch) -> None:
         """The client is too far after all, or too slow."""
@@ -154,17 +184,18 @@ class Outbox:
             _far.add(setup.realm)
         directory = os.open(scratch.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for number, (name, _) in self._waiting.items():
+            for number, head in self._waiting.items():
                 fd = take_back(directory, number)
                 if fd is not None:
                     try:
-                        for item in file_items(fd, name):
+                        for item in file_items(fd, head):
                             self.emit(item)
                     finally:
                         os.close(fd)
         finally:
             os.close(directory)
         self._waiting.clear()
+        self._waiting_bytes = 0
 
     # ------------------------------------------------------------ the output directory
 
@@ -176,11 +207,47 @@ class Outbox:
                 self._try(folder, partial(self._send_folder, folder, os.fstat(fd).st_mode))
             for base in sorted(files):
                 name = base if folder == os.curdir else f"{folder}/{base}"
-                self._try(name, partial(self.send, base, name, fd))
+                self._try(name, partial(self._give, base, name, fd))
             for base in directories:
                 if os.path.islink(os.path.join(at, base)):
                     name = base if folder == os.curdir else f"{folder}/{base}"
                     self.emit(refusal_item(name, f"cannot send {name!r}: it is a symbolic link"))
+
+    def _give(self, base: str, name: str, folder: int) -> None:
+        """Send a file that nobody here needs any more."""
+        with self.lock:
+            fd = open_regular(base, follow=False, dir_fd=folder)
+            try:
+                self.names.add(name)
+                self._send(fd, name, partial(self._move, base, folder))
+            finally:
+                os.close(fd)
+
+    def _move(self, base: str, folder: int, fd: int, head: Head) -> bool:
+        """Hand over this very file, for its client to take; False: it has to be sent, or copied."""
+        if head.size < HANDED_FROM_BYTES:
+            self._small += 1
+            if self._small <= FEW:
+                return False
+        if not self._is_near():
+            return False
+        self._wait_taken(HANDED_BYTES_MAX, HANDED_MAX)
+        number, scratch = self._next()
+        path = f"{scratch.path}/{number}"
+        try:
+            os.rename(base, path, src_dir_fd=folder)
+        except OSError:
+            return False
+        status = os.fstat(fd)
+        if not os.path.samestat(status, os.lstat(path)):
+            raise TransferError(f"{head.name!r} was replaced while it was sent")
+        if status.st_nlink > 1 or status.st_uid != os.geteuid() or not is_at_rest(fd):
+            return False  # others may still write to it
+        if ~head.mode & _OURS:  # who takes it opens it, and knows its mode
+            os.fchmod(fd, _OURS)
+        self._lay(number, scratch, head)
+        self.emit(tail_item(digest_of_file(fd, head.size, head.name)))
+        return True
 
     def _send_folder(self, name: str, mode: int) -> None:
         self.names.add(name, directory=True)
@@ -198,9 +265,12 @@ class Outbox:
         self.emit(refusal_item(name, f"cannot send the directory {name!r}: {error.strerror}"))
 
 
+_OURS: Final = stat.S_IRUSR | stat.S_IWUSR
 _outbox: Outbox | None = None
 _far: set[str] = set()
 """Realms whose client does not find what is laid ready for it."""
+_near: set[str] = set()
+"""Realms whose client has taken some of that."""
 
 
 def outbox_of(inside: Inside, what: str) -> Outbox:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import mmap
 import os
 import stat
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from zfarm.edge import landing as landing_module
 from zfarm.edge import parcels
-from zfarm.edge.handover import take_back, take_over
+from zfarm.edge.handover import Givers, is_at_rest, take_back
 from zfarm.edge.landing import PARTS, Landed, Landing, Lost
 from zfarm.edge.parcels import Handed, Head, directory_item, file_items, handed_item, refusal_item, tail_item
 from zfarm.edge.scratch import Scratch, scratch_root
@@ -308,13 +310,15 @@ def test_only_numbered_files_of_scratch_directories_are_ever_touched(
     os.mkfifo(scratch.path / "3")
     (scratch.path / "4").write_bytes(b"other size")
     folder = os.open(tmp_path, os.O_RDONLY)
+    givers = Givers()
     try:
         head = Head("x", 6)
         for number in range(1, 6):
-            assert take_over(Handed(head, scratch.path.name, number), folder, "got") is None
+            assert givers.take(Handed(head, scratch.path.name, number), folder, "got") is None
         hostile = [str(tmp_path), f"../{tmp_path.name}", "..", "", "0" * 15, "0" * 16]
-        assert [take_over(Handed(head, name, 1), folder, "got") for name in hostile] == [None] * 6
+        assert [givers.take(Handed(head, name, 1), folder, "got") for name in hostile] == [None] * 6
     finally:
+        givers.close()
         os.close(folder)
 
     assert secret.read_bytes() == b"secret"
@@ -325,15 +329,36 @@ def test_either_side_gets_it_and_never_both(scratch: Scratch, tmp_path: Path) ->
     (scratch.path / "1").write_bytes(b"123")
     near = os.open(scratch.path, os.O_RDONLY)
     folder = os.open(tmp_path, os.O_RDONLY)
+    givers = Givers()
     try:
         fd = take_back(near, 1)
         assert fd is not None
         os.close(fd)
-        assert take_over(Handed(Head("x", 3), scratch.path.name, 1), folder, "got") is None
+        assert givers.take(Handed(Head("x", 3), scratch.path.name, 1), folder, "got") is None
         assert take_back(near, 1) is None
     finally:
+        givers.close()
         os.close(near)
         os.close(folder)
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="the system does not say")
+def test_a_file_is_at_rest_when_nobody_else_has_it_open(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 5000)
+    fd = os.open(path, os.O_RDONLY)
+    found = [is_at_rest(fd)]
+    with path.open("r+b") as writer:
+        found.append(is_at_rest(fd))
+        area = mmap.mmap(writer.fileno(), 5000)
+    found.append(is_at_rest(fd))  # what is mapped can be written to
+    area.close()
+    with path.open("rb"):  # and what is read be cut off under its reader
+        found.append(is_at_rest(fd))
+    found.append(is_at_rest(fd))
+    os.close(fd)
+
+    assert found == [True, False, False, False, True]
 
 
 def test_scratch_directories_of_the_dead_are_swept_up(scratch: Scratch) -> None:

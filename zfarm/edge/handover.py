@@ -1,7 +1,8 @@
 """Files that change hands on one host: a child lays them ready, the client takes them; no byte travels.
 
-A snapshot of the file is put under a number into a scratch directory of the child. Who takes it moves it away
-by one rename, and so does the child when nobody has come for it: exactly one of them gets it.
+A snapshot of the file is put under a number into a scratch directory of the child, or the file itself if
+nobody else has it open. Who takes it moves it away by one rename, and so does the child when nobody has come
+for it: exactly one of them gets it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import fcntl
 import os
 import re
+import signal
 import stat
 from contextlib import suppress
 from typing import Final
@@ -18,7 +20,15 @@ from zfarm.edge.parcels import Handed
 from zfarm.edge.scratch import scratch_root
 from zfarm.errors import ConfigurationError
 
-__all__ = ["HANDED_FROM_BYTES", "copy_content", "copy_some", "snapshot", "take_back", "take_over"]
+__all__ = [
+    "HANDED_FROM_BYTES",
+    "Givers",
+    "copy_content",
+    "copy_some",
+    "is_at_rest",
+    "snapshot",
+    "take_back",
+]
 
 HANDED_FROM_BYTES: Final = 1024 * 1024
 """A smaller file is sent sooner than it is handed over."""
@@ -71,6 +81,23 @@ def copy_some(source: int, target: int, count: int, at: int) -> int:
     return os.pwrite(target, data, at) if data else 0
 
 
+def is_at_rest(fd: int) -> bool:
+    """Whether nobody but us has this file open, or mapped; False where the system does not say.
+
+    That is what a lease is given for. It is given back at once: who comes meanwhile waits so long, and its
+    signal is one that does nothing.
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return False
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return False
+    return True
+
+
 def take_back(directory: int, number: int) -> int | None:
     """Open a file that was laid ready, if nobody has taken it, so that nobody will; None: somebody has."""
     name = str(number)
@@ -81,23 +108,25 @@ def take_back(directory: int, number: int) -> int | None:
     return os.open(name + "-back", _OPEN, dir_fd=directory)
 
 
-def take_over(handed: Handed, folder: int, name: str) -> int | None:
-    """Move a file that lies ready on this host into the directory ``folder`` under ``name``, and open it.
+class Givers:
+    """The scratch directories of this user from which files are taken; the last one is held open."""
 
-    None: there is none, or none of ours; it is left to its owner. Only numbered files of this user's scratch
-    directories are ever touched.
+    def __init__(self) -> None:
+        self._name = ""
+        self._fd = -1
 
-    Raises:
-        OSError: it cannot be written there. It has been taken all the same.
-    """
-    if not _SCRATCH.fullmatch(handed.scratch):
-        return None
-    source = str(int(handed.number))
-    try:
-        near = os.open(scratch_root() / handed.scratch, _DIRECTORY)
-    except (OSError, ConfigurationError):
-        return None
-    try:
+    def take(self, handed: Handed, folder: int, name: str) -> int | None:
+        """Move a file that lies ready on this host into the directory ``folder`` under ``name``, and open it.
+
+        None: there is none, or none of ours; it is left to its owner. Only numbered files of this user's
+        scratch directories are ever touched.
+
+        Raises:
+            OSError: it cannot be written there. It has been taken all the same.
+        """
+        if not self._find(handed.scratch):
+            return None
+        source, near = str(int(handed.number)), self._fd
         try:
             fd = os.open(source, _OPEN, dir_fd=near)
         except OSError:
@@ -126,8 +155,25 @@ def take_over(handed: Handed, folder: int, name: str) -> int | None:
             return _copied(fd, folder, name)
         finally:
             os.close(fd)
-    finally:
-        os.close(near)
+
+    def _find(self, scratch: str) -> bool:
+        if scratch == self._name:
+            return True
+        self.close()
+        if not _SCRATCH.fullmatch(scratch):
+            return False
+        try:
+            self._fd = os.open(scratch_root() / scratch, _DIRECTORY)
+        except (OSError, ConfigurationError):
+            return False
+        self._name = scratch
+        return True
+
+    def close(self) -> None:
+        """Hold none. Harmless when done before."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._name, self._fd = "", -1
 
 
 def _copied(fd: int, folder: int, name: str) -> int:

@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from zfarm.edge.handover import take_over
+from zfarm.edge.handover import Givers
 from zfarm.edge.names import OURS, Names, fold
 from zfarm.edge.parcels import (
     CHUNK_BYTES,
@@ -43,7 +43,7 @@ from zfarm.settings import settings
 __all__ = ["Landed", "Landing", "Lost", "sync_files"]
 
 PARTS: Final = OURS + "parts-"
-PENDING_MAX: Final = 512
+PENDING_MAX: Final = 2048
 """Complete files that are synced and renamed together, at most."""
 _SYNC_ALL_FROM: Final = 8
 _WRITING_BYTES: Final = 8 * CHUNK_BYTES
@@ -97,6 +97,7 @@ class Landing:
         self.announced = 0
         """Bytes of all files that have begun."""
         self._names = Names()
+        self._givers = Givers()
         self._part: _Part | None = None
         self._pending: list[_Part] = []
         self._modes: dict[str, int] = {}
@@ -220,7 +221,7 @@ class Landing:
         head = handed.head
         temporary = f"{self._made:x}"
         self._made += 1
-        fd = take_over(handed, self._parts, temporary)
+        fd = self._givers.take(handed, self._parts, temporary)
         if fd is None:
             self._names.discard(head.name)
             return
@@ -228,8 +229,9 @@ class Landing:
         part = self._part = _Part(head, fd, temporary)
         part.handed = True
         os.fchmod(fd, 0o600)
-        part.syncing = threading.Thread(target=_try_sync, args=(fd,), name="zfarm-sync", daemon=True)
-        part.syncing.start()  # while it is read: the disk and the processor work at once
+        if head.size >= _WRITING_BYTES:  # while it is read: the disk and the processor work at once
+            part.syncing = threading.Thread(target=_try_sync, args=(fd,), name="zfarm-sync", daemon=True)
+            part.syncing.start()
         part.digest = digest_of_file(fd, head.size, head.name)
         part.at = head.size
         self.received += head.size
@@ -369,6 +371,7 @@ class Landing:
 
     def close(self) -> None:
         """Leave nothing half-written. Harmless when done before."""
+        self._givers.close()
         if self._parts >= 0:
             self._give_up()
             for part in self._pending:

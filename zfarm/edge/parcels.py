@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -104,6 +105,7 @@ _read_handed: Final = msgspec.msgpack.Decoder(Handed).decode
 _read_refusal: Final = msgspec.msgpack.Decoder(Refusal).decode
 
 
+@cache
 def _hasher() -> Any:
     from blake3 import blake3
 
@@ -177,14 +179,14 @@ def tail_item(digest: bytes) -> bytes:
     return b"T" + digest
 
 
-def file_items(fd: int, name: str) -> Iterator[Blob]:
-    """The items of the regular file ``fd``, as it is now.
+def file_items(fd: int, name: str | Head) -> Iterator[Blob]:
+    """The items of the regular file ``fd``, as it is now; with its head, where that is known, as it was.
 
     Raises:
         TransferError: it gets shorter while it is read, or cannot be read. A refusal has to follow.
     """
-    head = head_of(fd, name)
-    size = head.size
+    head = head_of(fd, name) if isinstance(name, str) else name
+    name, size = head.name, head.size
     if size <= SMALL_BYTES:
         data = _read(fd, bytearray(size), 0, 0, name)
         packed = _pack(head)
