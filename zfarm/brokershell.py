@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import chain
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from zfarm.core import owners
 from zfarm.core.broker import Broker
+from zfarm.core.greeting import LOCAL
 from zfarm.core.machine import NOW
 from zfarm.edge import wire
 from zfarm.edge.doors import Doors, from_here
@@ -191,6 +193,7 @@ class BrokerShell:
             loop.add_source(port.socket, partial(self._receive, port))
         loop.add_source(self.notes.socket, self.notes.read_subscriptions)
         loop.add_flusher(self.doors.flush)
+        loop.add_flusher(self._turned)
         loop.add_timer(self._sweep, SWEEP_S)
         if self.doors.watched or self.notes.unfinished.active:
             self.doors.tell_coming(lambda peer: self.machine.coming(peer, self._loop.now))
@@ -259,7 +262,16 @@ class BrokerShell:
     def _lost(self, peer: bytes) -> None:
         if self.keeper is not None:
             self.keeper.gone(peer)
-        self.machine.gone(peer, self._loop.now)
+        self.machine.foyer.gone(peer, self._loop.now, partial(self._hear_end, peer))
+
+    def _hear_end(self, peer: Peer, message: None, payload: Payload, now: float) -> None:
+        self.machine.gone(peer, now)
+
+    def _turned(self) -> float:
+        """A turn is over."""
+        now = self._loop.now
+        self.machine.foyer.turned(now, time.monotonic() - now)
+        return inf
 
     def _watched(self, watched: bool) -> None:
         self.machine.watch(watched, self._loop.now)
@@ -291,7 +303,11 @@ class BrokerShell:
         elif kind in FOR_ARCHIVES or (self.keeper is not None and peer in self.keeper):
             self._ask_keeper(peer, message, payload, principal)
         else:
-            self.machine.receive(peer, message, payload, self._loop.now, principal)
+            hear = partial(self._hear, peer, principal)
+            self.machine.foyer.receive(peer, message, payload, self._loop.now, hear)
+
+    def _hear(self, peer: Peer, principal: str, message: Any, payload: Payload, now: float) -> None:
+        self.machine.receive(peer, message, payload, now, principal)
 
     def _ask_keeper(self, peer: Peer, message: Any, payload: Payload, principal: str) -> None:
         if self.keeper is not None:
@@ -303,20 +319,27 @@ class BrokerShell:
     def tunnelled(self, worker: Peer, channel: int, owner: str, frames: Payload) -> None:
         """Frames of a client that lives in child ``channel`` of ``worker``. If they make no sense, that is
         the fault of a task: its own client hears so, and its worker has done nothing wrong."""
-        now = self._loop.now
+        now, peer = self._loop.now, (worker, channel)
+        foyer = self.machine.foyer
         try:
             message, payload = wire.from_client.decode(frames)
         except wire.Malformed as error:
             self.malformed += 1
             log.warning("refused a message of a task: %s", error)
-            self.machine.gone((worker, channel), now)
-            self._send(Send((worker, channel), Refused("ProtocolError", f"malformed message: {error}")))
+            foyer.gone(peer, now, partial(self._hear_end, peer))
+            self._send(Send(peer, Refused("ProtocolError", f"malformed message: {error}")))
         else:
-            self.machine.tunnelled(worker, channel, owner, message, payload, now)
+            foyer.receive(peer, message, payload, now, partial(self._hear_tunnel, worker, channel, owner))
+
+    def _hear_tunnel(
+        self, worker: Peer, channel: int, owner: str, message: Any, payload: Payload, now: float
+    ) -> None:
+        self.machine.tunnelled(worker, channel, owner, message, payload, now)
 
     def tunnel_closed(self, worker: Peer, channel: int) -> None:
         """The client in child ``channel`` of ``worker`` is gone, and what it asked for with it."""
-        self.machine.receive((worker, channel), Bye(), (), self._loop.now)
+        peer = (worker, channel)
+        self.machine.foyer.receive(peer, Bye(), (), self._loop.now, partial(self._hear, peer, LOCAL))
 
     def perform(self, actions: list[Action]) -> None:
         """Do what the machine wants; of what the journal does not take nobody is told before it does."""

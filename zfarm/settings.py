@@ -53,6 +53,11 @@ class Settings:
     contention_kept_s: float = 1.0
     """For how long after several clients were granted calls fewer of them wait beside busy slots, as many as
     end within ``lookahead_us`` as measured: whoever is alone keeps nobody waiting."""
+    turn_us: int = 4000
+    """How long a turn of the broker takes at most while several clients are granted calls, if what clients
+    say can wait: a slot that gets free in it idles until it is over."""
+    foyer_bytes_max: int = 1024 * MIB
+    """What clients have said that waits for such turns. What comes beyond that makes turns longer."""
     began_after_us: int = 10_000
     """A call that runs longer than this is reported as started."""
     stuck_after_us: int = 20_000

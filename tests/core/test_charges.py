@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.core.rigs import LIMITS, SETUP, VERSIONS, BrokerRig, WorkerRig, sent
+from zfarm.core import accounts
 from zfarm.messages import (
     BROKEN,
     CUT,
@@ -21,7 +22,9 @@ from zfarm.messages import (
     Done,
     Fate,
     Grants,
+    Held,
     Hello,
+    Join,
     Lease,
     Leave,
     Report,
@@ -150,6 +153,80 @@ def test_a_lost_worker_does_not_charge_for_its_silence() -> None:
 
     assert not rig.machine.workers
     assert rig.paid_us() == pytest.approx(100_000)
+
+
+def test_a_worker_that_returns_is_not_charged_again_for_the_time_before_it_was_lost() -> None:
+    rig = Rig()
+    rig.submit(1)
+    rig.turn(after=0.1)
+    (lease,) = rig.leases()
+    rig.say("W", Began([lease]))
+    for _ in range(8):
+        rig.turn(after=1.0)
+    rig.say("X", Join("w", VERSIONS, 2, "host-w", 22, [Held(lease, "c", 1, True)], beat=2))
+    assert rig.leases() == [lease]
+    rig.say("X", Reports([Report(lease, VALUE, 8_200_000)]), [b"value"])
+
+    assert rig.paid_us() == pytest.approx(8_200_000)
+
+
+def test_a_lease_after_one_that_was_lost_is_paid_for_whole() -> None:
+    rig = Rig()
+    rig.submit(1)
+    rig.turn(after=0.1)
+    rig.say("W", Began(rig.leases()))
+    for _ in range(8):
+        rig.turn(after=1.0)
+    rig.say("X", Join("x", VERSIONS, 2, "host-x", 22))
+    (lease,) = rig.machine.workers["x"].leases
+    rig.say("X", Reports([Report(lease, VALUE, 300_000)]), [b"value"])
+
+    assert rig.paid_us() == pytest.approx(100_000 + 300_000)
+
+
+KEY = "client:alice"
+
+
+def served_us(rig: BrokerRig, key: str) -> float:
+    account = rig.machine.accounts.of(key)
+    assert account is not None
+    return account.served_us
+
+
+def test_who_leaves_with_a_debt_and_comes_back_as_another_client_still_owes_it() -> None:
+    rig = BrokerRig(LIMITS).met()
+    listed = [Call(1, 0, 0, 0, 3)]
+    rig.machine.receive("D", Hello("d", VERSIONS, "host", 1, ""), (), rig.now, KEY)
+    rig.say("D", Submit(listed, ["f"], 1, [], 1), [b"function", SETUP, b"body"])
+    rig.turn(after=3.0)
+    rig.say("D", Bye())
+    assert rig.machine.accounts.of(KEY) is None
+    rig.turn(after=1.0)
+    rig.machine.receive("E", Hello("e", VERSIONS, "host", 1, ""), (), rig.now, KEY)
+    back_us = served_us(rig, KEY)
+    rig.say("E", Bye())
+    rig.turn(after=4.0)
+    rig.machine.receive("F", Hello("f", VERSIONS, "host", 1, ""), (), rig.now, KEY)
+
+    assert back_us == pytest.approx(3_000_000)
+    assert served_us(rig, KEY) == 0.0, "a debt does not last for longer than it is large"
+
+
+def test_debts_of_those_who_left_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "DEBTS_MAX", 3)
+    rig = BrokerRig(LIMITS).met()
+    for number in range(8):
+        rig.machine.receive("D", Hello("d", VERSIONS, "host", 1, ""), (), rig.now, f"client:{number}")
+        account = rig.machine.accounts.of(f"client:{number}")
+        assert account is not None
+        account.served_us = 1e9
+        rig.say("D", Bye())
+
+    def owed_us(number: int) -> float:
+        rig.machine.receive("D", Hello("d", VERSIONS, "host", 1, ""), (), rig.now, f"client:{number}")
+        return served_us(rig, f"client:{number}")
+
+    assert [owed_us(4), owed_us(5)] == [0.0, 1e9]
 
 
 def test_what_its_worker_gives_back_is_not_charged_and_what_its_client_takes_back_is() -> None:

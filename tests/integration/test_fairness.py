@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
@@ -10,7 +11,7 @@ from concurrent.futures import wait
 import pytest
 
 import zfarm
-from tests.face.processes import TcpFarm
+from tests.face.processes import TcpFarm, wait_until
 from tests.integration.test_security import admit
 
 pytestmark = pytest.mark.timeout(180)
@@ -82,3 +83,35 @@ def test_a_flood_of_calls_without_run_time_starves_nobody(farm: TcpFarm, bad: Ca
         flooding.shutdown(wait=False, cancel_futures=True)
     assert unfinished, "the flood was over too early"
     assert beside >= 0.2 * alone, f"{beside:.0f} calls/s beside the flood, {alone:.0f} alone"
+
+
+def test_calls_of_others_go_on_while_a_flood_is_submitted(farm: TcpFarm) -> None:
+    """What is counted are turns of the broker, and no time: with turns that take whatever there is to be
+    taken the whole flood is accepted in some dozens, and a call of somebody else needs two or three."""
+    farm.variables["ZFARM_TURN_US"] = "200"
+    farm.start_broker()
+    farm.start_worker(2)
+    farm.wait_slots(2)
+    flooder, neighbour = admit(farm, "flooder", "client"), admit(farm, "neighbour", "client")
+    with zfarm.Executor(flooder) as flooding, zfarm.Executor(neighbour) as modest:
+        flooding.submit(nothing).result(60)
+        ended = 0
+        over = threading.Event()
+
+        def go_on() -> None:
+            nonlocal ended
+            while not over.is_set():
+                modest.submit(nothing).result(60)
+                ended += 1
+
+        going = threading.Thread(target=go_on)
+        going.start()
+        wait_until(lambda: ended > 10, "the first calls")
+        before = ended
+        flood = [flooding.submit(nothing) for _ in range(100_000)]
+        wait_until(lambda: flood[-1].accepted or ended - before >= 100, "a hundred calls", within_s=120)
+        accepted = flood[-1].accepted
+        over.set()
+        going.join()
+        flooding.shutdown(wait=False, cancel_futures=True)
+    assert not accepted, f"the whole flood was accepted while {ended - before} calls of somebody else ended"

@@ -3,7 +3,7 @@ paid least has the next turn."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from tests.simulation.aside import Aside
@@ -23,7 +23,7 @@ class Charges(Aside):
         super().__init__()
         self._paid: dict[Account, float] = {}
         """For leases that are over, up to the last turn."""
-        self._least: Counter[Account] = Counter()
+        self._least: defaultdict[Account, float] = defaultdict(float)
         """What this turn has to add to that at least."""
         self._last_lease = 0
         self._were_ready: set[str] = set()
@@ -43,7 +43,8 @@ class Charges(Aside):
         task = worker.leases.get(report.lease) if worker is not None else None
         if task is not None:
             least = self.farm.mix.settings.charge_least_us
-            self._least[task.client.account] += max(report.run_us, report.held_us, least)
+            owed = max(report.run_us, report.held_us) - task.paid_us  # that when its worker was lost
+            self._least[task.client.account] += max(owed, least)
 
     def judge_aside(self) -> None:
         """Right after a turn of the broker."""

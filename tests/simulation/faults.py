@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.bulk import let_deliver
 from tests.simulation.exclusion import cut_off, let_exclude, stop_a_worker
+from tests.simulation.foyer import let_hurry
 from tests.simulation.fullness import empty_disk, fill_disk
 from tests.simulation.handles import let_keep
 from tests.simulation.keyring import let_keys_go, let_revoke
@@ -139,6 +140,9 @@ class Mix:
     one_crew: bool = False  # but for the workers, which share one
     revoked: tuple[tuple[float, str], ...] = ()
     """When keys are revoked, and of which role."""
+    worth: float = 0.0
+    """How long the broker takes in truth for what a client says, for each microsecond of its price. 0: nobody
+    says so much that others have to wait for it."""
     old_journal: bool = False
     """Brokers that come back may find the journal of an earlier version."""
 
@@ -217,6 +221,7 @@ def mix_of(seed: int) -> Mix:
     let_revoke(mix)
     let_leave(mix)
     let_keep(mix)
+    let_hurry(mix)
     return mix
 
 

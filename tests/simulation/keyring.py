@@ -81,8 +81,7 @@ class Gate:
         """The keys file has changed: the machine comes first, and the ports after it."""
         self.see_keys(known)
         for peer in self._farm.network.end_all_but(self.admits):
-            self._farm.books.gone(peer)
-            self._broker.machine.gone(peer, self._broker.clock)
+            self._broker.end(peer, self._broker.clock)
 
 
 class Keyring:

@@ -169,6 +169,11 @@ MUTANTS = [
     Mutant("what has ended is free", "report", "self.charge(task, now, max(", "((0, "),
     Mutant("a child costs nothing", "report", "max(report.run_us, report.held_us)", "report.run_us"),
     Mutant("what ends is paid back", "charge", "task.client.pay(", "("),
+    # what clients say, and how long it waits
+    Mutant("who waits pays nothing", "_hear_next", "party.said_us += us", "pass"),
+    Mutant("his last word first", "_hear_next", "waiting.popleft()", "waiting.pop()"),
+    Mutant("who waits is overtaken by himself", "receive", "if row is None:", "if True:"),
+    Mutant("parts are lost", "_parts", "bodies + start + calls", "bodies + start + calls - 1"),
     # attempts
     Mutant("one attempt too many", "attempt_lost", ">= task.max_attempts", "> task.max_attempts"),
     Mutant("batches run again whole", "attempt_lost", "task.items > 1", "False"),

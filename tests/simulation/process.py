@@ -89,6 +89,9 @@ class Process:
         """Do what the machine wants."""
         raise AssertionError(f"{type(self).__name__} performs nothing")
 
+    def turned(self, clock: float) -> None:
+        """The turn that began then is over."""
+
     def advanced(self) -> None:
         """The machine has decided, and nothing of it is done yet."""
 
@@ -131,6 +134,7 @@ class Process:
         if doomed is not None:
             self.lose_power()
         if self.alive:
+            self.turned(clock)
             self._turns += 1
             if self._turns % CHECKED_TURN == 0:
                 self.machine.check()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.archive import ARCHIVE, Archive
 from tests.simulation.children import Children
+from tests.simulation.foyer import Foyer
 from tests.simulation.fullness import write_what_fits, written_first
 from tests.simulation.keyring import Gate
 from tests.simulation.network import Link
@@ -43,6 +44,7 @@ class BrokerProcess(Process):
         self.machine = Broker(epoch, VERSIONS, self.clock, farm.mix.settings, farm.disk is not None)
         self.gate = Gate(self)
         self.archive = Archive(self)
+        self.foyer = Foyer(self)
         self.machine.archive = ARCHIVE
         farm.books.broker_born()
         if farm.disk is not None:
@@ -72,20 +74,15 @@ class BrokerProcess(Process):
                 return
             if isinstance(message, m.Tunnel):
                 worker, channel, owner, (message, payload) = peer, message.channel, message.owner, payload
-                if not isinstance(message, m.Hello) or self.farm.books.may_tunnel(worker, owner, message):
-                    self.farm.books.heard((worker, channel), message, principal_of(owner))
-                self.machine.tunnelled(worker, channel, owner, message, payload, clock)
-                return
-            if isinstance(message, m.TunnelClosed):
-                self.farm.books.gone((peer, message.channel))
-                self.machine.gone((peer, message.channel), clock)
-                return
-            self.farm.books.heard(peer, message, principal)
-            self.machine.receive(peer, message, payload, clock, principal)
+                hear = partial(self._hear_tunnel, worker, channel, owner)
+                self.foyer.receive((worker, channel), message, payload, clock, hear)
+            elif isinstance(message, m.TunnelClosed):
+                self.end((peer, message.channel), clock)
+            else:
+                self.foyer.receive(peer, message, payload, clock, partial(self._hear, peer, principal))
         elif kind == "gone":
             self.farm.story.tell(self.farm.now, "broker", "loses", entry[1])
-            self.farm.books.gone(entry[1])
-            self.machine.gone(entry[1], clock)
+            self.end(entry[1], clock)
         elif kind == "archive":
             self.machine.routes.on_archive(entry[1], entry[2], entry[3], clock)
         elif kind == "keys":
@@ -95,6 +92,31 @@ class BrokerProcess(Process):
             self.machine.watch(entry[1], clock)
         elif kind == "room" and self.machine.stalled:
             write_what_fits(self)
+
+    def _hear(self, peer: Any, principal: str, message: Any, payload: m.Payload, clock: float) -> None:
+        self.farm.books.heard(peer, message, principal)
+        self.machine.receive(peer, message, payload, clock, principal)
+
+    def _hear_tunnel(
+        self, worker: Any, channel: int, owner: str, message: Any, payload: m.Payload, clock: float
+    ) -> None:
+        if not isinstance(message, m.Hello) or self.farm.books.may_tunnel(worker, owner, message):
+            self.farm.books.heard((worker, channel), message, principal_of(owner))
+        self.machine.tunnelled(worker, channel, owner, message, payload, clock)
+
+    def end(self, peer: Any, clock: float) -> None:
+        """The link of this peer, or its tunnel, is dead."""
+        self.machine.foyer.gone(peer, clock, partial(self._hear_end, peer))
+
+    def _hear_end(self, peer: Any, message: None, payload: m.Payload, clock: float) -> None:
+        self.farm.books.gone(peer)
+        self.machine.gone(peer, clock)
+
+    def waits_from(self, peer: Any) -> bool:
+        return peer in self.machine.foyer or super().waits_from(peer)
+
+    def turned(self, clock: float) -> None:
+        self.foyer.turned(clock)
 
     def advanced(self) -> None:
         self.farm.books.broker_advanced()

@@ -7,7 +7,7 @@ an account of its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from zfarm.core.greeting import LOCAL, principal_of
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from zfarm.core.books import ClientRecord, Function
 
 __all__ = ["Account", "Accounts", "Kit"]
+
+DEBTS_MAX: Final = 1024
+"""Principals without a session whose debts are remembered; the oldest is forgiven first."""
 
 
 class Account:
@@ -40,6 +43,8 @@ class Accounts:
         self._leased_by = 0  # the books of the client that was granted something last
         self._accounts: dict[str, Account] = {}
         self._jobs: dict[tuple[str, str], ClientRecord] = {}
+        self._debts: dict[str, tuple[float, float]] = {}
+        """What principals without a session had been served with, and until when that is remembered."""
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -56,13 +61,16 @@ class Accounts:
         """The jobs of this principal, in alphabetical order."""
         return sorted(job for owner, job in self._jobs if owner == principal)
 
-    def open(self, client: ClientRecord) -> Account:
-        """Enter a session; the account that it has a part in."""
+    def open(self, client: ClientRecord, now: float) -> Account:
+        """Enter a session; the account that it has a part in. Who comes back owes what he owed."""
         principal = principal_of(client.session)
         name = f"{LOCAL}/{client.session}" if principal == LOCAL else principal
         account = self._accounts.get(name)
         if account is None:
             account = self._accounts[name] = Account(name)
+            served_us, until = self._debts.pop(name, (0.0, now))
+            if now < until:
+                account.served_us = served_us
         account.sessions[client.session] = client
         if client.job:
             self._jobs.setdefault((principal, client.job), client)
@@ -141,15 +149,26 @@ class Accounts:
         function.refs -= 1
         return len(function.blob)
 
-    def close(self, client: ClientRecord) -> None:
-        """Strike a session without tasks, and the account with its last one."""
+    def close(self, client: ClientRecord, now: float, others_us: float) -> None:
+        """Strike a session without tasks, and the account with its last one. If that has had more than
+        ``others_us``, it is remembered for as long as it has had more."""
         account = client.account
         del account.sessions[client.session]
         if not account.sessions:
             del self._accounts[account.name]
+            if account.served_us > others_us and not account.name.startswith(f"{LOCAL}/"):
+                until = now + (account.served_us - others_us) / 1e6
+                self._debts[account.name] = account.served_us, until
+                if len(self._debts) > DEBTS_MAX:
+                    del self._debts[next(iter(self._debts))]
         key = principal_of(client.session), client.job
         if self._jobs.get(key) is client:
             del self._jobs[key]
+
+    def sweep(self, now: float, others_us: float) -> None:
+        """Forget the debts that others have caught up with, or time has."""
+        debts = self._debts.items()
+        self._debts = {name: debt for name, debt in debts if debt[0] > others_us and now < debt[1]}
 
     def check(self, clients: dict[str, ClientRecord]) -> None:
         """Every session is in one account, which has what its sessions have."""
@@ -160,6 +179,7 @@ class Accounts:
             sessions = account.sessions.values()
             assert account.tasks == sum(len(client.tasks) for client in sessions)
             assert account.bytes == sum(client.held_bytes() for client in sessions)
+        assert not self._debts.keys() & self._accounts.keys(), "who is here owes nothing from before"
         assert self.bytes == sum(account.bytes for account in self._accounts.values())
         assert found == clients
         assert all(client.job == job for (_, job), client in self._jobs.items())

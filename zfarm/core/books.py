@@ -143,6 +143,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     expected_us: int = 0
     granted_at: float = 0.0
     shared_us: float = -1.0  # of its worker's meter at its grant; below 0: it has a slot of its own
+    paid_us: float = 0.0  # for its last lease, which may come back with its worker
     began: bool = False
     cancelling: bool = False
     deaths: tuple[Fate, ...] = ()

@@ -20,9 +20,10 @@ from zfarm.core import dispatch, leaving, pictures, placing, why
 from zfarm.core.aside import Aside
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.crews import Crews
+from zfarm.core.deaths import outcome_of
+from zfarm.core.foyer import Foyer
 from zfarm.core.greeting import LOCAL, book_key, principal_of
 from zfarm.core.invariants import check_books
-from zfarm.core.ledger import outcome_of
 from zfarm.core.machine import NOW
 from zfarm.core.orphans import Orphans
 from zfarm.core.outbox import client_messages, worker_messages
@@ -92,6 +93,8 @@ class Broker(Reception):
         self.aside = Aside(self)
         self.crews = Crews(limits.worker_sessions_max)
         self.stall = Stall(self)
+        self.foyer = Foyer(self)
+        """Where what clients say may wait until it is received."""
         self._note_at = inf
         self._sweep_at = now + limits.beat_interval_s
         self._late_sweeps = 0  # in a row
@@ -213,6 +216,8 @@ class Broker(Reception):
     def advance(self, now: float) -> list[Action]:
         """Expire, dispatch, and send what this turn has for each peer."""
         beat = now >= self._sweep_at
+        if self.foyer.deadline <= now:
+            self.foyer.advance(now)
         if beat:
             self._sweep(now)
             self._sweep_at = now + self.limits.beat_interval_s / 2
@@ -248,7 +253,7 @@ class Broker(Reception):
         if self.records and not self.stalled:  # before anything that rests on them is said
             actions.insert(0, Append(self.records))
             self.records = []
-        self.deadline = min(self._sweep_at, self._note_at)
+        self.deadline = min(self._sweep_at, self._note_at, self.foyer.deadline)
         if self.parked:
             self.deadline = min(self.deadline, self.parked[0][0])
         return actions
@@ -452,6 +457,8 @@ class Broker(Reception):
             self._lose_silent(now)  # else we were away ourselves: first hear what they have said meanwhile
         self.orphans.sweep(now)
         self.aside.sweep(now)
+        self.foyer.sweep(now)
+        self.accounts.sweep(now, self.served_us)
         if self.choosy:
             why.warn_unmet(self, now)
 

@@ -76,5 +76,6 @@ def check_books(broker: Broker) -> None:
     assert sum(len(client.functions) for client in broker.clients.values()) == broker.functions.referenced()
     broker.accounts.check(broker.clients)
     broker.routes.check()
+    broker.foyer.check()
     for peer, record in broker.peers.items():
         assert record.peer == peer

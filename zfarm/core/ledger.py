@@ -11,7 +11,7 @@ from typing import Final
 
 from zfarm.core.accounts import Accounts, Kit
 from zfarm.core.books import ANY_LEASE, Amounts, ClientRecord, Functions, Task, WorkerRecord
-from zfarm.core.deaths import with_death
+from zfarm.core.deaths import outcome_of, with_death
 from zfarm.messages import (
     BROKEN,
     CANCELLED,
@@ -47,17 +47,10 @@ from zfarm.messages import (
 )
 from zfarm.settings import Settings
 
-__all__ = ["Ledger", "outcome_of"]
+__all__ = ["Ledger"]
 
 GOLDEN = 0x9E37_79B9_7F4A_7C15
 """Multiplied by it, numbers that follow each other lie far apart."""
-
-
-def outcome_of(task: Task, kind: int, report: Report) -> Outcome:
-    """What a report makes of its task."""
-    deaths = task.deaths if report.fate is None else with_death(task.deaths, report.fate)
-    lease = report.lease if report.emitted or report.filed else 0
-    return Outcome(task.number, kind, report.run_us, deaths, task.tries, lease, report.emitted, report.filed)
 
 
 FORMER_MAX: Final = 16
@@ -172,7 +165,7 @@ class Ledger:
         client = self.clients[session] = ClientRecord(session, peer, host, pid, name, job, now)
         self._enrolled += 1
         client.books = self.epoch << 32 | self._enrolled
-        client.account = self.accounts.open(client)
+        client.account = self.accounts.open(client, now)
         self.hand_over(client, life)
         return client
 
@@ -288,7 +281,7 @@ class Ledger:
         for kit in list(client.kits.values()):
             self._discard(client, kit)
         self.unname(client, list(client.names))
-        self.accounts.close(client)
+        self.accounts.close(client, now, self.served_us)
         self.tasks -= len(client.tasks)
         client.tasks.clear()
         client.queue.clear()
@@ -313,6 +306,7 @@ class Ledger:
         if not lease:
             lease = self.epoch << 32 | self._next_lease
             self._next_lease += 1
+            task.paid_us = 0.0
         task.lease = lease
         task.worker = worker
         task.until = 0.0
@@ -398,7 +392,9 @@ class Ledger:
         held_us = 0.0 if run_us and not task.shares else worker.held_us(task, now)
         if task.began and not run_us:
             held_us = (now - task.granted_at) * 1e6
-        task.client.pay(max(held_us, run_us, self.limits.charge_least_us))
+        us = max(held_us, run_us - task.paid_us, self.limits.charge_least_us)
+        task.paid_us += us
+        task.client.pay(us)
 
     def give_back(self, task: Task) -> None:
         """A lease ended without having started: nobody is blamed, the task waits again or is cancelled."""

@@ -27,6 +27,7 @@ def expel(broker: Broker, known: Collection[str], now: float) -> None:
     jobs end; the leases of such workers move.
     """
     broker.known = known
+    broker.foyer.expel(known)
     for client in list(broker.clients.values()):
         if not broker.knows(client.session):
             who = f"client {client.host}/{client.pid}"
