@@ -9,8 +9,8 @@ import pytest
 
 from tests.core.rigs import EPOCH, LIMITS, SETUP, START, VERSIONS
 from zfarm.core.broker import Broker
-from zfarm.core.foyer import AT_ONCE, CALL_US, FORGET_US, MESSAGE_US, Foyer, price_us
-from zfarm.messages import Bye, Call, Cancel, Forget, Hello, Message, Payload, Pulse, Submit
+from zfarm.core.foyer import AT_ONCE, CALL_US, MESSAGE_US, TASK_US, Foyer, price_us
+from zfarm.messages import Ask, Bye, Call, Cancel, Forget, Hello, Message, Payload, Pulse, Submit
 
 KEYS = {"A": "client:alice", "B": "client:bob", "M": "client:mallory", "N": "client:mallory"}
 LARGE = 2000
@@ -232,10 +232,11 @@ def test_a_foyer_forgets_what_was_said_once_nobody_contends(rig: Rig) -> None:
     assert "M" not in rig.foyer
 
 
-def test_prices_count_calls_forgets_and_bytes() -> None:
+def test_prices_count_calls_tasks_and_bytes() -> None:
     assert price_us(Bye(), ()) == MESSAGE_US
     assert price_us(None, ()) == MESSAGE_US
-    assert price_us(Forget([1, 2]), ()) == MESSAGE_US + 2 * FORGET_US
+    for naming in (Forget([1, 2]), Cancel([1, 2]), Ask([1, 2])):
+        assert price_us(naming, ()) == MESSAGE_US + 2 * TASK_US
     message, payload = submit(1, 10)
     cheap = price_us(message, payload)
     assert cheap >= MESSAGE_US + 10 * CALL_US

@@ -23,7 +23,7 @@ from msgspec import structs
 from zfarm.core.books import ClientRecord
 from zfarm.core.greeting import LOCAL
 from zfarm.core.machine import NOW
-from zfarm.messages import Forget, Message, Payload, Peer, Submit
+from zfarm.messages import Ask, Cancel, Forget, Message, Payload, Peer, Submit
 
 if TYPE_CHECKING:
     from zfarm.core.broker import Broker
@@ -35,9 +35,9 @@ Hear: TypeAlias = Callable[[Any, Payload, float], None]
 
 MESSAGE_US: Final = 30.0
 CALL_US: Final = 12.0
-FORGET_US: Final = 1.5
+TASK_US: Final = 1.5
 BYTE_US: Final = 0.005
-"""What a message is charged with, and what for each of its calls, forgotten tasks and bytes of payload."""
+"""What a message is charged with, and what for each call, task that it names otherwise, and byte in it."""
 PART_CALLS: Final = 20
 """A Submit of more calls is heard in parts, so that turns end in time."""
 AT_ONCE: Final = 4
@@ -59,9 +59,9 @@ def price_us(message: Message | None, payload: Payload) -> float:
     """What a client is charged with for saying this."""
     us = MESSAGE_US + BYTE_US * sum(map(len, payload))
     if type(message) is Submit:
-        us += CALL_US * len(message.calls) + FORGET_US * len(message.forgets)
-    elif type(message) is Forget:
-        us += FORGET_US * len(message.tasks)
+        us += CALL_US * len(message.calls) + TASK_US * len(message.forgets)
+    elif isinstance(message, Ask | Cancel | Forget):
+        us += TASK_US * len(message.tasks)
     return us
 
 
