@@ -71,6 +71,9 @@ RECEIVE_MAX = 200
 RECEIVE_S = 0.005
 """For how long they are read: one message may have thousands of calls, and who floods the farm with such
 makes all others wait for the end of each turn."""
+RECEIVE_BUSY_S = 0.001
+"""The same while something that was read waits to be heard: most of what comes would only wait behind it, and
+may as well do so where it is. The library reads from all peers in turns."""
 RECEIVE_STEP = 4
 """Messages read before the clock is asked."""
 TOPIC = b"farm"
@@ -278,7 +281,7 @@ class BrokerShell:
 
     def _receive(self, port: RouterPort) -> None:
         """Read what a control socket has and give it to the machine."""
-        until = time.monotonic() + RECEIVE_S
+        until = time.monotonic() + (RECEIVE_BUSY_S if self.machine.foyer else RECEIVE_S)
         for _ in range(0, RECEIVE_MAX, RECEIVE_STEP):
             got = port.receive(RECEIVE_STEP)
             for peer, role, principal, frames in got:
