@@ -6,12 +6,14 @@ import errno
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 
 import pytest
 
 from tests.edge.rig import Rig
+from tests.edge.test_children import gone
 from zfarm.edge import nursery, wire
 from zfarm.edge.nursery import Failed
 from zfarm.errors import ProtocolError
@@ -66,6 +68,42 @@ def test_it_works_without_what_only_linux_has(monkeypatch):
         (seq,) = rig.send((die,))
         rig.until(lambda: rig.deaths)
         assert rig.deaths[1][:2] == (seq, signal.SIGKILL)
+
+
+def leave_behind(path):
+    """Start two processes in a session of their own, one of which is left behind by the other."""
+    script = f"setsid sh -c 'sleep 1000 & echo $! >> {path}; echo $$ >> {path}; sleep 1000; :' &"
+    subprocess.run(["sh", "-c", script], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def left_behind(path):
+    pids = path.read_text().split() if path.exists() else []
+    return list(map(int, pids)) if len(pids) == 2 else []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems give orphans to the first process of all")
+def test_what_calls_have_left_behind_in_sessions_of_their_own_ends_with_the_nursery(tmp_path):
+    path = tmp_path / "pids"
+    with Rig() as rig:
+        rig.call(leave_behind, str(path))
+        rig.until(lambda: left_behind(path))
+        rig.send((die,))
+        rig.until(lambda: rig.deaths)
+        pids = left_behind(path)
+        assert not any(map(gone, pids)), "their child's death is not theirs"
+    assert all(map(gone, pids))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems give orphans to the first process of all")
+def test_what_calls_have_left_behind_is_buried_when_it_ends(tmp_path):
+    path = tmp_path / "pids"
+    with Rig() as rig:
+        rig.call(leave_behind, str(path))
+        rig.until(lambda: left_behind(path))
+        for pid in left_behind(path):
+            os.kill(pid, signal.SIGKILL)
+        rig.until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in left_behind(path)))
+        assert rig.call(number, 1) == 1
 
 
 def test_a_child_that_has_no_descriptors_is_told_as_unborn(monkeypatch):

@@ -2,7 +2,8 @@
 
 The worker asks for children over a socket and hands over their descriptors; the nursery forks, reaps, reports
 and kills. It is the parent, so a pid stays the child's own until the nursery itself has buried it: no kill
-can hit a stranger. It ends when its worker closes the socket, in whatever way, and takes all children along.
+can hit a stranger. It ends when its worker closes the socket, in whatever way, and takes all children along,
+and what their calls have left behind.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
 from typing import Any, Final, NamedTuple, TypeAlias
+
+from zfarm.edge.strays import adopt_strays, bury_strays, end_strays
 
 __all__ = ["Failed", "Forked", "Gone", "Nursery", "Report"]
 
@@ -220,6 +223,7 @@ class _Keeper:
             os.dup2(null, 0)
             os.close(null)
         _own_streams()
+        adopt_strays()
         self._sock.setblocking(False)
         self._awake, self._wakeup = upbringing.move_high(list(os.pipe()))
         for fd in (self._awake, self._wakeup):
@@ -341,12 +345,14 @@ class _Keeper:
             child = self._pids.pop(pid)
             self._dooms.pop(child, None)
             self._reply(_GONE, child, status, usage.ru_maxrss * _MAXRSS_UNIT)
+        bury_strays(self._pids)
 
     def _bury_all(self) -> None:
         for pid in self._pids:
             _kill_group(pid)
         for pid in self._pids:
             os.waitpid(pid, 0)
+        end_strays()
 
     def _reply(self, verb: bytes, child: int, number: int, peak_bytes: int = 0) -> None:
         self._out += _REPLY.pack(verb, child, number, peak_bytes)
