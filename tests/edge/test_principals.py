@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from tests.edge.waiting import until
 from zfarm.edge import gate as gates
+from zfarm.edge import zap
 from zfarm.edge.doors import plan
 from zfarm.edge.gate import Gate, Unsafe
 from zfarm.edge.loop import Loop
@@ -321,10 +323,44 @@ def test_a_canary_that_gets_in_ends_the_broker(
         forever()
 
 
+def test_a_canary_that_is_not_answered_for_long_ends_the_broker_and_one_alone_does_not(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(zap, "knock", lambda *_: None)
+    for _ in range(gates.UNANSWERED_MAX - 1):
+        farm.gate._knock(farm.loop)
+    farm.turn()
+    assert "stranger was not answered" in caplog.text
+    farm.gate._knock(farm.loop)
+    with pytest.raises(Unsafe, match="not answered"):
+        farm.turn()
+
+
 def test_a_doorkeeper_that_stops_ends_the_broker(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     farm.gate.door.stop()
     with pytest.raises(Unsafe, match="has stopped"):
         until(lambda: False, farm.turn)
+
+
+def test_a_doorkeeper_that_is_stuck_ends_the_broker(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    monkeypatch.setattr(gates, "STUCK_LOOKS", 2)
+    monkeypatch.setattr(farm.gate.door._refusals, "tell", lambda now: free.wait())
+    try:
+        with pytest.raises(Unsafe, match="has stopped"):
+            until(lambda: False, farm.turn)
+    finally:
+        free.set()
+
+
+def test_a_broker_that_was_stopped_for_long_does_not_take_its_doorkeeper_for_stuck(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by SIGSTOP for some seconds: of all threads that go on then, the loop may be the first."""
+    now = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: now + 3600)
+        farm.gate._check_alive()
 
 
 def test_a_second_gate_in_one_context_is_unsafe(farm: Farm, path: Path) -> None:

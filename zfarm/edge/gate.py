@@ -18,7 +18,7 @@ from zfarm.edge.loop import Loop
 from zfarm.edge.places import lock_of
 from zfarm.edge.security import ServerKeys
 from zfarm.edge.sockets import Context
-from zfarm.edge.zap import Doorkeeper, table_of
+from zfarm.edge.zap import Doorkeeper, NoAnswer, table_of
 from zfarm.errors import ConfigurationError
 from zfarm.settings import settings
 
@@ -27,6 +27,11 @@ __all__ = ["Gate", "Unsafe"]
 LOOK_S: Final = 0.5
 """How often the keys file is looked at: what was revoked is out within a second."""
 ALIVE_S: Final = 1.0
+STUCK_LOOKS: Final = 5
+"""Looks in a row that find the doorkeeper where it was. It is not a time: a process that was stopped, or its
+whole host, goes on with all threads at once, and some are sooner."""
+UNANSWERED_MAX: Final = 4
+"""Canaries in a row without an answer: with fewer the host was busy, or was stopped meanwhile."""
 
 log: Final = logging.getLogger("zfarm.security")
 
@@ -55,6 +60,8 @@ class Gate:
         self._canary: threading.Thread | None = None
         self._closed = False
         self._ports: Mapping[str, int] = {}
+        self._unanswered = 0
+        self._round = self._same = 0  # what the doorkeeper was at, and for how many looks
         table = table_of(self.keys.roles, self.keys.principals)
         self.door = Doorkeeper(context, table, on_unknown=self._read)
         try:
@@ -131,7 +138,9 @@ class Gate:
     # ------------------------------------------------------------ the door itself
 
     def _check_alive(self) -> None:
-        if not self.door.alive:
+        self._same = self._same + 1 if self.door.rounds == self._round else 0
+        self._round = self.door.rounds
+        if not self.door.alive or self._same >= STUCK_LOOKS:
             raise Unsafe("the handler that checks keys has stopped: a broker must not go on without it")
 
     def _send_canary(self, loop: Loop) -> None:
@@ -150,8 +159,13 @@ class Gate:
         try:
             self.door.self_test(self.keys)
             self.door.check_ports(self._ports, self.keys.server.public)
+        except NoAnswer as error:  # nobody gets in by that
+            self._unanswered += 1
+            log.warning("%s", error)
+            return str(error) if self._unanswered >= UNANSWERED_MAX else ""
         except RuntimeError as error:
             return str(error)
+        self._unanswered = 0
         return ""
 
     @staticmethod
