@@ -23,6 +23,7 @@ from tests.core.rigs import (
     submit,
     welcome,
 )
+from zfarm.core.flood import LINES_MAX
 from zfarm.messages import (
     CANCELLED,
     ERROR,
@@ -404,6 +405,22 @@ def test_a_client_that_stays_away_is_told_of_and_dropped_after_the_grace(rig: Br
         "client host-c/11 did not come back: its 1 tasks are cancelled",
     ]
     assert rig.machine.clients == {}
+
+
+def test_a_log_is_told_of_many_clients_that_are_gone_by_their_number(rig: BrokerRig) -> None:
+    for number in range(249):  # and the one that is there
+        rig.say(f"C{number}", msgspec.structs.replace(HELLO, session=f"c{number}"))
+    told: list[str] = []
+    for _ in range(int(LIMITS.client_lost_after_s + LIMITS.client_grace_s) + 30):
+        told += [action.text for action in rig.turn(after=1.0) if isinstance(action, Tell)]
+        rig.say("W", Beat(SAID + 2, [], 2))
+
+    assert rig.machine.clients == {}
+    assert sum(text.endswith("is away") for text in told) == LINES_MAX
+    assert f"{250 - LINES_MAX} more clients are away" in told
+    assert sum("did not come back: its 0" in text for text in told) == LINES_MAX
+    assert f"{250 - LINES_MAX} more clients did not come back: their tasks are cancelled" in told
+    assert len(told) == 2 * (LINES_MAX + 1)
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,8 @@ def test_in_the_queue_with_the_number_of_those_before_it() -> None:
     code, text = said(rig, 8)
     assert code == "slots"
     assert (
-        text == "all 2 slots of 1 workers are taken; 5 of this client go before it, and 1 other clients "
-        "take turns with it"
+        text == "all 2 slots of 1 workers are taken; 5 calls of this client go before it, and 1 other client "
+        "takes turns with it"
     )
 
 
@@ -155,7 +155,7 @@ def test_a_slot_of_those_that_suit() -> None:
     rig.say("C", *demanding((1, ZONE), (2, ZONE), (3, ZONE)))
 
     assert said(rig, 3) == (
-        "slots", "all 1 slots of 1 workers that have zone=a are taken; 1 of this client go before it",
+        "slots", "all 1 slots of 1 workers that have zone=a are taken; 1 call of this client goes before it",
     )  # fmt: skip
 
 
@@ -271,4 +271,9 @@ def test_the_place_in_a_queue_counts_the_priorities_before_it() -> None:
             "C", Submit([Call(task, 0, 0, 0, 3, 0, priority)], ["f"], 1, [], 1), [b"function", SETUP, b""]
         )
 
-    assert [int(said(rig, task)[1].split("; ")[1].split()[0]) for task in (3, 2, 5, 4)] == [0, 1, 2, 3]
+    assert [said(rig, task)[1].split("; ")[1] for task in (3, 2, 5, 4)] == [
+        "it is the next one of this client",
+        "1 call of this client goes before it",
+        "2 calls of this client go before it",
+        "3 calls of this client go before it",
+    ]

@@ -48,7 +48,8 @@ def test_a_future_tells_why_it_waits_runs_and_is_done(tmp_path: Path) -> None:
         first = farm.submit(hold_until, go)
         assert "it runs on " in wait_why(first, "running")
         second, third = farm.submit(pow, 2, 3), farm.submit(pow, 2, 4)
-        assert "all 1 slots of 1 workers are taken; 1 of this client go before it" in wait_why(third, "slots")
+        text = wait_why(third, "slots")
+        assert "all 1 slots of 1 workers are taken; 1 call of this client goes before it" in text
         choosy = farm.options(resources={"gpu": 1}).submit(pow, 2, 5)
         assert "it takes gpu=1, and no worker has any" in wait_why(choosy, "unmet")
         assert choosy.cancel()

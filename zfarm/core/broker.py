@@ -459,6 +459,8 @@ class Broker(Reception):
         self.aside.sweep(now)
         self.foyer.sweep(now)
         self.accounts.sweep(now, self.served_us)
+        for level, text in self.flood.rest(now):
+            self.tell(level, text)
         if self.choosy:
             why.warn_unmet(self, now)
 
@@ -476,11 +478,12 @@ class Broker(Reception):
                 limits.job_kept_s if client.job and client.tasks else limits.client_grace_s
             ):
                 who = f"client {client.host}/{client.pid}"
-                self.tell("warning", f"{who} did not come back: its {len(client.tasks)} tasks are cancelled")
+                text = f"{who} did not come back: its {len(client.tasks)} tasks are cancelled"
+                self.tell("warning", text, "clients did not come back: their tasks are cancelled")
                 self.drop_client(client, now)
             elif silent > limits.client_lost_after_s and not client.away:
                 client.away = True
-                self.tell("warning", f"client {client.host}/{client.pid} is away")
+                self.tell("warning", f"client {client.host}/{client.pid} is away", "clients are away")
 
     def check(self) -> None:
         """The books do not contradict themselves."""

@@ -1,5 +1,4 @@
-"""The farm's books and the only ways in which a task changes: leased, given back, lost, settled. It knows
-no peer.
+"""The farm's books, and the ways in which a task changes: leased, given back, lost, settled; no peers.
 
 The broker's machine (zfarm.core.broker) is the ledger of one farm that listens to messages.
 """
@@ -12,6 +11,7 @@ from typing import Final
 from zfarm.core.accounts import Accounts, Kit
 from zfarm.core.books import ANY_LEASE, Amounts, ClientRecord, Functions, Task, WorkerRecord
 from zfarm.core.deaths import outcome_of, with_death
+from zfarm.core.flood import Flood
 from zfarm.messages import (
     BROKEN,
     CANCELLED,
@@ -86,6 +86,7 @@ class Ledger:
         self.retried = 0
         self.tasks = 0
         self.notes = 0
+        self.flood = Flood()
         self.watched = False
         self.refusals: dict[str, int] = {}
         """What was refused and how often, by the name of the limit or rule; the shell adds its own."""
@@ -107,8 +108,10 @@ class Ledger:
         """This turn has something for this record's peer."""
         self.touched[id(record)] = record
 
-    def tell(self, level: str, text: str) -> None:
-        """Say to the log, and to whoever watches, what happened."""
+    def tell(self, level: str, text: str, kind: str = "") -> None:
+        """Say to the log, and to whoever watches, what happened; of many of one ``kind`` only how many."""
+        if kind and self.flood.holds_back(level, kind):
+            return
         self.actions.append(Tell(level, text))
         if self.watched:
             self.notes += 1
@@ -336,9 +339,8 @@ class Ledger:
         task.worker = None
         task.lease = -task.lease
         task.began = False
-        client = task.client
-        client.leased -= 1
-        client.pay(-max(task.expected_us, self.limits.charge_least_us))  # see charge, which comes first
+        task.client.leased -= 1
+        task.client.pay(-max(task.expected_us, self.limits.charge_least_us))  # see charge, which comes first
 
     def lose_lease(self, task: Task, fate: Fate) -> None:
         """The worker of this task is lost; should it come back with the lease, it may go on. A task that was
@@ -356,8 +358,7 @@ class Ledger:
 
     def unsaid(self, task: Task) -> bool:
         """This task may begin once only, and that it may is not written, so that its worker was not told."""
-        lease = task.lease
-        return task.once and any(type(one) is Begun and one.lease == lease for one, _ in self.records)
+        return task.once and any(type(one) is Begun and one.lease == task.lease for one, _ in self.records)
 
     def requeue(self, task: Task, behind: int = 0) -> None:
         """Put a task to the front of its client's queue, ``behind`` so many others."""
@@ -410,9 +411,7 @@ class Ledger:
         """A lease ended with a death: the task runs again while it has attempts left."""
         self.unlease(task)
         task.deaths = with_death(task.deaths, fate)
-        if task.cancelling and (
-            task.grace_us or not task.once
-        ):  # else "cancelled" would say that it never ran
+        if task.cancelling and (task.grace_us or not task.once):  # else it would say that it never ran
             self.settle(task, Outcome(task=task.number, kind=CANCELLED, deaths=task.deaths), b"")
         elif task.items > 1 or task.attempts >= task.max_attempts:
             outcome = Outcome(task=task.number, kind=LOST, deaths=task.deaths, tries=task.tries)
@@ -421,7 +420,8 @@ class Ledger:
             self.retried += 1
             if self.journal:
                 self.records.append((Struck(task.client.session, task.number, fate, -task.lease), ()))
-            self.tell("warning", f"{task.function.name} runs again: {fate.text} on {fate.host}")
+            text = f"{task.function.name} runs again: {fate.text} on {fate.host}"
+            self.tell("warning", text, "calls run again")
             self.requeue(task, self.slots())  # the slot that is free at once is where it died
 
     def attempt_failed(self, task: Task, report: Report, blob: Blob, now: float) -> None:
@@ -495,9 +495,9 @@ class Ledger:
             task.until = 0.0
             if task.spent:
                 text = "the broker was started anew, and no worker came back with it"
-                fate = Fate(host="", worker="", text=text)
-                self.tell("warning", f"{task.function.name} may have begun, and is lost: {text}")
-                self.settle(task, Outcome(task.number, LOST, deaths=(fate,)), b"")
+                lost = f"{task.function.name} may have begun, and is lost: {text}"
+                self.tell("warning", lost, "calls may have begun, and are lost")
+                self.settle(task, Outcome(task.number, LOST, deaths=(Fate("", "", text=text),)), b"")
             else:
                 client.enqueue(task)
                 self.make_ready(client)

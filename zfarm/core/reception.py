@@ -132,7 +132,7 @@ class Reception(Ledger):
         self.routes.tell(client)
         if client.away:
             client.away = False
-            self.tell("info", f"client {client.host}/{client.pid} is back")
+            self.tell("info", f"client {client.host}/{client.pid} is back", "clients are back")
 
     def _crowded(self, principal: str) -> str:
         """Why there can be no further client with this key; empty: there can be one. Each child of a worker
@@ -345,7 +345,7 @@ class Reception(Ledger):
     def _on_pulse(self, client: ClientRecord, message: Pulse, payload: Payload, now: float) -> None:
         if client.away:
             client.away = False
-            self.tell("info", f"client {client.host}/{client.pid} is back")
+            self.tell("info", f"client {client.host}/{client.pid} is back", "clients are back")
         number = 0 if self.stalled else message.number  # else it would say that what was forgotten is written
         self._send(client.peer, Echo(number=number, slots=self.slots()))
 
@@ -374,7 +374,7 @@ class Reception(Ledger):
 
     def _refuse(self, peer: Peer, code: str, text: str) -> None:
         self._send(peer, Refused(code=code, text=text))
-        self.tell("warning", f"refused a peer: {text}")
+        self.tell("warning", f"refused a peer: {text}", "peers were refused")
 
     def _welcome(self, grants: int = 0, books: int = 0) -> Welcome:
         slots = self.slots()

@@ -179,13 +179,24 @@ def _waiting(broker: Broker, task: Task, now: float) -> Explained:
         free = [worker for worker in free if worker.affords(demand)]
     before = _place_of(task)
     crowd = sum(other is not task.client for other in {**broker.ready, **broker.choosy}.values())
-    queue = f"{before if before < LOOKED_AT_MAX else f'more than {before}'} of this client go before it"
+    queue = _turn(before)
     if crowd:
-        queue += f", and {crowd} other clients take turns with it"
+        queue += f", and {_some(crowd, 'other client takes', 'other clients take')} turns with it"
     if free:
         return "next", f"it is about to be granted: {queue}"
     slots = sum(rooms[worker] for worker in opened)
     return "slots", f"all {slots} slots of {len(opened)} {what} are taken; {queue}"
+
+
+def _turn(before: int) -> str:
+    if not before:
+        return "it is the next one of this client"
+    calls = _some(before, "call of this client goes", "calls of this client go")
+    return f"{'more than ' if before >= LOOKED_AT_MAX else ''}{calls} before it"
+
+
+def _some(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _closed(workers: list[WorkerRecord], now: float) -> str:
