@@ -113,12 +113,6 @@ def _dialed(address: str) -> str:
     return f":{parse_tcp(address)[1]}" if address.startswith("tcp://") else address
 
 
-def _spare() -> int:
-    """Bytes of the journal's disk that only records may use which give room back: without them a disk full of
-    outcomes would stay so. New tasks are taken again when there is so much above the floor."""
-    return settings.journal_floor_bytes // 16
-
-
 class BrokerShell:
     """Drives a broker machine over ROUTER sockets (control) and an XPUB socket (notes)."""
 
@@ -368,8 +362,9 @@ class BrokerShell:
         assert journal is not None, "a machine without a journal records nothing"
         if self._left < PLENTY:
             cost = sum(self.machine.headroom.price_of(*pair) for pair in action.records)
-            if cost > self._left - _spare():
-                raise journal.no_space(cost + _spare() - self._left)
+            spare = self.machine.headroom.spare
+            if cost > self._left - spare:
+                raise journal.no_space(cost + spare - self._left)
         journal.append(action.records)
         self._look(journal)
 
@@ -385,8 +380,8 @@ class BrokerShell:
             self._tell_refusing()
 
     def _catch_up(self, journal: Journal) -> None:
-        stall = self.machine.stall
-        while self.machine.stalled and (records := stall.pick(self._left, _spare())):
+        stall, spare = self.machine.stall, self.machine.headroom.spare
+        while self.machine.stalled and (records := stall.pick(self._left, spare)):
             try:
                 journal.append(records)
             except JournalError as error:
@@ -401,7 +396,7 @@ class BrokerShell:
     def _look(self, journal: Journal) -> None:
         """See how much room the journal's disk has, and let the journal give some back if it is little."""
         left, floor = journal.room.left(), settings.journal_floor_bytes
-        if left < floor + NEAR and journal.room.spare() > _spare():
+        if left < floor + NEAR and journal.room.spare() > self.machine.headroom.spare:
             journal.relieve()
             left = journal.room.left()
         self._left = left
@@ -416,7 +411,7 @@ class BrokerShell:
         """Say when new tasks are refused for want of room, and when they are not any more."""
         headroom = self.machine.headroom
         before = self.machine.refusing
-        refused = headroom.left < (_spare() if before else 0)
+        refused = headroom.left < (headroom.spare if before else 0)
         self.machine.refusing = headroom.text if refused else ""
         if refused != bool(before):
             log.warning("%s", self.machine.refusing or "new tasks are taken again: the journal has room")

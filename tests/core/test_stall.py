@@ -16,6 +16,7 @@ from zfarm.messages import (
     VALUE,
     Accepted,
     Append,
+    Ask,
     Attach,
     Attached,
     Beat,
@@ -200,15 +201,60 @@ def test_clients_that_come_and_go_meanwhile_leave_no_record() -> None:
     assert not rig.recorded(Dropped)
 
 
-def test_a_job_is_not_taken_over_meanwhile() -> None:
-    rig = Rig()
-    rig.say("j", structs.replace(hello("job", job="night"), life="a"))
-    rig.running()
-    rig.say("c", Cancel([1], force=True))
+NIGHT = structs.replace(hello("job", job="night"), life="a")
 
+
+def full_of_its_outcomes() -> Rig:
+    """A job has an outcome that is written and one that waits, and nobody who takes them."""
+    rig = Rig()
+    rig.say("j", NIGHT)
+    leases = [lease for m in rig.say("j", *submit(1, 2)) for lease in granted_of(m)]
+    rig.say("w", Reports([Report(leases[0], VALUE)]), [bytes(5000)])
+    rig.full = True
+    rig.say("w", Reports([Report(leases[1], VALUE)]), [bytes(5000)])
+    return rig
+
+
+def test_a_job_whose_outcomes_fill_the_disk_is_taken_over_and_gives_the_room_back() -> None:
+    rig = full_of_its_outcomes()
+    attach = Attach("night", V, "b")
+    assert rig.say("k", attach) == [], "it is not written who has the job"
+    records, said = write(rig, room=9000, spare=8000)
+    assert [type(record) for record in records] == [Enrolled], "the outcome has no room"
+    assert said == []
+    told = only(Attached, rig.say("k", attach))
+    assert sorted(task.task for task in told.tasks) == [1, 2]
+    rig.say("k", structs.replace(hello("job", job="night"), life="b"))
+    assert [one.task for one in only(Ended, rig.say("k", Ask([1, 2]))).outcomes] == [1]
+    rig.say("k", Forget([1]))
+    assert [type(record) for record in write(rig, room=9000, spare=8000)[0]] == [Forgotten]
+    assert [one.task for one in only(Ended, rig.room()).outcomes] == [2]
+    assert restored(rig.journal).clients["job"].life == "b"
+
+
+def test_a_job_is_not_taken_over_without_room_for_that() -> None:
+    rig = full_of_its_outcomes()
+    rig.broker.headroom.see(-rig.broker.limits.journal_floor_bytes, FULL)
     assert only(Refused, rig.say("k", Attach("night", V, "b"))).code == "FarmBusy"
+    assert rig.broker.clients["job"].life == "a"
+    rig.broker.headroom.see(0, FULL)
+    assert rig.say("k", Attach("night", V, "c")) == []
+    assert write(rig, room=4000)[0] == []
+    for life in ("c", "d"):
+        assert only(Refused, rig.say("k", Attach("night", V, life))).code == "FarmBusy"
+    assert only(Refused, rig.say("k", Attach("day", V, "e"))).code == "FarmBusy"
     rig.room()
-    assert only(Attached, rig.say("k", Attach("night", V, "b"))).job == "night"
+    assert only(Attached, rig.say("k", Attach("night", V, "d"))).job == "night"
+
+
+def test_who_takes_a_job_over_in_the_turn_that_is_not_written_is_told_when_it_is() -> None:
+    rig = Rig()
+    rig.say("j", NIGHT)
+    rig.full = True
+    attach = Attach("night", V, "b")
+    assert rig.say("k", attach) == []
+    rig.room()
+    assert only(Attached, rig.say("k", attach)).job == "night"
 
 
 def test_too_much_that_waits_ends_the_granting() -> None:

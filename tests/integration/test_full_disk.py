@@ -150,3 +150,41 @@ def test_outcomes_that_are_more_than_the_disk_has_arrive_all_the_same(
     wait_until(lambda: not farm.status()["refusing"], "new tasks are taken again")
     with zfarm.Executor(farm.connection) as other:
         assert other.submit(abs, -3).result(30) == 3
+
+
+JOB = """
+import sys, time
+from pathlib import Path
+import zfarm
+
+def large(marks, number, go):
+    (Path(marks) / str(number)).touch()
+    while not Path(go).exists():
+        time.sleep(0.02)
+    return bytes([number]) * 700_000
+
+farm, marks, go = sys.argv[1:]
+job = zfarm.Job("night", farm)
+for number in range(24):
+    job.submit(large, marks, number, go)
+job.detach()
+"""
+
+
+def test_a_job_whose_outcomes_fill_the_disk_can_be_taken_over_and_they_come(
+    farm: TcpFarm, disk: Path, tmp_path: Path
+) -> None:
+    farm.variables = {"ZFARM_JOURNAL_FLOOR_BYTES": str(1 << 20)}
+    farm.start_broker("--journal", str(disk / "farm.journal"))
+    farm.start_worker(8)
+    farm.wait_slots(8)
+    marks, go = tmp_path / "marks", tmp_path / "go"
+    marks.mkdir()
+    subprocess.run([sys.executable, "-c", JOB, *map(str, (farm.connection, marks, go))], check=True)
+    go.touch()
+    wait_until(lambda: "cannot write its journal" in farm.status()["refusing"], "the disk is full of it")
+
+    with zfarm.attach("night", farm.connection) as job:
+        values = sorted(future.result(60) for future in job.futures)
+    assert values == [bytes([number]) * 700_000 for number in range(24)]
+    wait_until(lambda: not farm.status()["refusing"], "new tasks are taken again")

@@ -47,10 +47,11 @@ class Inheritance:
     def attaches(self, message: m.Attach, principal: str) -> None:
         """The broker is about to hear that a client takes a job over, which it may not know."""
         broker = self.farm.broker.machine
-        if broker.stalled:
-            return
         for session, client in broker.clients.items():
             if client.job != message.job or self._speaker.get(session) == message.life:
+                continue
+            if broker.stalled and broker.stall.enrols(session):
+                self.farm.story.probe("not taken over, and the disk is full")
                 continue
             if principal_of(session) != principal:
                 continue
@@ -60,7 +61,8 @@ class Inheritance:
                 self._hand_over(session, message.life)
 
     def _hand_over(self, session: str, life: str) -> None:
-        self.farm.story.probe("a job is taken over")
+        full = self.farm.broker.machine.stalled
+        self.farm.story.probe("taken over while the disk is full" if full else "a job is taken over")
         self._former.setdefault(session, set()).add(self._speaker.get(session, ""))
         self._speaker[session] = life
         known = self.known[session]
@@ -80,6 +82,10 @@ class Inheritance:
 
     def taken_over(self, client: ClientProcess, tasks: list[m.JobTask]) -> list[tuple[m.JobTask, int]]:
         """A client hears which tasks the job has that it attached to: all that were safe and are open."""
+        disk, session = self.farm.disk, client.session
+        if disk is not None:
+            lives = {disk.lives.get(session), *disk.former.get(session, ())}
+            assert client.life in lives, f"{client.name} has job {client.job}, and that is not on the disk"
         pairs = [(told, self.numbers[client.session, told.task]) for told in tasks]
         if self.speaks(client):
             here = {task.token for _, task in pairs}

@@ -34,6 +34,10 @@ class Headroom:
 
     def __init__(self, limits: Settings) -> None:
         self._file_from = limits.journal_file_from_bytes
+        self._floor = limits.journal_floor_bytes
+        self.spare = limits.journal_floor_bytes // 16
+        """Bytes that only records may use which give room back, or let somebody give some: without them a
+        disk full of outcomes would stay so."""
         self.left: float = inf
         """Bytes that may still be accepted until the next look."""
         self.text = ""
@@ -42,6 +46,11 @@ class Headroom:
     def see(self, left: float, text: str) -> None:
         """The disk has ``left`` bytes for new work, and ``text`` is to be said when they are used up."""
         self.left, self.text = left, text
+
+    @property
+    def dry(self) -> bool:
+        """There seems to be no room even for a record of who speaks for a client."""
+        return self.left + self._floor < self.spare / 2 + PAGE + RECORD_BYTES
 
     def price(self, calls: int, size: int, payload: Iterable[Blob]) -> int:
         """What all of this costs: these payloads of together ``size`` bytes, with so many calls."""

@@ -7,7 +7,7 @@ The broker's machine (zfarm.core.broker) is a reception that has workers.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import structs
 
@@ -54,6 +54,9 @@ from zfarm.messages import (
 )
 from zfarm.settings import Settings
 
+if TYPE_CHECKING:
+    from zfarm.core.stall import Stall
+
 __all__ = ["Handler", "Reception"]
 
 Handler = Callable[[Any, Any, Payload, float], None]
@@ -67,6 +70,7 @@ class Reception(Ledger):
 
     deadline: float
     orphans: Orphans
+    stall: Stall
 
     def __init__(self, epoch: int, versions: Versions, limits: Settings, journal: bool = False) -> None:
         super().__init__(epoch, limits, journal)
@@ -161,10 +165,10 @@ class Reception(Ledger):
     def _on_attach(self, peer: Peer, message: Attach, now: float, principal: str) -> None:
         if not self._fits(peer, message.versions):
             return
-        if self.stalled:  # who has a job must be written first
+        client = self.accounts.job(principal, message.job)
+        if self.stalled and (client is None or self.headroom.dry or self.stall.enrols(client.session)):
             self._refuse(peer, "FarmBusy", f"no job can be taken over: {self.stalled}")
             return
-        client = self.accounts.job(principal, message.job)
         if client is None:
             jobs = self.accounts.jobs(principal)
             known = f"there are {', '.join(jobs[:20])}" if jobs else "there is none"
@@ -177,9 +181,13 @@ class Reception(Ledger):
             highest = max(client.tasks, default=0)
             client.lives = max(client.lives, highest // LIFE_TASKS) + 1
             self.hand_over(client, message.life)
+            if self.stalled:
+                self.record(client)
             client.submit_seen = 0
             if client.peer is not None:  # what it still sends is not of this job any more
                 self.gone(client.peer, now)
+            if self.stalled:
+                return  # it asks again, and it will be written then or there is no room for it
         tasks = [JobTask(t.number, t.function.name, t.items) for t in client.tasks.values()]
         most = self.limits.batch_calls_max
         first = client.lives * LIFE_TASKS + 1

@@ -1,10 +1,11 @@
 """What a broker keeps to itself while its journal cannot be written. It knows no disk.
 
 Only what tells of a fact that is not written, or lets something begin that must be written first, has to
-wait: outcomes, Booked, Unknown, Thanks, grants of calls that may begin once only, who has a job, and the
-number in an Echo, which says that what a client has forgotten is forgotten here as well. All of it
-waits where the books have it, not in a queue of messages, so that who comes back meanwhile hears it once, and
-what is stopped meanwhile is not granted. All else is said as ever.
+wait: outcomes, Booked, Unknown, Thanks, grants of calls that may begin once only, and the number in an Echo,
+which says that what a client has forgotten is forgotten here as well. All of it waits where the books have
+it, not in a queue of messages, so that who comes back meanwhile hears it once, and what is stopped meanwhile
+is not granted. Who takes a job over is not answered until that is written, and asks again. All else is said
+as ever.
 
 A disk that has little room gets what fits: outcomes that are written are said, and once they are forgotten
 there is room for others. Who could only be written whole would wait for ever on a disk that it fills itself.
@@ -64,10 +65,11 @@ class Stall:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._later: list[Action] = []  # of the turn that was not taken
         self._counted = 0
         self._unwritten: set[tuple[str, int]] = set()
         """Clients and tasks of the records that wait, without what was forgotten."""
+        self._enrolling: set[str] = set()
+        """Clients of which it waits to be written who speaks for them."""
         self.bytes = 0
         """Of the records that wait, about."""
 
@@ -99,15 +101,19 @@ class Stall:
     def _recount(self) -> None:
         broker = self._broker
         broker.dropped = {record.client for record, _ in broker.records if isinstance(record, Dropped)}
+        self._clear()
+        self.count()
+
+    def _clear(self) -> None:
         self._counted = self.bytes = 0
         self._unwritten.clear()
-        self.count()
+        self._enrolling.clear()
 
     def _take_back(self, action: Send) -> bool:
         """Put what would have been said back to where it came from; False: it may be said."""
         record, message = self._broker.peers.get(action.peer), action.message
         if isinstance(message, Attached):
-            self._later.append(action)
+            pass  # it asks again
         elif isinstance(record, ClientRecord):
             if isinstance(message, Ended):
                 for pair in zip(message.outcomes, action.payload, strict=True):
@@ -155,19 +161,27 @@ class Stall:
         records = self._broker.records
         for record, payload in records[self._counted :]:
             self.bytes += RECORD_BYTES + sum(map(len, payload))
-            if not isinstance(record, Forgotten):
+            if isinstance(record, Enrolled):
+                self._enrolling.add(record.client)
+            elif not isinstance(record, Forgotten):
                 self._unwritten.update((record.client, task) for task in _tasks(record))
         self._counted = len(records)
+
+    def enrols(self, client: str) -> bool:
+        """Whether it is not written yet who speaks for this client."""
+        self.count()
+        return client in self._enrolling
 
     # ------------------------------------------------------------ from here on there may be room
 
     def pick(self, room: float = inf, spare: float = 0) -> list[tuple[Record, Payload]]:
         """Take what can be written now from the records that wait: all, or what fits into ``room`` bytes.
 
-        Of what fits, only records that give room back use the last ``spare`` bytes. The order of the records
-        of a task stays, and so does that of a client's beginning and end among them. What may begin once only
-        is recorded last: who has lost a grant that nobody was told must still see that. After this, ``wrote``
-        or ``put_back`` has to follow.
+        Of what fits, only records that give room back use the last ``spare`` bytes, and half of them those of
+        who speaks for a client: whoever takes a job over gives room back next. The order of the records of a
+        task stays, and that of a client's beginnings and ends; nothing overtakes those, and an end overtakes
+        nothing. What may begin once only is recorded last: who has lost a grant that nobody was told must
+        still see that. After this, ``wrote`` or ``put_back`` has to follow.
         """
         broker = self._broker
         costs = [broker.headroom.price_of(*pair) for pair in broker.records]
@@ -182,7 +196,11 @@ class Stall:
             record = pair[0]
             client, tasks = record.client, _tasks(record)
             least = 0 if isinstance(record, Forgotten | Dropped) else spare
-            waits = any((client, task) in held for task in tasks) if tasks else client in behind
+            if isinstance(record, Enrolled):
+                least = spare / 2
+                waits = False
+            else:
+                waits = any((client, task) in held for task in tasks) if tasks else client in behind
             if waits or client in over or isinstance(record, Begun) or cost > room - least:
                 kept.append(pair)
                 behind.add(client)
@@ -216,8 +234,5 @@ class Stall:
         for client in broker.clients.values():
             if client.unrecorded:
                 broker.record(client)
-        self.bytes = self._counted = 0
-        self._unwritten.clear()
-        broker.actions.extend(self._later)
-        self._later = []
+        self._clear()
         broker.deadline = NOW
