@@ -348,7 +348,8 @@ class BrokerShell:
             if error.fatal:
                 raise
             self._note_trouble(error)
-            reason = f"the broker cannot write its journal ({os.strerror(error.errno or errno.EIO)})"
+            why = os.strerror(error.errno or errno.EIO)
+            reason = f"the broker cannot write its journal ({why}): its log tells where, and what to do"
             self.machine.refusing = reason
             self.perform(self.machine.stall.begin(actions, reason))
 

@@ -247,6 +247,11 @@ from zfarm.edge.journal import Journal
 from zfarm.errors import JournalError
 from zfarm.settings import settings
 
+def tell(error):
+    print(error.errno, error.fatal)
+    assert f"The disk under {Path(sys.argv[1]).parent} fails" in str(error)
+    assert ("is there when the journal is opened again" in str(error)) == error.fatal
+
 call, flag, at_checkpoint = sys.argv[2], Path(sys.argv[3]), sys.argv[4] == "checkpoint"
 journal = Journal(sys.argv[1], replace(settings, journal_checkpoint_bytes=1 if at_checkpoint else 10**9))
 journal.append([enrolled(), accepted(1)])
@@ -260,13 +265,13 @@ for number in (2, 3):
         journal.append([accepted(number)])
         print("appended")
     except JournalError as error:
-        print(error.errno, error.fatal)
+        tell(error)
 flag.unlink()
 try:
     journal.append([accepted(4)])
     print("appended")
 except JournalError as error:
-    print(error.errno, error.fatal)
+    tell(error)
 journal.close()
 """
 

@@ -374,6 +374,13 @@ class Vault:
             why += (
                 f". Free {size_text(self.needs)} on the file system of {self.path.parent}, or make it larger"
             )
+        elif number == errno.EIO:
+            why += f". The disk under {self.path.parent} fails: see what the system says of it (dmesg)"
+        if fatal:
+            why += (
+                ". Nobody knows now how much of this the disk has, so nothing more is written; what was "
+                "accepted is there when the journal is opened again"
+            )
         return JournalError(f"the journal {self.path} {what}: {why}", number, fatal)
 
     def no_space(self, what: str) -> JournalError:
