@@ -494,7 +494,7 @@ class Ledger:
             client = task.client
             task.until = 0.0
             if task.spent:
-                text = "the broker was started anew, and no worker came back with it"
+                text = "the broker was started anew or had given its client up, and no worker has it"
                 lost = f"{task.function.name} may have begun, and is lost: {text}"
                 self.tell("warning", lost, "calls may have begun, and are lost")
                 self.settle(task, Outcome(task.number, LOST, deaths=(Fate("", "", text=text),)), b"")
