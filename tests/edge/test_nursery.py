@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -71,8 +72,10 @@ def test_it_works_without_what_only_linux_has(monkeypatch):
 
 
 def leave_behind(path):
-    """Start two processes in a session of their own, one of which is left behind by the other."""
-    script = f"setsid sh -c 'sleep 1000 & echo $! >> {path}; echo $$ >> {path}; sleep 1000; :' &"
+    """Start processes in a session of their own: one that is left behind, and two that end for nothing less
+    than a kill."""
+    script = f"sleep 1000 & echo $! >> {path}; trap '' TERM; echo $$ >> {path}; sleep 1000; :"
+    script = f"setsid sh -c {shlex.quote(script)} &"
     subprocess.run(["sh", "-c", script], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 

@@ -126,6 +126,12 @@ MUTANTS = [
         "self.headroom.take(",
         "bool(",
     ),
+    Mutant(
+        "who has a job is said and not written",
+        "_on_attach",
+        "return  # it asks again, and it will be written then or there is no room for it",
+        "pass",
+    ),
     Mutant("said, and only others are written", "_waits", "(client, task) in self._unwritten", "False"),
     # at most once
     Mutant("starts not recorded", "_spend", "if self.journal", "if False"),

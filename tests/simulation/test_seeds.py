@@ -78,6 +78,7 @@ RARE = [
     "says hello again",
     "set aside",
     "somebody waits for a turn",
+    "taken over while the disk is full",
     "stopped at once",
     "Unknown",
     "a stream begins anew",

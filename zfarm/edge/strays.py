@@ -1,5 +1,5 @@
 """Processes that calls have started and left behind: how the nursery becomes their parent, buries those that
-end, and kills the rest when it ends itself; it knows no child and no call.
+end, and ends the rest when it ends itself; it knows no child and no call.
 
 What a call starts is in the process group of its child, and dies with it. Who has moved into a session of its
 own has left that group. The system gives the orphans among them to the nearest ancestor that asks for them.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import sys
 import time
@@ -20,8 +21,9 @@ from typing import Final
 __all__ = ["adopt_strays", "bury_strays", "end_strays"]
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
-_END_S: Final = 2.0
-"""For how long they are looked for: one that starts others faster than we find them has the last word."""
+_PATIENCE_S: Final = 2.0
+"""How long they may take to end when they are asked, since a farm inside a call has to tidy up. For as long
+they are killed after that."""
 
 _prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
 
@@ -45,18 +47,38 @@ def bury_strays(known: Container[int]) -> None:
 
 
 def end_strays() -> None:
-    """Kill and bury all that this process is the parent of, and what they leave behind in turn. Those of
-    another user are left alone."""
-    until = time.monotonic() + _END_S
+    """Have all that this process is the parent of end, and what they leave behind in turn: those that do not
+    when they are asked are killed after a while. Those of another user are left alone."""
+    patience = time.monotonic() + _PATIENCE_S
     spared: set[int] = set()
-    while (strays := _children() - spared) and time.monotonic() < until:
-        for pid in strays:
+    asked: set[int] = set()
+    while strays := _children() - spared:
+        left = patience - time.monotonic()
+        if left < -_PATIENCE_S:
+            return  # they start others faster than we find them
+        for pid in strays if left <= 0 else strays - asked:
             try:
-                os.kill(pid, signal.SIGKILL)  # it is our child and not buried, so the pid is its own
+                os.kill(pid, signal.SIGTERM if left > 0 else signal.SIGKILL)  # not buried: the pid is its own
             except PermissionError:
                 spared.add(pid)
-            else:
-                os.waitpid(pid, 0)
+        asked |= strays
+        _await_one(strays - spared, max(left, 0.1))
+        bury_strays(())
+
+
+def _await_one(pids: set[int], timeout_s: float) -> None:
+    """Wait until one of these children has ended."""
+    poller = select.poll()
+    fds = []
+    try:
+        for pid in pids:
+            fds.append(os.pidfd_open(pid))
+            poller.register(fds[-1], select.POLLIN)
+        if fds:
+            poller.poll(timeout_s * 1e3)
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 def _children() -> set[int]:
