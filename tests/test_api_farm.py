@@ -6,6 +6,8 @@ import gc
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -76,6 +78,38 @@ def test_a_farm_that_is_killed_is_started_again(
 
     assert farm_pid(farm) not in children
     assert "was killed by signal 9; it is started again" in caplog.text
+
+
+DIES = """
+import os
+import zfarm
+from zfarm.farmhouse import Farmhouse
+
+configure = Farmhouse.configure
+
+def die(self, *words):
+    configure(self, *words)
+    os._exit(0)
+
+Farmhouse.configure = die
+zfarm.Executor(max_workers=1).submit(abs, -1).result()
+"""
+
+
+def test_a_program_that_dies_while_its_farm_starts_leaves_nothing(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    there = {**os.environ, "TMPDIR": str(private), "XDG_RUNTIME_DIR": str(private)}
+    done = subprocess.run(
+        [sys.executable, "-c", DIES],
+        env=there,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=DEADLINE_S,
+    )  # it has ended when its farm has, which has the same standard error
+    assert done.stderr == ""
+    assert not [path for path in private.rglob("*") if path.parent.parent == private]
 
 
 def test_a_farm_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from zfarm.edge.nursery import Nursery
@@ -38,14 +39,19 @@ def main(config: dict[str, Any]) -> None:
     try:
         farm = _Farm(config, nursery)
     except Exception as error:
-        os.write(ready, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
+        _tell(ready, {"error": f"{type(error).__name__}: {error}"})
         raise
-    os.write(ready, json.dumps(farm.addresses).encode() + b"\n")
+    _tell(ready, farm.addresses)
     os.close(ready)
     try:
         farm.loop.run()
     finally:
         farm.close()
+
+
+def _tell(ready: int, words: dict[str, Any]) -> None:
+    with suppress(BrokenPipeError):  # the program has died meanwhile, and the lifeline will say so, too
+        os.write(ready, json.dumps(words).encode() + b"\n")
 
 
 class _Farm:
