@@ -25,7 +25,7 @@ from tests.simulation.processes import BrokerProcess, ClientProcess, WorkerProce
 from tests.simulation.shelves import Library, Store
 from tests.simulation.story import Story
 
-EVENTS_MAX = 400_000
+EVENTS_MAX = 1_000_000
 """More than any seed needs; a farm that goes on beyond it runs in circles."""
 
 

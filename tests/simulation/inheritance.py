@@ -138,9 +138,12 @@ class Inheritance:
         self.changed()
 
     def former_ended(self, client: ClientProcess) -> None:
-        """A client that had a job has ended: what it still submitted, and nobody took over, is lost."""
-        if not self.farm.clients[client.name].attaching:
+        """A client that had a job has ended: what programs before it asked for, and nobody has, is lost."""
+        present = self.farm.clients[client.name]
+        if not present.attaching:
             for token in sorted(self.pending):
-                if self.farm.tasks[token].asked_by is client:
+                asker = self.farm.tasks[token].asked_by
+                assert asker is not None
+                if asker.name == client.name and asker is not present and not asker.alive:
                     self.abandon(self.farm.tasks[token])
             self.changed()
