@@ -80,7 +80,8 @@ class Doorkeeper:
         self._control_address = f"inproc://doorkeeper-{secrets.token_hex(8)}"
         self._control: Socket = context.socket(zmq.PAIR)
         self._control.bind(self._control_address)
-        self._bound = threading.Event()
+        self._bound = threading.Event()  # or it could not be
+        self._over = False  # its rounds: the thread may live a moment longer
         self._thread = threading.Thread(target=self._run, name="zfarm-doorkeeper", daemon=True)
         self._expected: frozenset[bytes] = frozenset()  # keys whose refusal is a test
         self._tested: frozenset[bytes] = frozenset()  # keys that take part in a test now
@@ -109,8 +110,8 @@ class Doorkeeper:
 
     @property
     def alive(self) -> bool:
-        """Whether its thread has not ended; to be looked at by the main loop, which leaves then."""
-        return self._thread.is_alive()
+        """Whether it goes its rounds; to be looked at by the main loop, which leaves when it does not."""
+        return self._thread.is_alive() and not self._over
 
     def replace(self, table: Table) -> None:
         """Answer from ``table`` from now on. Peers who are connected stay so."""
@@ -202,6 +203,7 @@ class Doorkeeper:
         finally:
             door.close(linger=0)
             control.close(linger=0)
+            self._over = True
             self._bound.set()
 
     def _patience_ms(self) -> int:
