@@ -125,6 +125,8 @@ class Task:
     outcome: Outcome | None = None
     safe: bool = False
     """Its client was told that it is in the journal."""
+    given_up: bool = False
+    """With its client, which lived: that it is safe may be heard after that."""
     asked_by: ClientProcess | None = None
     """Whoever waits for it: its client, or who took the job over."""
     shown_to: list[ClientProcess] = field(default_factory=list)

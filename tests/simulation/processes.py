@@ -356,7 +356,8 @@ class ClientProcess(Process):
             farm.after(farm.rng.random() * 1e-3, partial(self._give, action))
         elif isinstance(action, m.Safe):
             farm.story.probe("safe")
-            farm.tasks[action.token].safe = True
+            task = farm.tasks[action.token]
+            task.safe = not task.given_up
         elif isinstance(action, m.TakenOver):
             self.session = book_key(self.principal, action.session)
             self.attaching = False
