@@ -26,8 +26,11 @@ class Aside:
 
     def ended_well(self, worker: WorkerRecord, task: Task, now: float) -> None:
         """A call has ended here as it does on any good worker."""
-        worker.suspects.clear()
-        task.function.ended_well(worker.session)
+        if worker.suspects:
+            worker.suspects.clear()
+        function = task.function
+        if function.well != worker.session:
+            function.ended_well(worker.session)
         account = task.client.account.name
         if worker.well[0] != account:
             worker.well_before = worker.well

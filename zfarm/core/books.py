@@ -64,9 +64,8 @@ class Function:
         return int(self.mean_us * (items or 1)) + CALL_US
 
     def ended_well(self, worker: str) -> None:
-        """A call of it has ended there with a value or an error."""
-        if self.well != worker:
-            self.well, self.well_before = worker, self.well
+        """A call of it has ended with a value or an error there, and not where one did last."""
+        self.well, self.well_before = worker, self.well
 
     def died(self, worker: str) -> None:
         """A child has died there under a call of it: that it ends well there proves nothing."""
@@ -141,6 +140,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     lease: int = 0  # without a worker: the one lost with it, which may come back; negative: it ended
     worker: WorkerRecord | None = None
     expected_us: int = 0
+    advance_us: float = 0.0  # in advance for its lease, until it is charged with what that held
     granted_at: float = 0.0
     shared_us: float = -1.0  # of its worker's meter at its grant; below 0: it has a slot of its own
     paid_us: float = 0.0  # for its last lease, which may come back with its worker
@@ -386,7 +386,7 @@ class WorkerRecord:
         self.heard_at = now
         self.joined_at = now
         self.leases: dict[int, Task] = {}
-        self.meter = Meter(now)
+        self.meter = Meter(slots, now)
         self.expected_us = 0
         self.crowded = False  # it gave calls back: no call is granted ahead of a free slot until it reports
         self.draining = False
@@ -413,14 +413,10 @@ class WorkerRecord:
         self.beat = 0  # the number of its last Beat or Join
         self.answer = False  # and it wants to hear that it was heard
 
-    @property
-    def most(self) -> int:
-        """How many slots its leases may hold: while calls wait for nested ones, more than it has."""
-        return max(self.room, self.slots)
-
-    def held_us(self, task: Task, now: float) -> float:
-        """For how long this lease has held a slot here, or its part of those that several share."""
-        return self.meter.held_us(task, self.most, now)
+    def has_room(self, room: int) -> None:
+        """It takes leases for so many slots."""
+        self.room = room
+        self.meter.slots = max(room, self.slots)
 
     def suits(self, demand: Demand) -> bool:
         """It could run such a call if it had nothing else to do."""

@@ -287,7 +287,7 @@ class Broker(Reception):
             self.crew += 1
             self.tell("info", f"worker {worker.short_name} joined with {worker.slots} slots")
         else:
-            worker.room = message.slots
+            worker.has_room(message.slots)
             self.routes.doubt(worker)
         worker.beat = message.beat
         self._bind(worker, peer, now)
@@ -310,7 +310,7 @@ class Broker(Reception):
                 self.orphans.adopt(worker, h, now)
 
     def _on_beat(self, worker: WorkerRecord, message: Beat, payload: Payload, now: float) -> None:
-        worker.room = 0 if worker.draining else message.room
+        worker.has_room(0 if worker.draining else message.room)
         worker.waiting = frozenset(message.waiting)
         if message.vitals is not None:
             worker.vitals = message.vitals
@@ -404,7 +404,7 @@ class Broker(Reception):
                 self.touch(task.client)
 
     def _on_room(self, worker: WorkerRecord, message: Room, payload: Payload, now: float) -> None:
-        worker.room = message.room
+        worker.has_room(message.room)
         worker.waiting = frozenset(message.waiting)
         worker.draining = message.draining
         worker.own_room, worker.children = message.own, frozenset(message.children)

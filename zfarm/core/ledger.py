@@ -316,8 +316,7 @@ class Ledger:
         if task.max_attempts == 1 and task.spent != lease:
             self._spend(task, lease)
         expected_us = task.expected_us = task.function.expected_us(task.items)
-        shares = 0 < expected_us <= self.limits.short_call_us
-        worker.meter.enter(task, shares, worker.most, now)
+        worker.meter.enter(task, 0 < expected_us <= self.limits.short_call_us, now)
         if task.demand is not None:
             worker.take(lease, task.demand.resources if takes is None else takes)
         worker.leases[lease] = task
@@ -325,7 +324,8 @@ class Ledger:
         client = task.client
         client.leased += 1
         self.accounts.leases(client, now + self.limits.contention_kept_s)
-        client.pay(max(expected_us, self.limits.charge_least_us))
+        task.advance_us = max(expected_us, self.limits.charge_least_us)
+        client.pay(task.advance_us)
 
     def unlease(self, task: Task) -> None:
         """Strike a lease from the books."""
@@ -339,8 +339,9 @@ class Ledger:
         task.worker = None
         task.lease = -task.lease
         task.began = False
-        task.client.leased -= 1
-        task.client.pay(-max(task.expected_us, self.limits.charge_least_us))  # see charge, which comes first
+        client = task.client
+        client.leased -= 1
+        client.pay(-task.advance_us)  # nothing, where it was charged
 
     def lose_lease(self, task: Task, fate: Fate) -> None:
         """The worker of this task is lost; should it come back with the lease, it may go on. A task that was
@@ -388,14 +389,15 @@ class Ledger:
     def charge(self, task: Task, now: float, run_us: int = 0) -> None:
         """A lease ends now, however it does: whose it is pays for the slot that it held. ``run_us``: if that
         is known, for how long it ran, or had its child. Only what has certainly not started is free."""
-        worker = task.worker
-        assert worker is not None, "a task without a lease holds no slot"
-        held_us = 0.0 if run_us and not task.shares else worker.held_us(task, now)
-        if task.began and not run_us:
-            held_us = (now - task.granted_at) * 1e6
+        assert task.worker is not None, "a task without a lease holds no slot"
+        if task.shares and (run_us or not task.began):
+            held_us = task.worker.meter.part_us(task, now)
+        else:
+            held_us = 0.0 if run_us else (now - task.granted_at) * 1e6
         us = max(held_us, run_us - task.paid_us, self.limits.charge_least_us)
         task.paid_us += us
-        task.client.pay(us)
+        task.client.pay(us - task.advance_us)
+        task.advance_us = 0.0
 
     def give_back(self, task: Task) -> None:
         """A lease ended without having started: nobody is blamed, the task waits again or is cancelled."""

@@ -23,18 +23,20 @@ MEAN_WEIGHT: Final = 0.05
 class Meter:
     """The slots of one worker, and who holds them."""
 
-    __slots__ = ("_at", "_shared_us", "alone", "mean_us", "sharing")
+    __slots__ = ("_at", "_shared_us", "alone", "mean_us", "sharing", "slots")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, slots: int, now: float) -> None:
+        self.slots = slots  # that leases may hold: while calls wait for nested ones, more than the worker has
         self.alone = 0  # leases with a slot of their own
         self.sharing = 0  # leases that share the others
         self.mean_us = 0.0  # what those that shared slots have held lately
         self._shared_us = 0.0  # what one that always shared would have held until ``_at``
         self._at = now
 
-    def enter(self, task: Task, shares: bool, slots: int, now: float) -> None:
+    def enter(self, task: Task, shares: bool, now: float) -> None:
         """This lease begins now."""
-        self._go_on(slots, now)
+        if now > self._at:
+            self._go_on(now)
         task.granted_at = now
         if shares:
             self.sharing += 1
@@ -51,17 +53,14 @@ class Meter:
         else:
             self.alone -= 1
 
-    def held_us(self, task: Task, slots: int, now: float) -> float:
-        """For how long this lease, which is not over, has held a slot, or a part of one."""
-        if not task.shares:
-            return (now - task.granted_at) * 1e6
-        self._go_on(slots, now)
+    def part_us(self, task: Task, now: float) -> float:
+        """For how long this lease, which shares slots and is not over, would have held one by itself."""
+        if now > self._at:
+            self._go_on(now)
         return self._shared_us - task.shared_us
 
-    def _go_on(self, slots: int, now: float) -> None:
-        if now <= self._at:
-            return
-        free = slots - self.alone
+    def _go_on(self, now: float) -> None:
+        free = self.slots - self.alone
         if self.sharing and free > 0:
             self._shared_us += (now - self._at) * 1e6 * min(1.0, free / self.sharing)
         self._at = now
