@@ -77,6 +77,9 @@ class Settings:
     count as one."""
     worker_aside_s: float = 60.0
     """How long a worker that was set aside is granted nothing, if there is another one."""
+    elsewhere_wait_s: float = 2.0
+    """How long a call that has killed its child waits for a slot of another worker, if there is one, before
+    it runs again where that was."""
 
     retry_backoff_s: float = 0.1
     """How long a call waits before it is run again after an error that its ``retry_on`` names: between half

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.core.rigs import HELLO, SETUP, VERSIONS, BrokerRig, sent
 from zfarm.core.nearness import PASSES_MAX
-from zfarm.messages import VALUE, Blob, Call, Demand, Grants, Join, Need, Report, Reports, Submit
+from zfarm.messages import LOST, VALUE, Blob, Call, Demand, Grants, Join, Need, Report, Reports, Submit
 
 
 def near(tasks: dict[int, str], demand: Demand | None = None) -> tuple[Submit, list[Blob]]:
@@ -43,9 +43,9 @@ class Two(BrokerRig):
     def submit(self, tasks: dict[int, str], demand: Demand | None = None) -> None:
         self.see(self.say("C", *near(tasks, demand)))
 
-    def end(self, name: str) -> None:
+    def end(self, name: str, kind: int = VALUE) -> None:
         """What that worker runs ends."""
-        report = Report(self.leases[name].pop(0), VALUE, 1_000_000)
+        report = Report(self.leases[name].pop(0), kind, 1_000_000)
         self.see(self.say(name, Reports([report]), [b"value"]))
 
 
@@ -53,6 +53,21 @@ def test_a_call_goes_where_its_needs_are_and_elsewhere_if_no_slot_is_free_there(
     farm = Two(slots=2)
     farm.submit({1: "b", 2: "b", 3: "b", 4: ""})
     assert farm.ran == {"a": [3, 4], "b": [1, 2]}
+
+
+def test_it_runs_again_elsewhere_if_it_has_killed_its_child_there() -> None:
+    farm = Two()
+    farm.submit({1: "b"})
+    farm.end("b", LOST)
+    assert farm.ran == {"a": [1], "b": [1]}
+
+
+def test_nor_does_it_pass_others_to_where_it_has_killed_its_child() -> None:
+    farm = Two()
+    farm.submit({1: "b", 2: "a", 3: "a", 4: "b"})
+    assert farm.ran == {"a": [2], "b": [1]}
+    farm.end("b", LOST)
+    assert farm.ran == {"a": [2], "b": [1, 4]}
 
 
 def test_a_host_that_is_not_there_is_no_reason_to_wait() -> None:

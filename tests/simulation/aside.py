@@ -19,6 +19,7 @@ class Aside:
     farm: Farm
     granted: dict[int, tuple[Task, str]]
     living: dict[int, int]
+    numbers: dict[tuple[str, int], Task]
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from tests.simulation.aside import Aside
+from tests.simulation.elsewhere import Elsewhere
 from zfarm import messages as m
 from zfarm.core.accounts import Account
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ROUNDING_US = 1.0
 
 
-class Charges(Aside):
+class Charges(Elsewhere):
     """What accounts have been charged with, beside what the broker hears of their leases."""
 
     def __init__(self) -> None:

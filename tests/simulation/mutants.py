@@ -86,6 +86,12 @@ MUTANTS = [
             self.give_back(task)""",
     ),
     Mutant("no requeue on loss", "attempt_lost", "self.requeue(task, self.slots())", "pass"),
+    Mutant(
+        "runs again where it died",
+        "_fill_slots",
+        "task.shuns == worker.session",
+        "False",
+    ),
     Mutant("leases of a lost worker leaked", "drop_worker", "reversed(worker.leases.values())", "()"),
     Mutant("Return ignored", "_on_return", "self.give_back(task)", "pass"),
     Mutant("Return lost", "_take_home", "self._returns.append(duty.lease)", "pass"),

@@ -99,8 +99,10 @@ class Needs(Handles):
             if not host or self.placed.get(lease.lease) or lease.lease >> 32 != farm.broker.epoch:
                 continue
             self.placed[lease.lease] = True
+            task = here[0].leases[lease.lease]
             free = [w for w in workers if w.host == host and w.open and len(w.leases) < w.room]
-            taken = here[0].leases[lease.lease].demand is None and here[0].host != host and free
+            free = [w for w in free if w.session != task.shuns]
+            taken = task.demand is None and here[0].host != host and free
             assert not taken, f"{lease} went to {here[0].host}, and {host} has a free slot"
             farm.story.probe("a call goes where its needs are" if here[0].host == host else "or elsewhere")
 

@@ -54,6 +54,7 @@ RARE = [
     "cancelled",
     "child killed",
     "client given up",
+    "died, and went to another worker",
     "client left",
     "grant repeated",
     "granted to a worker that drains",

@@ -147,6 +147,8 @@ class Task(msgspec.Struct, gc=False, eq=False):
     began: bool = False
     cancelling: bool = False
     deaths: tuple[Fate, ...] = ()
+    shuns: str = ""  # the worker where it has killed its child last
+    shuns_until: float = 0.0  # 0: it has not been about to go there again
     losses: int = 0  # of workers that held it and were not known to run it
     tries: int = 0  # errors for which it is run again
     outcome: Outcome | None = None

@@ -364,6 +364,8 @@ class Broker(Reception):
         if report.kind in (LOST, CUT):
             worker.deaths += report.kind == LOST
             fate = report.fate or Fate(host=worker.host, worker=worker.short_name, text="died")
+            if report.kind == LOST:
+                task.shuns, task.shuns_until = worker.session, 0.0
             self.attempt_lost(task, fate)
             if report.kind == LOST:  # else nothing is wrong with the worker
                 self.aside.died(worker, task, now)

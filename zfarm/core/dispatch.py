@@ -12,6 +12,7 @@ from collections.abc import Collection
 from heapq import heapify, heapreplace
 from typing import TYPE_CHECKING
 
+from zfarm.core import elsewhere
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.nearness import host_of, nearer, roomy
 from zfarm.core.turns import Turns
@@ -56,8 +57,10 @@ def _fill_slots(broker: Broker, workers: list[WorkerRecord], turns: Turns, now: 
         if task is None:
             return
         client = task.client
-        if task.needs and (host := host_of(task)) and host != worker.host:
-            task, chosen = _rather(task, host, worker, workers)
+        if task.shuns == worker.session:
+            _where_it_did_not_die(broker, task, worker, workers, now)
+        elif task.needs and (host := host_of(task)) and host != worker.host:
+            task, chosen = _rather(task, worker, workers)
             grant(broker, task, chosen, now)
         else:
             client.queue.popleft()
@@ -68,13 +71,31 @@ def _fill_slots(broker: Broker, workers: list[WorkerRecord], turns: Turns, now: 
         heapreplace(free, (len(worker.leases) / worker.room, n, worker))
 
 
-def _rather(
-    task: Task, host: str, worker: WorkerRecord, workers: list[WorkerRecord]
-) -> tuple[Task, WorkerRecord]:
+def _where_it_did_not_die(
+    broker: Broker, task: Task, worker: WorkerRecord, workers: list[WorkerRecord], now: float
+) -> None:
+    """Take the first call out of its queue for another worker than this one, where it has killed its child.
+    While it waits for one, others pass it; after that this one gets it."""
+    queue = task.client.queue
+    there = elsewhere.another(task, workers)
+    if there is None and elsewhere.hold(broker, task, now):
+        at = elsewhere.passing(task)
+        if at:
+            grant(broker, queue[at], worker, now)
+            del queue[at]
+        else:
+            queue.popleft()
+            broker.park(task, now + elsewhere.LOOK_AGAIN_S)
+    else:
+        queue.popleft()
+        grant(broker, task, there or worker, now)
+
+
+def _rather(task: Task, worker: WorkerRecord, workers: list[WorkerRecord]) -> tuple[Task, WorkerRecord]:
     """Take a call out of the queue whose first one is near to another host than this worker's; and who gets
     it."""
     queue = task.client.queue
-    there = roomy(host, workers)
+    there = roomy(task, workers)
     if there is None:
         at = nearer(task.client, worker, workers)
         task = queue[at]
@@ -131,6 +152,8 @@ def _grant_handful(
                 break
             if task.needs and host_of(task) not in ("", worker.host):
                 break  # a free slot is worth more to it
+            if task.shuns == worker.session and elsewhere.hold(broker, task, now):
+                break
             lease(task, worker, 0, now)
             granted.append(task)
             some = True

@@ -23,9 +23,11 @@ def host_of(task: Task) -> str:
     return next((need.near for need in task.needs if need.near), "")
 
 
-def roomy(host: str, workers: Iterable[WorkerRecord]) -> WorkerRecord | None:
-    """The emptiest of these that is on this host and has a free slot."""
-    there = [worker for worker in workers if worker.host == host and len(worker.leases) < worker.room]
+def roomy(task: Task, workers: Iterable[WorkerRecord]) -> WorkerRecord | None:
+    """The emptiest of these on the host where what it needs is, which has a free slot and where it has not
+    died."""
+    host = host_of(task)
+    there = [w for w in workers if w.host == host and len(w.leases) < w.room and w.session != task.shuns]
     return min(there, key=lambda worker: len(worker.leases) / worker.room, default=None)
 
 
@@ -35,7 +37,7 @@ def nearer(client: ClientRecord, worker: WorkerRecord, workers: Iterable[WorkerR
     if client.passed < PASSES_MAX:
         first = host_of(client.queue[0])
         for at, task in enumerate(islice(client.queue, LOOKED_AT)):
-            waits = task.worker is None and task.outcome is None
+            waits = task.worker is None and task.outcome is None and task.shuns != worker.session
             if waits and host_of(task) == worker.host and any(other.host == first for other in workers):
                 client.passed += 1
                 return at

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zfarm.core import elsewhere
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
 from zfarm.core.dispatch import dispatch, grant
 from zfarm.core.lines import Line
@@ -55,13 +56,16 @@ def place(broker: Broker, now: float) -> None:
 
 def _room_for(broker: Broker, line: Line) -> WorkerRecord | None:
     """The emptiest worker with a free slot and all that such a call takes."""
-    best, least = None, 1.0
+    best, least = None, 2.0
     first = line.head()
     host = host_of(first) if first is not None and first.needs else ""
+    shunned = first.shuns if first is not None else ""
     for worker in suited(broker, line):
-        if worker.open and worker.affords(line.demand):
+        if worker.open and len(worker.leases) < worker.room and worker.affords(line.demand):
             load = len(worker.leases) / worker.room
-            if host and host == worker.host and load < 1.0:
+            if worker.session == shunned:
+                load += 1.0  # after all others
+            elif host and host == worker.host:
                 load -= 1.0  # before all others
             if load < least:
                 best, least = worker, load
@@ -105,7 +109,7 @@ def _serve(broker: Broker, client: ClientRecord, able: dict[str, Heads], now: fl
             break
         worker = _room_for(broker, line)
         if worker is not None:
-            grant(broker, line.take(), worker, now)
+            _grant_or_hold(broker, line.take(), worker, now)
             _advance(heads, line)
             _forget_empty(able, client)
             return True
@@ -119,11 +123,22 @@ def _serve(broker: Broker, client: ClientRecord, able: dict[str, Heads], now: fl
     client.queue.popleft()
     if client.others:
         client.refill()
-    there = roomy(host_of(plain), free) if plain.needs else None
-    grant(broker, plain, there or min(free, key=lambda worker: len(worker.leases) / worker.room), now)
+    there = roomy(plain, free) if plain.needs else None
+    if plain.shuns and there is None:
+        there = elsewhere.another(plain, free)
+    worker = there or min(free, key=lambda worker: len(worker.leases) / worker.room)
+    _grant_or_hold(broker, plain, worker, now)
     if not client.queue:
         del broker.ready[client.session]
     return True
+
+
+def _grant_or_hold(broker: Broker, task: Task, worker: WorkerRecord, now: float) -> None:
+    """Grant this call, unless it has died there and may yet go to another worker."""
+    if task.shuns == worker.session and elsewhere.hold(broker, task, now):
+        broker.park(task, now + elsewhere.LOOK_AGAIN_S)
+    else:
+        grant(broker, task, worker, now)
 
 
 def _advance(heads: Heads, line: Line) -> None:

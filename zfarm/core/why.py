@@ -9,6 +9,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 from zfarm.core.books import ClientRecord, Task, WorkerRecord
+from zfarm.core.elsewhere import LOOK_AGAIN_S
 from zfarm.core.greeting import LOCAL, bare, principal_of, sees
 from zfarm.core.leaving import room_for
 from zfarm.core.lines import Line
@@ -110,6 +111,11 @@ def explain(broker: Broker, task: Task, now: float) -> Explained:
         return "in-doubt", (
             "it may begin once only, and may have begun under the broker before this one: for up to "
             f"{_seconds(task.until - now)} a worker may come back with it"
+        )
+    if task.until and task.shuns and task.until <= task.shuns_until + LOOK_AGAIN_S:
+        return "elsewhere", (
+            f"it has killed its child on {task.deaths[-1].worker}, and waits up to "
+            f"{_seconds(task.shuns_until - now)} for a slot of another worker"
         )
     if task.until and task.exclusive and not task.tries:
         return "exclusive", (
