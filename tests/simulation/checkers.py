@@ -120,7 +120,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
         elif kind == m.TIMEOUT:
             longest = max((run.ended_at - run.started_at for run in task.runs), default=0.0)
             unheard = any(run.interrupted for run in task.runs)  # it died, and its worker had not heard of it
-            unheard |= self.farm.mix.turn_messages < 200 and self.farm.mix.stream_share > 0  # nor of its end
+            unheard |= self.farm.mix.turn_messages < 200 and self.farm.mix.chatty  # nor of its end
             long_enough = task.timeout_s > 0 and (unheard or longest + 1e-3 >= 0.97 * task.timeout_s)
             assert long_enough, f"{what} was stopped after {longest} s"
             self.farm.story.probe("timed out")

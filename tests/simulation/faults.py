@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tests.simulation.bulk import let_deliver
 from tests.simulation.exclusion import cut_off, let_exclude, stop_a_worker
@@ -157,6 +157,11 @@ class Mix:
         return 12 * self.latency_s + 5 * MS
 
     @property
+    def chatty(self) -> bool:
+        """Calls may say so much that a worker hears of their ends late."""
+        return self.stream_share + self.print_share > 0
+
+    @property
     def idle_bound_s(self) -> float:
         """Without faults no slot is free for longer than this while a call waits."""
         settings = self.settings
@@ -249,15 +254,12 @@ def _let_flow(mix: Mix) -> None:
     mix.reader_pause_s = rng.choice((0.0, 1 * MS, 50 * MS))
     mix.late_readers = rng.choice((0.0, 0.0, 0.5))
     window = rng.choice((8, 64, 32_768))
-    mix.settings = dataclasses.replace(
-        mix.settings,
-        stream_window_items=window,
-        stream_buffer_items=4 * window,
-    )
     mix.patient = rng.random() < 0.6
-    long: dict[str, Any] = {"stream_patience_s": 60.0, "stream_kept_s": 40.0, "stream_grace_s": 20.0}
-    short: dict[str, Any] = {"stream_patience_s": 3.0, "stream_kept_s": 3.0, "stream_grace_s": 0.5}
-    mix.settings = dataclasses.replace(mix.settings, **(long if mix.patient else short))
+    patience_s, kept_s, grace_s = (60.0, 40.0, 20.0) if mix.patient else (3.0, 3.0, 0.5)
+    mix.settings = dataclasses.replace(
+        mix.settings, stream_window_items=window, stream_buffer_items=4 * window,
+        stream_patience_s=patience_s, stream_kept_s=kept_s, stream_grace_s=grace_s,
+    )  # fmt: skip
 
 
 def _settings(rng: Random) -> Settings:
@@ -347,8 +349,7 @@ def _lost_starts(mix: Mix, rng: Random) -> None:
     """The broker dies, and workers with it, while calls run that may begin once only."""
     mix.journal = rng.random() < 0.7
     mix.once_share = 0.7
-    mix.rates["kill broker"] = 0.4
-    mix.rates["kill worker"] = 0.8
+    mix.rates["kill broker"], mix.rates["kill worker"] = 0.4, 0.8
     mix.worker_back_s = 1.0
     mix.waves, mix.waves_max, mix.wave_gap_s = ("middling", "long", "bimodal"), 4, 1.0
 
