@@ -20,6 +20,7 @@ class Aside:
     granted: dict[int, tuple[Task, str]]
     living: dict[int, int]
     numbers: dict[tuple[str, int], Task]
+    holds: dict[str, dict[int, Task]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,6 +52,13 @@ class Aside:
         ):
             under.clear()
         self.died_most[session] = max(self.died_most.get(session, 0), len(under))
+
+    def holds_still(self, session: str, message: m.Message) -> None:
+        """A worker joins, and says what it holds: also what it has reported before, and was not kept."""
+        for held in message.held if isinstance(message, m.Join) else ():
+            task, holder = self.granted.get(held.lease, (None, ""))
+            if task is not None and holder == session:
+                self.holds.setdefault(session, {})[held.lease] = task
 
     def judge_aside(self) -> None:
         """A worker is set aside after deaths of different calls in a row, and while there is another one."""

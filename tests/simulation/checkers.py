@@ -236,6 +236,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
                 self.farm.story.probe("joins again" if isinstance(message, m.Join) else "says hello again")
             self.by_peer[peer] = key
             known.beat = beat
+            self.holds_still(key, message)
             self.says_room(key, message)
             return
         session = self.by_peer.get(peer)
@@ -322,9 +323,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
             unheard = self.farm.broker.waits_from(known.peer)
             assert not unheard, f"{session} was given up while the broker had not read what it said"
             silent = clock - known.heard_at
-            assert known.said_goodbye or silent >= limit, (
-                f"{session} was given up after {silent} s of silence"
-            )
+            assert known.said_goodbye or silent >= limit, f"{session} was given up after {silent} s"
 
     def _worker_lost(self, worker: WorkerProcess, known: Known) -> None:
         """Its leases move: each of its tasks may run once more, and on it as well if it is only cut off."""

@@ -41,26 +41,35 @@ class Foyer:
         self._said = 0
         self._heard: dict[Any, int] = {}
         """The number of what was heard of each peer last."""
+        self._names: dict[Any, str] = {}
+        """The accounts of peers."""
         self._turn_us = 0.0
         self._largest_us = 0.0
+        self._most_us = 0.0
+        """The price of a full turn, at most, since all of them wait."""
         self._since: dict[str, float] = {}
         """What accounts said that was heard since all of them wait."""
 
     def receive(self, peer: Any, message: Any, payload: Payload, clock: float, hear: Hear) -> None:
         """The broker has read this; ``hear`` gives it to its machine."""
         self._said += 1
-        told = partial(self._hear, peer, self._said, hear)
+        record = self._process.machine.peers.get(peer)
+        if hasattr(record, "account"):
+            self._names[peer] = record.account.name
+        name = self._names.get(peer, "")  # the peer may be known no more, and waits with what it said before
+        told = partial(self._hear, peer, name, self._said, hear)
         self._process.machine.foyer.receive(peer, message, payload, clock, told)
 
-    def _hear(self, peer: Any, number: int, hear: Hear, message: Any, payload: Payload, clock: float) -> None:
+    def _hear(
+        self, peer: Any, name: str, number: int, hear: Hear, message: Any, payload: Payload, clock: float
+    ) -> None:
         last = self._heard.get(peer, 0)
         assert number >= last, f"{peer} said {number} before {last}"
         self._heard[peer] = number
         us = price_us(message, payload)
         self._turn_us += us
+        self._process.stirs()
         self._largest_us = max(self._largest_us, us)
-        record = self._process.machine.peers.get(peer)
-        name = record.account.name if hasattr(record, "account") else ""
         if name in self._since:
             self._since[name] += us
         hear(message, payload, clock)
@@ -74,9 +83,11 @@ class Foyer:
         if len(waiting) > 1 and waiting == set(self._since):
             self._process.farm.story.probe("several wait in the foyer")
             apart = max(self._since.values()) - min(self._since.values())
-            most = 2 * self._largest_us + 2 * foyer.most_us / AT_ONCE
+            self._most_us = max(self._most_us, foyer.most_us)
+            most = 2 * self._largest_us + 2 * self._most_us / AT_ONCE
             assert apart <= most, f"of those who wait one was heard for {apart} us more: {self._since}"
         else:
             self._since = dict.fromkeys(sorted(waiting), 0.0)
+            self._most_us = foyer.most_us
         foyer.turned(clock, self._turn_us * mix.worth * 1e-6)
         self._turn_us = 0.0

@@ -327,7 +327,7 @@ MUTANTS = [
     Mutant(
         "said once, heard or not", "advance", "now >= place.said_at + place.patience", "place.said_at < 0"
     ),
-    Mutant("a call goes anywhere", "_rather", "roomy(host, workers)", "None"),
+    Mutant("a call goes anywhere", "_rather", "roomy(task, workers)", "None"),
     Mutant("the hint makes it another file", "plain", " or need.near", ""),
     # files out of the archive
     Mutant("clients are asked for what they have not", "on_want", "if not one.archived", ""),

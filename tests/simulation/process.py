@@ -95,6 +95,10 @@ class Process:
     def advanced(self) -> None:
         """The machine has decided, and nothing of it is done yet."""
 
+    def stirs(self) -> None:
+        """Its machine has something to do in this turn that had waited there."""
+        self._spins = 0
+
     def checked(self, actions: list[m.Action]) -> list[m.Action]:
         """These actions, or what is to be done in their place."""
         return actions
