@@ -241,3 +241,16 @@ def test_prices_count_calls_tasks_and_bytes() -> None:
     cheap = price_us(message, payload)
     assert cheap >= MESSAGE_US + 10 * CALL_US
     assert price_us(message, [*payload, b"x" * 1_000_000]) > cheap + 1000
+
+
+def test_who_is_known_no_more_is_heard_to_the_end_at_once_and_can_say_hello_again(rig: Rig) -> None:
+    for _ in range(10):
+        rig.flood("M")
+    rig.turn()
+    rig.machine.drop_client(rig.machine.clients["client:mallory/m"], rig.now)
+    rig.say("M", Hello("m", VERSIONS, "host", 1, ""))
+    assert "M" in rig.foyer
+    rig.turn()
+
+    assert "client:mallory/m" in rig.machine.clients
+    assert "M" not in rig.foyer

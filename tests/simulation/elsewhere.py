@@ -44,8 +44,8 @@ class Elsewhere(Aside):
             task = worker.leases[lease]
             token = self.numbers[task.client.session, task.number].token
             died_at = self._died_at.get(token)
-            if died_at is None or lease >> 32 != self.farm.broker.epoch:
-                continue
+            if died_at is None or not task.deaths or lease >> 32 != self.farm.broker.epoch:
+                continue  # or it was given up with its client, and submitted anew
             if died_at != worker.session:
                 self.farm.story.probe("died, and went to another worker")
                 continue

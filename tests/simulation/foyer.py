@@ -41,8 +41,6 @@ class Foyer:
         self._said = 0
         self._heard: dict[Any, int] = {}
         """The number of what was heard of each peer last."""
-        self._names: dict[Any, str] = {}
-        """The accounts of peers."""
         self._turn_us = 0.0
         self._largest_us = 0.0
         self._most_us = 0.0
@@ -53,16 +51,10 @@ class Foyer:
     def receive(self, peer: Any, message: Any, payload: Payload, clock: float, hear: Hear) -> None:
         """The broker has read this; ``hear`` gives it to its machine."""
         self._said += 1
-        record = self._process.machine.peers.get(peer)
-        if hasattr(record, "account"):
-            self._names[peer] = record.account.name
-        name = self._names.get(peer, "")  # the peer may be known no more, and waits with what it said before
-        told = partial(self._hear, peer, name, self._said, hear)
+        told = partial(self._hear, peer, self._said, hear)
         self._process.machine.foyer.receive(peer, message, payload, clock, told)
 
-    def _hear(
-        self, peer: Any, name: str, number: int, hear: Hear, message: Any, payload: Payload, clock: float
-    ) -> None:
+    def _hear(self, peer: Any, number: int, hear: Hear, message: Any, payload: Payload, clock: float) -> None:
         last = self._heard.get(peer, 0)
         assert number >= last, f"{peer} said {number} before {last}"
         self._heard[peer] = number
@@ -70,6 +62,8 @@ class Foyer:
         self._turn_us += us
         self._process.stirs()
         self._largest_us = max(self._largest_us, us)
+        record = self._process.machine.peers.get(peer)
+        name = record.account.name if hasattr(record, "account") else ""  # else it is heard for nothing
         if name in self._since:
             self._since[name] += us
         hear(message, payload, clock)
@@ -80,7 +74,8 @@ class Foyer:
         waiting = foyer.waiting()
         if waiting:
             self._process.farm.story.probe("somebody waits in the foyer")
-        if len(waiting) > 1 and waiting == set(self._since):
+        contended = clock < self._process.machine.accounts.contended_until  # else nobody is charged
+        if contended and len(waiting) > 1 and waiting == set(self._since):
             self._process.farm.story.probe("several wait in the foyer")
             apart = max(self._since.values()) - min(self._since.values())
             self._most_us = max(self._most_us, foyer.most_us)

@@ -152,12 +152,6 @@ MUTANTS = [
         "submitted again without a word", "_may_have_begun", "self._welcome.books != asked.books", "False"
     ),
     Mutant("in doubt, and granted", "_on_submit", "if call.begun", "if False"),
-    Mutant(
-        "cancelled though it may have begun",
-        "_on_cancel",
-        "task.spent and not message.force",
-        "False",
-    ),
     Mutant("returned, and in doubt for ever", "give_back", "self._spend(task, 0)", "pass"),
     Mutant("stopped, and nothing had begun", "_flush", "Leave(given)", "Leave()"),
     # jobs

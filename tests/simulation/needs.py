@@ -101,8 +101,7 @@ class Needs(Handles):
             self.placed[lease.lease] = True
             task = here[0].leases[lease.lease]
             free = [w for w in workers if w.host == host and w.open and len(w.leases) < w.room]
-            free = [w for w in free if w.session != task.shuns]
-            taken = task.demand is None and here[0].host != host and free
+            taken = task.demand is None and not task.shuns and here[0].host != host and free
             assert not taken, f"{lease} went to {here[0].host}, and {host} has a free slot"
             farm.story.probe("a call goes where its needs are" if here[0].host == host else "or elsewhere")
 

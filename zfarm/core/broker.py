@@ -320,7 +320,8 @@ class Broker(Reception):
             self.touch(worker)
         held = set(message.held)
         if message.seen == worker.grants_number:
-            worker.repeated = {lease: n for lease, n in worker.repeated.items() if n > message.seen}
+            repeated, leases = worker.repeated, worker.leases
+            worker.repeated = {n: at for n, at in repeated.items() if at > message.seen and n in leases}
             here = {task.lease for task in worker.granted}  # while the journal cannot be written
             for lease, task in list(worker.leases.items()):
                 if lease not in held and lease not in here:

@@ -185,6 +185,8 @@ class Foyer:
         if contended and now < self._resume_at:
             self.deadline = self._resume_at
             return
+        for peer in list(self._rows):
+            self._hear_stranger(peer, now)
         most_us = self.most_us if contended else ALONE * self.most_us
         most_bytes = self._broker.limits.foyer_bytes_max
         while self._heap and (self._turn_us < most_us or self._bytes > most_bytes):
@@ -261,6 +263,16 @@ class Foyer:
         else:
             heappop(self._heap)
         hear(message, payload, now)
+
+    def _hear_stranger(self, peer: Peer, now: float) -> None:
+        """What a peer has said that is known no more means nothing and costs nothing, until it says hello."""
+        row, peers = self._rows[peer], self._broker.peers
+        while row.waiting and not isinstance(peers.get(peer), ClientRecord):
+            _, size, hear, message, payload = row.waiting.popleft()
+            self._bytes -= size
+            hear(message, payload, now)
+        if not row.waiting:
+            self._strike(peer)
 
     def _strike(self, peer: Peer) -> None:
         """What this peer has said is not heard any more."""
