@@ -143,13 +143,20 @@ def test_a_client_that_leaves_pays_for_what_it_leaves_behind() -> None:
     assert account.served_us == pytest.approx(500_000)
 
 
-def test_a_lost_worker_does_not_charge_for_its_silence() -> None:
-    rig = Rig()
+def lose_the_worker(rig: Rig) -> int:
+    """Its one call has begun, and nothing is heard of it any more; the lease."""
     rig.submit(1)
     rig.turn(after=0.1)
-    rig.say("W", Began(rig.leases()))
+    (lease,) = rig.leases()
+    rig.say("W", Began([lease]))
     for _ in range(8):
         rig.turn(after=1.0)
+    return lease
+
+
+def test_a_lost_worker_does_not_charge_for_its_silence() -> None:
+    rig = Rig()
+    lose_the_worker(rig)
 
     assert not rig.machine.workers
     assert rig.paid_us() == pytest.approx(100_000)
@@ -157,12 +164,7 @@ def test_a_lost_worker_does_not_charge_for_its_silence() -> None:
 
 def test_a_worker_that_returns_is_not_charged_again_for_the_time_before_it_was_lost() -> None:
     rig = Rig()
-    rig.submit(1)
-    rig.turn(after=0.1)
-    (lease,) = rig.leases()
-    rig.say("W", Began([lease]))
-    for _ in range(8):
-        rig.turn(after=1.0)
+    lease = lose_the_worker(rig)
     rig.say("X", Join("w", VERSIONS, 2, "host-w", 22, [Held(lease, "c", 1, True)], beat=2))
     assert rig.leases() == [lease]
     rig.say("X", Reports([Report(lease, VALUE, 8_200_000)]), [b"value"])
@@ -172,11 +174,7 @@ def test_a_worker_that_returns_is_not_charged_again_for_the_time_before_it_was_l
 
 def test_a_lease_after_one_that_was_lost_is_paid_for_whole() -> None:
     rig = Rig()
-    rig.submit(1)
-    rig.turn(after=0.1)
-    rig.say("W", Began(rig.leases()))
-    for _ in range(8):
-        rig.turn(after=1.0)
+    lose_the_worker(rig)
     rig.say("X", Join("x", VERSIONS, 2, "host-x", 22))
     (lease,) = rig.machine.workers["x"].leases
     rig.say("X", Reports([Report(lease, VALUE, 300_000)]), [b"value"])

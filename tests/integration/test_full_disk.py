@@ -127,15 +127,21 @@ print("all came")
 """
 
 
-def test_outcomes_that_are_more_than_the_disk_has_arrive_all_the_same(
-    farm: TcpFarm, disk: Path, tmp_path: Path
-) -> None:
+def start_eight(farm: TcpFarm, disk: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A farm of eight slots with its journal on this disk; where calls leave marks, and what lets them go."""
     farm.variables = {"ZFARM_JOURNAL_FLOOR_BYTES": str(1 << 20)}
     farm.start_broker("--journal", str(disk / "farm.journal"))
     farm.start_worker(8)
     farm.wait_slots(8)
-    marks, go = tmp_path / "marks", tmp_path / "go"
+    marks = tmp_path / "marks"
     marks.mkdir()
+    return marks, tmp_path / "go"
+
+
+def test_outcomes_that_are_more_than_the_disk_has_arrive_all_the_same(
+    farm: TcpFarm, disk: Path, tmp_path: Path
+) -> None:
+    marks, go = start_eight(farm, disk, tmp_path)
     command = [sys.executable, "-c", PROGRAM, *map(str, (farm.connection, marks, go))]
     with contextlib.ExitStack() as ends:
         client = ends.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
@@ -174,12 +180,7 @@ job.detach()
 def test_a_job_whose_outcomes_fill_the_disk_can_be_taken_over_and_they_come(
     farm: TcpFarm, disk: Path, tmp_path: Path
 ) -> None:
-    farm.variables = {"ZFARM_JOURNAL_FLOOR_BYTES": str(1 << 20)}
-    farm.start_broker("--journal", str(disk / "farm.journal"))
-    farm.start_worker(8)
-    farm.wait_slots(8)
-    marks, go = tmp_path / "marks", tmp_path / "go"
-    marks.mkdir()
+    marks, go = start_eight(farm, disk, tmp_path)
     subprocess.run([sys.executable, "-c", JOB, *map(str, (farm.connection, marks, go))], check=True)
     go.touch()
     wait_until(lambda: "cannot write its journal" in farm.status()["refusing"], "the disk is full of it")

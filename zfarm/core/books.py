@@ -140,7 +140,7 @@ class Task(msgspec.Struct, gc=False, eq=False):
     lease: int = 0  # without a worker: the one lost with it, which may come back; negative: it ended
     worker: WorkerRecord | None = None
     expected_us: int = 0
-    advance_us: float = 0.0  # in advance for its lease, until it is charged with what that held
+    advance_us: float = 0.0  # paid in advance for its lease, until it is charged with what that held
     granted_at: float = 0.0
     shared_us: float = -1.0  # of its worker's meter at its grant; below 0: it has a slot of its own
     paid_us: float = 0.0  # for its last lease, which may come back with its worker

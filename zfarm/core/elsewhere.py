@@ -29,8 +29,8 @@ def another(task: Task, workers: Iterable[WorkerRecord]) -> WorkerRecord | None:
     fit = [
         worker
         for worker in workers
-        if worker.session != task.shuns and worker.open and len(worker.leases) < worker.room
-        and (demand is None or (worker.suits(demand) and worker.affords(demand)))
+        if _would_do(task, worker) and len(worker.leases) < worker.room
+        and (demand is None or worker.affords(demand))
     ]  # fmt: skip
     return min(fit, key=lambda worker: len(worker.leases) / worker.room, default=None)
 
@@ -49,8 +49,10 @@ def hold(broker: Broker, task: Task, now: float) -> bool:
         task.shuns_until = now + broker.limits.elsewhere_wait_s
     if now >= task.shuns_until:
         return False
-    demand = task.demand
-    return any(
-        worker.open and worker.session != task.shuns and (demand is None or worker.suits(demand))
-        for worker in broker.workers.values()
-    )
+    return any(_would_do(task, worker) for worker in broker.workers.values())
+
+
+def _would_do(task: Task, worker: WorkerRecord) -> bool:
+    """It is another worker, and could have this call once it has a slot for it."""
+    suits = task.demand is None or worker.suits(task.demand)
+    return worker.open and worker.session != task.shuns and suits
