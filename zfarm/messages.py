@@ -315,9 +315,9 @@ class Listening(Message):
 
 
 class Hello(Message, tag="hello"):
-    """Client -> broker, first of all and again after Stranger: who I am. ``session`` is fresh per client
-    life, unless it continues that of a job. The tasks of a client with a ``job`` outlive it; ``life`` tells
-    the clients apart that have had the same job, of which the last one counts."""
+    """Client -> broker, first of all and after Stranger: who I am. ``session`` is fresh per client life, or
+    continues a job's. The tasks of a client with a ``job`` outlive it; of those that had it the last ``life``
+    counts. ``number`` counts Hellos: a lower one comes late, from a link given up."""
 
     session: str
     versions: Versions
@@ -326,11 +326,11 @@ class Hello(Message, tag="hello"):
     name: str = ""
     job: str = ""
     life: str = ""
+    number: int = 0
 
 
 class Attach(Message, tag="attach"):
-    """Client -> broker, before Hello: I take this job over. Answered with Attached or Refused. From now on
-    nobody of another ``life`` speaks for the job."""
+    """Client -> broker, before Hello: I take this job over, and no other ``life``. Answered with Attached."""
 
     job: str
     versions: Versions

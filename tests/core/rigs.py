@@ -40,7 +40,7 @@ FIRST = EPOCH << 32 | 1
 SAID = EPOCH << 32
 """The numbers of its Grants are above this one."""
 
-HELLO = Hello("c", VERSIONS, "host-c", 11, "")
+HELLO = Hello("c", VERSIONS, "host-c", 11, "", number=1)
 JOIN = Join("w", VERSIONS, 2, "host-w", 22, beat=1)
 
 

@@ -221,7 +221,7 @@ def test_debts_of_those_who_left_are_few(monkeypatch: pytest.MonkeyPatch) -> Non
         rig.say("D", Bye())
 
     def owed_us(number: int) -> float:
-        rig.machine.receive("D", Hello("d", VERSIONS, "host", 1, ""), (), rig.now, f"client:{number}")
+        rig.machine.receive("D", Hello("its next", VERSIONS, "host", 1, ""), (), rig.now, f"client:{number}")
         return served_us(rig, f"client:{number}")
 
     assert [owed_us(4), owed_us(5)] == [0.0, 1e9]

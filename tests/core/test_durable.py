@@ -212,3 +212,45 @@ def test_a_cancelled_task_stays_cancelled() -> None:
     assert [o.kind for m in after.heard(Ended) for o in m.outcomes] == [CANCELLED]
     assert not after.leases()
     assert not after.heard(Revoke)
+
+
+def late() -> Hello:
+    """What the client ``c`` said first, over a link that it has given up since."""
+    return msgspec.structs.replace(hello("client"), number=1)
+
+
+def test_an_earlier_link_of_a_client_is_not_heard_after_a_later_one() -> None:
+    rig = Rig(slots=0)
+    rig.say("c again", msgspec.structs.replace(hello("client"), number=2))
+    rig.say("c again", *submit(1))
+    rig.say("c again", Cancel([1]))
+    rig.say("c again", Forget([1]))
+    sent = len(rig.sent)
+    rig.say("c late", late())
+    assert len(rig.sent) == sent
+    rig.say("c late", *submit(1))
+    assert rig.broker.tasks == 0
+    rig.say("c again", *submit(2))
+    assert rig.broker.tasks == 1
+
+
+def test_an_earlier_link_does_not_bring_back_a_client_that_has_left() -> None:
+    rig = Rig(slots=0)
+    rig.say("c again", msgspec.structs.replace(hello("client"), number=2))
+    rig.say("c again", Bye())
+    rig.say("c late", late())
+    rig.say("c late", *submit(1))
+    assert not rig.broker.clients
+
+
+def test_who_was_given_up_comes_back_with_its_next_hello_and_not_with_an_earlier_one() -> None:
+    rig = Rig(slots=0)
+    rig.say("c again", msgspec.structs.replace(hello("client"), number=2))
+    for _ in range(int(rig.broker.limits.client_lost_after_s + rig.broker.limits.client_grace_s) + 2):
+        rig.now += 1.0
+        rig.broker.advance(rig.now)
+    assert not rig.broker.clients
+    rig.say("c late", late())
+    assert not rig.broker.clients
+    rig.say("c at last", msgspec.structs.replace(hello("client"), number=3))
+    assert rig.broker.clients

@@ -137,7 +137,7 @@ def test_a_client_takes_over_when_it_has_heard_of_all_tasks_and_once() -> None:
     client.adopt(taken.session, [(JobTask(n, "f"), n) for n in (1, 2, 3)])
     assert client.submit("token", "f", b"f", b"s", b"b") == answers[0].first
     assert [action.message for action in client.advance(0.0) if isinstance(action, Send)] == [
-        Hello("first", V, "host", 2, "", "night", "second")
+        Hello("first", V, "host", 2, "", "night", "second", number=2)
     ]
 
 

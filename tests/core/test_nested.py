@@ -104,5 +104,5 @@ def test_who_was_welcome_goes_on_without_its_owner_and_a_new_one_is_to_come_late
     rig.machine.receive("W", JOIN, (), rig.now, "worker:w")
     rig.machine.gone(("W", 1), rig.now)
     assert say(rig, "client:bob/c", Hello("other", VERSIONS, "host-w", 33)) == [Stranger(later=True)]
-    rig.machine.receive("B", HELLO, (), rig.now, "client:bob")
-    assert isinstance(say(rig, "client:bob/c", Hello("other", VERSIONS, "host-w", 33))[0], Welcome)
+    rig.machine.receive("B", Hello("next", VERSIONS, "host-b", 12), (), rig.now, "client:bob")
+    assert isinstance(say(rig, "client:bob/next", Hello("other", VERSIONS, "host-w", 33))[0], Welcome)

@@ -217,6 +217,8 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
             self.attaches(message, principal)
             return
         key = book_key(principal, message.session) if isinstance(message, m.Join | m.Hello) else ""
+        if isinstance(message, m.Join | m.Hello) and self.comes_late(key, message):
+            return
         if isinstance(message, m.Hello) and not self.may_speak(key, message.life):
             return
         if isinstance(message, m.Join) and self.must_wait(key):
@@ -224,18 +226,14 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
             return
         if isinstance(message, m.Join | m.Hello):
             known = self.known.get(key)
-            beat = message.beat if isinstance(message, m.Join) else 0
             if known is None:
                 known = self.known[key] = Known(peer, clock)
-            elif beat < known.beat:
-                self.farm.story.probe("a Join is overtaken by a later one")
-                return
             else:
                 self.by_peer.pop(known.peer, None)
                 known.peer, known.heard_at = peer, clock
                 self.farm.story.probe("joins again" if isinstance(message, m.Join) else "says hello again")
             self.by_peer[peer] = key
-            known.beat = beat
+            known.beat = message.beat if isinstance(message, m.Join) else message.number
             self.holds_still(key, message)
             self.says_room(key, message)
             return
@@ -261,9 +259,8 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
                 if message.seen >= self.known[session].numbers.get(lease, 0):  # else granted again since
                     self._lease_ends(session, lease, started=False)
         elif isinstance(message, m.Bye | m.Leave):
-            self.known[session].said_goodbye = True
+            self.known[session].leaves(message)
             if isinstance(message, m.Leave) and message.leases:
-                self.known[session].went_with = set(message.leases)
                 self.farm.story.probe("stopped at once")
 
     def gone(self, peer: Any) -> None:
@@ -316,6 +313,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
             if worker is None:
                 limit = settings.client_lost_after_s + settings.client_grace_s
                 self._client_lost(session, known)
+                self.departed[session] = known.beat
             else:
                 self._worker_lost(worker, known)
             if not self.knows(session):
@@ -358,8 +356,8 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
 
     def broker_died(self) -> None:
         """It remembers nothing; what runs may run again before the broker hears of it."""
-        self.known.clear()
-        self.by_peer.clear()
+        for memory in (self.known, self.departed, self.by_peer):
+            memory.clear()
         self.living.clear()
         self.again.clear()
         self.aside_again()

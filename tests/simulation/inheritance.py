@@ -32,6 +32,8 @@ class Inheritance:
         """The life that speaks for a job's session."""
         self._former: dict[str, set[str]] = {}
         """Those that did before it."""
+        self.departed: dict[str, float] = {}
+        """Clients that the broker has given up, and the number of their last Hello."""
 
     def may_speak(self, session: str, life: str) -> bool:
         """The broker takes the word of this life for that of the session; the first one founds a job."""
@@ -39,6 +41,15 @@ class Inheritance:
             self._speaker.pop(session, None)
             self._former.pop(session, None)
         return not life or self._speaker.setdefault(session, life) == life
+
+    def comes_late(self, key: str, message: m.Hello | m.Join) -> bool:
+        """Its sender has said another one since, over a later link, or goodbye."""
+        known = self.known.get(key)
+        last = self.departed.get(key, 0) if known is None else known.beat
+        late: bool = (message.beat if isinstance(message, m.Join) else message.number) < last
+        if late:
+            self.farm.story.probe(f"a {type(message).__name__} is overtaken by a later one")
+        return late
 
     def speaks(self, client: ClientProcess) -> bool:
         """So it does of this client."""
@@ -68,6 +79,7 @@ class Inheritance:
         known = self.known[session]
         self.by_peer.pop(known.peer, None)
         known.peer = None
+        known.beat = 0
 
     def lives_again(self) -> None:
         """A broker that died before it wrote who speaks for a job does not know it."""

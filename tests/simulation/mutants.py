@@ -201,6 +201,7 @@ MUTANTS = [
     ),
     Mutant("what started is not told", "_begin", "self._begans.append(duty.lease)", "pass"),
     Mutant("never TakeBack", "_take_back", "if not kid.taking_back", "if False"),
+    Mutant("an earlier link is heard again", "_comes_late", "message.number < client.hello_seen", "False"),
     Mutant("Bye ignored", "_on_bye", "self.drop_client(client, now)", "pass"),
     Mutant(
         "no grace", "_lose_silent", "limits.client_lost_after_s + (", "limits.client_lost_after_s + 0 * ("

@@ -4,6 +4,7 @@ broker has seen of whom."""
 from __future__ import annotations
 
 import dataclasses
+from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +51,20 @@ class Known:
     def __init__(self, peer: Any, heard_at: float) -> None:
         self.peer = peer
         self.heard_at = heard_at
-        self.beat = 0
+        self.beat = 0.0
         self.said_goodbye = False
         self.went_with: set[int] = set()
         """Leases that may have begun where a worker has stopped."""
         self.numbers: dict[int, int] = {}
         """The number of the last Grants that each lease was in."""
+
+    def leaves(self, message: m.Bye | m.Leave) -> None:
+        """It says goodbye."""
+        self.said_goodbye = True
+        if isinstance(message, m.Leave):
+            self.went_with = set(message.leases)
+        else:
+            self.beat = inf  # and no Hello after that
 
 
 class Needs(Handles):

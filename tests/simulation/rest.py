@@ -25,6 +25,7 @@ KEPT = {
     "Broker.accounts._accounts",
     "Broker.accounts._accounts[].sessions",
     "Broker.accounts._jobs",
+    "Broker._left",
     "Broker.crews._sessions",
     "Broker.crews._told",
     "Broker.workers",

@@ -124,8 +124,9 @@ def remains(farm: Farm) -> Iterator[str]:
     broker = farm.broker.machine
     revoked = re.compile(f"({'|'.join(map(re.escape, farm.keys.revoked))})(?![0-9])")
     for path, text in strings(broker, "Broker", set()):
-        evidence = any(name in path for name in (".suspects", ".well"))  # of workers and calls that were
-        if revoked.search(text) and not evidence:
+        # evidence of workers and calls that were, and which sessions have ended
+        past = any(name in path for name in (".suspects", ".well", "._left"))
+        if revoked.search(text) and not past:
             yield f"the broker still has {path} = {text}"
     if farm.disk is not None:
         replayed = Broker(1 << 20, VERSIONS, 0.0, farm.mix.settings, journal=True)

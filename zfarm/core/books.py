@@ -204,6 +204,7 @@ class ClientRecord:
         "functions",
         "heard_at",
         "held",
+        "hello_seen",
         "host",
         "job",
         "kits",
@@ -272,6 +273,7 @@ class ClientRecord:
         self.began: list[int] = []
         self.unknown: list[int] = []
         self.submit_seen = 0  # the number of its last Submit
+        self.hello_seen = 0  # and of the last Hello of this life
         self.booked: list[int] = []
         self.pinned: set[str] = set()  # hosts that were told of its handles
 

@@ -305,6 +305,7 @@ class Client:
         if self._welcome is None:
             if now >= self._hello_at:
                 self._hello_at = now + self._limits.beat_interval_s
+                self._hello = msgspec.structs.replace(self._hello, number=self._hello.number + 1)
                 actions.append(Send(BROKER, self._hello if self._attach is None else self._attach))
             if now >= self._inflow.deadline:
                 self._inflow.advance(now, False, actions)

@@ -177,6 +177,7 @@ class Ledger:
         if client.life:
             client.former = (*client.former, client.life)[-FORMER_MAX:]
         client.life = life
+        client.hello_seen = 0
         if self.stalled:  # many may come and go meanwhile
             client.unrecorded = True
         elif self.journal:

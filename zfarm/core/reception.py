@@ -6,6 +6,7 @@ The broker's machine (zfarm.core.broker) is a reception that has workers.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,6 +64,11 @@ Handler = Callable[[Any, Any, Payload, float], None]
 LIFE_TASKS: Final = 1 << 24
 """Task numbers that belong to one life of a job's client. The next one has others: a journal does not keep
 the numbers of what was forgotten, and a worker that comes back may still run those."""
+LEFT_MAX: Final = 10_000
+"""Clients that are gone, of which it is known that no earlier link is to be heard any more. Such a link is
+read late by seconds, while the broker has much to do."""
+LAST_HELLO: Final = 1 << 62
+"""No Hello has a higher number: whoever said Bye says no other one."""
 
 
 class Reception(Ledger):
@@ -89,6 +95,7 @@ class Reception(Ledger):
         """Who gives what the broker keeps beyond the life of programs; None: nobody. Set by the shell."""
         self.routes = Routes(self)  # type: ignore[arg-type]  # a reception is always that of a broker
         self.pinboard = Pinboard(self)  # type: ignore[arg-type]
+        self._left: OrderedDict[str, int] = OrderedDict()  # sessions that ended, and their last Hello
         self._strangers: dict[Peer, bool] = {}
         self._from_client: dict[type, Handler] = {
             Submit: self._on_submit,
@@ -110,6 +117,8 @@ class Reception(Ledger):
             return
         key = book_key(principal, message.session)
         client = self.clients.get(key)
+        if self._comes_late(key, client, message):
+            return
         if client is None and (full := self._crowded(principal)):
             self._refuse(peer, "FarmBusy", full)
             return
@@ -126,6 +135,7 @@ class Reception(Ledger):
         if client.life != message.life:
             self._taken_over(peer, client)
             return
+        client.hello_seen = message.number
         client.ended = []  # what waits for the journal it asks for anew
         client.booked = []
         client.unknown = []
@@ -137,6 +147,13 @@ class Reception(Ledger):
         if client.away:
             client.away = False
             self.tell("info", f"client {client.host}/{client.pid} is back", "clients are back")
+
+    def _comes_late(self, key: str, client: ClientRecord | None, message: Hello) -> bool:
+        """It was said over a link that was given up since, by a client that has spoken over another one, or
+        has left. What follows was settled long ago: calls that were cancelled since, or that have run."""
+        if client is None:
+            return message.number < self._left.get(key, 0)
+        return client.life == message.life and message.number < client.hello_seen
 
     def _crowded(self, principal: str) -> str:
         """Why there can be no further client with this key; empty: there can be one. Each child of a worker
@@ -358,6 +375,7 @@ class Reception(Ledger):
         self._send(client.peer, Echo(number=number, slots=self.slots()))
 
     def _on_bye(self, client: ClientRecord, message: Bye, payload: Payload, now: float) -> None:
+        client.hello_seen = LAST_HELLO
         if client.job and client.tasks:  # they go on without it
             self.gone(client.peer, now)
         else:
@@ -367,6 +385,10 @@ class Reception(Ledger):
         """Forget a client: what waits is dropped, what runs is stopped."""
         if client.peer is not None:
             del self.peers[client.peer]
+        self._left[client.session] = client.hello_seen
+        self._left.move_to_end(client.session)
+        while len(self._left) > LEFT_MAX:
+            self._left.popitem(last=False)
         self.drop(client, now)
         self.routes.drop(client.session)
         self.pinboard.over(client)
