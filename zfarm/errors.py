@@ -195,16 +195,21 @@ class JournalError(FarmError, OSError):
 
 class JournalCorrupt(JournalError):
     """The journal is damaged: ``path``, ``where`` in it and what was found, what is ``kept`` and how to
-    save it."""
+    save it. ``file`` is which of its files, and ``offset`` the byte in it where the damaged part begins (a
+    row, a page, or the rest of the log); 0: the file as a whole."""
 
-    def __init__(self, text: str, path: str = "", where: str = "", kept: str = "") -> None:
+    def __init__(
+        self, text: str, path: str = "", where: str = "", kept: str = "", file: str = "", offset: int = 0
+    ) -> None:
         super().__init__(text, fatal=True)
         self.path = path
         self.where = where
         self.kept = kept
+        self.file = file or path
+        self.offset = offset
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (*self.args, self.path, self.where, self.kept)
+        return type(self), (*self.args, self.path, self.where, self.kept, self.file, self.offset)
 
 
 class TaskError(FarmError):

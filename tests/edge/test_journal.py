@@ -475,6 +475,7 @@ def test_a_damaged_blob_is_found(path, damage):
         list(journal.replay())
     assert caught.value.path == str(path)
     assert name in caught.value.where
+    assert caught.value.file == str(file)
     assert caught.value.kept
 
 

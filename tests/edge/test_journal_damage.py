@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -105,6 +106,7 @@ def contents_or_refusal(path: Path) -> dict[str, list] | None:
         assert error.path == str(path)
         assert error.where
         assert error.kept
+        assert error.offset == 0 or error.offset <= os.path.getsize(error.file)
         assert "damaged" in str(error)
         return None
 
@@ -211,6 +213,56 @@ def test_a_flipped_bit_anywhere_is_harmless_or_refused(place, make, which, seed)
                 journal.append(turn_of(files.turns))
             assert contents_or_refusal(path) in (None, later), f"position {position}"
     assert refused or which == "journal.mark"
+
+
+def refusal(path: Path) -> JournalCorrupt:
+    with pytest.raises(JournalCorrupt) as caught, Journal(path) as journal:
+        list(journal.replay())
+    return caught.value
+
+
+def test_a_damaged_log_is_told_by_the_byte_where_its_whole_frames_end(place):
+    files = killed(place)
+    log = files.contents["journal-wal"]
+    chance = random.Random(3)
+    frame_bytes = 24 + int.from_bytes(log[8:12], "big")
+    frames = (len(log) - 32) // frame_bytes
+
+    for number in range(0, frames, max(1, frames // 20)):
+        begins = 32 + number * frame_bytes
+        damaged = bytearray(log)
+        damaged[begins + chance.randrange(frame_bytes)] ^= 1 << chance.randrange(8)
+        error = refusal(files.restore(place / "made", **{"-wal": bytes(damaged)}))
+        assert error.offset == begins
+        assert Path(error.file).read_bytes() == damaged, "it is kept, whatever SQLite does with it"
+        assert f"byte {begins} of {Path(error.file).name}" in str(error)
+    error = refusal(files.restore(place / "made", **{"-wal": b"x" + log[1:]}))
+    assert "journal-wal" in error.file
+    assert error.offset == 0
+
+
+@pytest.mark.parametrize(("make", "which"), [(closed, "journal"), (killed, "journal-wal")])
+def test_a_damaged_row_is_told_by_the_byte_where_it_begins(place, make, which):
+    """Somebody has edited the database: SQLite finds nothing wrong with it."""
+    files = make(place)
+    path = files.restore(place / "made")
+    with sqlite3.connect(path, isolation_level=None) as database:
+        database.execute("PRAGMA wal_autocheckpoint = 0")
+        key, row = database.execute("SELECT id, row FROM tasks ORDER BY id DESC").fetchone()
+        edited = bytes([row[0], row[1] ^ 1]) + row[2:]
+        database.execute("UPDATE tasks SET row = ? WHERE id = ?", (edited, key))
+        if which == "journal":
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        else:
+            files = files_of(path.parent, files.turns)
+    database.close()
+    if which != "journal":
+        path = files.restore(place / "made")
+
+    error = refusal(path)
+    assert f"row {key}" in error.where
+    assert Path(error.file).name.partition(".")[0] == which
+    assert Path(error.file).read_bytes()[error.offset :].startswith(edited)
 
 
 def test_the_mark_of_another_journal_is_refused(place):

@@ -171,7 +171,7 @@ class Journal:
         known = self._rolled_back(error)
         turn.drop()
         if isinstance(error, Broken):
-            raise self._give_up(self._vault.corrupt("found by a turn", str(error))) from error
+            raise self._give_up(self._vault.corrupt_row("found by a turn", str(error), error.row)) from error
         if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError | FarmError):
             return
         if isinstance(error, sqlite3.Error | OSError):
@@ -244,9 +244,10 @@ class Journal:
         self, key: int, row: object, body: object, names: dict[int, str]
     ) -> list[tuple[Record, Payload]]:
         task = self._sound("tasks", key, row, READ_TASK)
+        task_row = row if isinstance(row, bytes) else b""
         accepted = READ_ACCEPTED.decode(task.accepted)
         if accepted.task != key & TASK_NUMBER_MAX or accepted.client != names.get(key >> TASK_BITS):
-            raise self._vault.corrupt(f"table tasks, row {key}", "it is of another task")
+            raise self._vault.corrupt_row(f"table tasks, row {key}", "it is of another task", task_row)
         blob = self._body("tasks", key, task, body)
         bodies = self._state.bodies
         call: Payload = (bodies.get(task.function, b""), bodies.get(task.setup, b""), blob)
@@ -276,16 +277,20 @@ class Journal:
             try:
                 body = self._spill.read(row.file)
             except FileNotFoundError:
-                raise self._vault.corrupt(where, "the file is missing") from None
+                raise self._vault.corrupt(where, "the file is missing", self._spill.path(row.file)) from None
         if not isinstance(body, bytes) or checksum(body) != row.check:
-            raise self._vault.corrupt(where, "the blob does not fit its checksum")
+            text = "the blob does not fit its checksum"
+            if row.file:
+                raise self._vault.corrupt(where, text, self._spill.path(row.file))
+            sql = f"SELECT row FROM {table} WHERE id = ?"
+            raise self._vault.corrupt_row(where, text, self._db.execute(sql, (key,)).fetchone()[0])
         return body
 
     def _sound(self, table: str, key: int, row: object, decoder: msgspec.msgpack.Decoder[T]) -> T:
         try:
             return decode(decoder, row, key)
         except Broken as error:
-            raise self._vault.corrupt(f"table {table}, row {key}", f"it {error}") from error
+            raise self._vault.corrupt_row(f"table {table}, row {key}", f"it {error}", error.row) from error
 
     def check(self) -> int:
         """Read everything and compare it with its checksums; tells how many records there are.
@@ -399,7 +404,7 @@ class Journal:
     def _check_pages(self) -> None:
         found = self._vault.quick_check()
         if found:
-            raise self._vault.corrupt("found by SQLite", found)
+            raise self._vault.corrupt_page(found)
 
     def _load(self, books: Books) -> tuple[State, set[int]]:
         """Read every row, without the blobs of tasks; compare all with its seals and with the books. Returns
@@ -464,7 +469,7 @@ class Journal:
         try:
             return self._read_books()
         except Broken as error:
-            raise self._vault.corrupt(f"table about, row {BOOKS}", f"it {error}") from error
+            raise self._vault.corrupt_row(f"table about, row {BOOKS}", f"it {error}", error.row) from error
 
     # ------------------------------------------------------------ when it went wrong
 

@@ -72,7 +72,11 @@ RESIDUE: Final = 0x2144DF1C
 
 
 class Broken(Exception):
-    """A row is not what was written."""
+    """A row is not what was written; ``row``: what was read."""
+
+    def __init__(self, text: str, row: bytes = b"") -> None:
+        super().__init__(text)
+        self.row = row
 
 
 class Row(msgspec.Struct, array_like=True, gc=False):
@@ -168,8 +172,8 @@ def decode(decoder: msgspec.msgpack.Decoder[RowT], row: object, key: int) -> Row
     if not isinstance(row, bytes):
         raise Broken("is not there, or no sealed row")
     if zlib.crc32(row, _seed(key)) != RESIDUE:
-        raise Broken("does not fit its checksum")
+        raise Broken("does not fit its checksum", row)
     try:
         return decoder.decode(row[:-SEAL_BYTES])
     except msgspec.MsgspecError as error:
-        raise Broken(f"cannot be read: {error}") from error
+        raise Broken(f"cannot be read: {error}", row) from error

@@ -23,6 +23,7 @@ from typing import Final
 
 import msgspec
 
+from zfarm.edge.damage import end_of_log, spot_of_page, spot_of_row
 from zfarm.edge.disk import sync_directory
 from zfarm.edge.locks import Held, take_lock
 from zfarm.edge.places import private_directory
@@ -135,6 +136,7 @@ class Vault:
         self.about = About(MAGIC, SCHEMA_VERSION, b"", 0)
         self._lock_fd = -1
         self._lock_is_new = False
+        self._kept_log: Path | None = None
         try:
             with self.watching("cannot be opened"):
                 if not create and not self.path.exists():
@@ -263,14 +265,14 @@ class Vault:
         try:
             self.about = decode(READ_ABOUT, row[0] if row else None, ABOUT)
         except Broken as error:
-            raise self.corrupt(f"table about, row {ABOUT}", f"it {error}") from error
+            raise self.corrupt_row(f"table about, row {ABOUT}", f"it {error}", error.row) from error
         if self.about.version > SCHEMA_VERSION:
             raise ConfigurationError(
                 f"a newer zfarm has written the journal {self.path} (its schema is {self.about.version}, "
                 f"this zfarm knows {SCHEMA_VERSION}): upgrade zfarm, or name another journal"
             )
         if mark is not None and mark[1] != self.about.identity:
-            raise self.corrupt(self.mark.path.name, "it belongs to another journal")
+            raise self.corrupt(self.mark.path.name, "it belongs to another journal", self.mark.path)
         if self.about.version == SCHEMA_VERSION and found != SCHEMA:
             raise self.corrupt("sqlite_schema", "the tables are not those of a journal of this version")
 
@@ -294,6 +296,14 @@ class Vault:
         found = [str(row[0]) for row in self.db.execute("PRAGMA quick_check(3)")]
         return "" if found == ["ok"] else "; ".join(found)
 
+    def _pages_found(self) -> str:
+        """The same, after an error that names no page."""
+        try:
+            found = self.quick_check()
+        except (sqlite3.Error, AttributeError):  # it cannot even be looked at, or was not opened
+            return ""
+        return f" ({found})" if found else ""
+
     def check_turn(self, books: Books) -> None:
         """JournalCorrupt if turns that were committed are not here."""
         mark = self.mark.read()
@@ -302,6 +312,8 @@ class Vault:
                 self.wal.name,
                 f"it ends with turn {books.turn}, but turn {mark[0]} had been committed (if an older copy "
                 f"was put back on purpose, remove {self.mark.path.name})",
+                self.wal,
+                end_of_log(self.wal.read_bytes()) if self.wal.exists() else 0,
             )
 
     # ------------------------------------------------------------ closing it
@@ -323,31 +335,49 @@ class Vault:
         with contextlib.suppress(sqlite3.Error):
             self.close()
 
-    def _keep_log(self) -> None:
-        """A second name for the log, so that it outlives its first."""
+    def _keep_log(self) -> Path:
+        """A second name for the log, so that it outlives its first; its only name if it needs no other."""
+        if self._kept_log is not None:
+            return self._kept_log
         for number in range(1, 100):
+            name = self._beside(f"-wal.kept-{number}")
             try:
-                if self.wal.stat().st_size:
-                    os.link(self.wal, self._beside(f"-wal.kept-{number}"))
-                return
+                if not self.wal.stat().st_size:
+                    break
+                os.link(self.wal, name)
             except FileExistsError:
                 continue
             except OSError:
-                return  # no log, or a file system without links
+                break  # no log, or a file system without links
+            self._kept_log = name
+            return name
+        return self.wal
 
     # ------------------------------------------------------------ errors
 
-    def corrupt(self, where: str, what: str) -> JournalCorrupt:
-        """The error to raise for damage."""
+    def corrupt(self, where: str, what: str, file: Path | None = None, offset: int = 0) -> JournalCorrupt:
+        """The error to raise for damage. ``offset``: the byte of ``file`` where what is damaged begins."""
+        file = self._keep_log() if file == self.wal else file or self.path
         kept = f"nothing was removed: {self.path.name}* in {self.path.parent} are all that there is"
         return JournalCorrupt(
-            f"the journal {self.path} is damaged: {where}: {what}. {kept[0].upper()}{kept[1:]}; copy them "
-            f"away before anything else. `sqlite3 {self.path.name} .recover` reads the rows that are whole; "
-            "a broker starts anew with another journal",
+            f"the journal {self.path} is damaged: {where}: {what} (byte {offset} of {file.name}). "
+            f"{kept[0].upper()}{kept[1:]}; copy them away before anything else. "
+            f"`sqlite3 {self.path.name} .recover` reads the rows that are whole; a broker starts anew with "
+            "another journal",
             path=str(self.path),
             where=f"{where}: {what}",
             kept=kept,
+            file=str(file),
+            offset=offset,
         )
+
+    def corrupt_row(self, where: str, what: str, row: bytes) -> JournalCorrupt:
+        """The same, for what was read as a row."""
+        return self.corrupt(where, what, *spot_of_row(row, self.path, self.wal))
+
+    def corrupt_page(self, found: str) -> JournalCorrupt:
+        """The same, for what SQLite has found."""
+        return self.corrupt("found by SQLite", found, *spot_of_page(found, self.path, self.wal))
 
     def error(self, error: sqlite3.Error | OSError, what: str, fatal: bool = False) -> FarmError:
         """The error to raise for one of SQLite or the system."""
@@ -361,7 +391,7 @@ class Vault:
             return ConfigurationError(f"{self.path} is no journal: name another one")
         locked = code & 0xFF == sqlite3.SQLITE_READONLY and os.access(self.path, os.W_OK)
         if code & 0xFF not in ERRNO or code == sqlite3.SQLITE_IOERR_SHORT_READ or locked:
-            return self.corrupt("found by SQLite", str(error))
+            return self.corrupt_page(f"{error}{self._pages_found()}")
         number = ERRNO[code & 0xFF]
         said = str(error)
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
