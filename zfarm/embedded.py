@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from zfarm.edge.nursery import Nursery
+from zfarm.edge.strays import adopt_strays, end_strays
 
 if TYPE_CHECKING:
     from zfarm.edge.loop import Loop
@@ -35,6 +36,7 @@ def main(config: dict[str, Any]) -> None:
     # the program's standard error is the program's: what happens to its calls it hears from their futures
     logging.getLogger("zfarm").addHandler(logging.NullHandler())
     nursery = Nursery.start()  # before ZeroMQ is imported: it forks children, and must have no threads
+    adopt_strays()  # a nursery that is killed cannot end them
     ready = config["ready"]
     try:
         farm = _Farm(config, nursery)
@@ -47,6 +49,7 @@ def main(config: dict[str, Any]) -> None:
         farm.loop.run()
     finally:
         farm.close()
+        end_strays()
 
 
 def _tell(ready: int, words: dict[str, Any]) -> None:

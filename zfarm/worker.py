@@ -415,6 +415,7 @@ def main(
     from zfarm.edge.pages import keep_freed_memory
     from zfarm.edge.places import store_directory
     from zfarm.edge.security import WORKER, parse_address
+    from zfarm.edge.strays import adopt_strays, end_strays
     from zfarm.edge.tokens import read_token, token_of
     from zfarm.placement import stock
 
@@ -424,6 +425,7 @@ def main(
     else:
         access = parse_address(address or os.environ.get("ZFARM_ADDRESS", ""), WORKER, connection or "")
     nursery = Nursery.start()  # before ZeroMQ is imported: it forks children, and must have no threads
+    adopt_strays()  # a nursery that is killed cannot end them
     keep_freed_memory()  # not in the children
     place = store or store_directory()
     process = _Process(access, nursery, slots or usable_cores(), name or platform.node(), has, place)
@@ -435,6 +437,7 @@ def main(
         process.loop.run()
     finally:
         process.close()
+        end_strays()
     if process.trouble is not None:
         raise process.trouble
     rejected = process.shell.rejected

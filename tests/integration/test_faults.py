@@ -250,3 +250,42 @@ def test_a_worker_whose_nursery_is_killed_ends_with_an_error_and_loses_nothing(
         go.touch()
         farm.start_worker(1)
         assert future.result(60) == 1
+
+
+def leave_behind(path: str) -> None:
+    """A call that starts a process in a session of its own, and goes on."""
+    stray = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    Path(path).write_text(f"{stray.pid} {os.getppid()} .")
+    stray.wait()
+
+
+def left_behind(path: Path) -> tuple[psutil.Process, psutil.Process]:
+    """What such a call has left behind, and the nursery of its child."""
+    wait_until(lambda: path.exists() and path.read_text().endswith("."), "it runs")
+    stray, nursery, _ = path.read_text().split()
+    return psutil.Process(int(stray)), psutil.Process(int(nursery))
+
+
+def test_what_calls_have_left_behind_ends_though_its_nursery_is_killed(farm: TcpFarm, tmp_path: Path) -> None:
+    farm.start_broker()
+    worker = farm.start_worker(1)
+    farm.wait_slots(1)
+    with zfarm.Executor(farm.connection) as client:
+        client.submit(leave_behind, str(tmp_path / "pids"))
+        stray, nursery = left_behind(tmp_path / "pids")
+        nursery.kill()
+        assert worker.wait() == 70
+        assert not stray.is_running()
+        client.shutdown(wait=False, cancel_futures=True)
+
+
+def test_what_calls_have_left_behind_ends_though_the_nursery_of_an_embedded_farm_is_killed(
+    tmp_path: Path,
+) -> None:
+    with zfarm.Executor(1) as farm:
+        running = farm.options(retries=0).submit(leave_behind, str(tmp_path / "pids"))
+        stray, nursery = left_behind(tmp_path / "pids")
+        nursery.kill()
+        assert isinstance(running.exception(60), zfarm.TaskLost)
+        wait_until(lambda: not stray.is_running(), "the farm has ended")
+        assert farm.submit(abs, -1).result(60) == 1

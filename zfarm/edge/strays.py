@@ -1,5 +1,6 @@
 """Processes that calls have started and left behind: how the nursery becomes their parent, buries those that
-end, and ends the rest when it ends itself; it knows no child and no call.
+end, and ends the rest when it ends itself, and how its own parent does so when it was killed; it knows no
+child and no call.
 
 What a call starts is in the process group of its child, and dies with it. Who has moved into a session of its
 own has left that group. The system gives the orphans among them to the nearest ancestor that asks for them.
