@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from tests.edge.dialler import ROUNDS
 from tests.edge.joiner import Joiner
 from tests.edge.waiting import DEADLINE_S, until
 from zfarm.edge import ports
@@ -21,7 +22,7 @@ from zfarm.edge.frames import KEEP_FROM
 from zfarm.edge.notes import NotesPort, NotesReader
 from zfarm.edge.ports import DealerPort, RouterPort
 from zfarm.edge.security import ROLES, Access, KeyPair, ServerKeys
-from zfarm.edge.sockets import Context, new_socket
+from zfarm.edge.sockets import Context, connect, new_socket
 from zfarm.edge.zap import Doorkeeper
 from zfarm.errors import AccessDenied, ConfigurationError, FarmError
 
@@ -97,24 +98,30 @@ def test_a_wrong_server_key_is_told(context: Context, keys: ServerKeys, doorkeep
     router.close()
 
 
-PLAIN = """
-import sys, zmq
-router = zmq.Context().socket(zmq.ROUTER)
-print(router.bind_to_random_port("tcp://127.0.0.1"), flush=True)
-sys.stdin.read()
-"""
-
-
-def test_what_is_no_broker_is_told(context: Context, keys: ServerKeys) -> None:
-    command = [sys.executable, "-c", PLAIN]  # libzmq may crash where both ends are in one context
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as plain:
-        assert plain.stdin is not None
-        assert plain.stdout is not None
-        address = f"tcp://127.0.0.1:{int(plain.stdout.readline())}"
-        error, after_s = trouble_of(context, Access(address, "", keys.server.public, keys.roles["client"]))
-        plain.stdin.close()
+def test_a_socket_without_curve_is_told(context: Context, keys: ServerKeys) -> None:
+    router = context.socket(zmq.ROUTER)
+    address = f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
+    error, after_s = trouble_of(context, Access(address, "", keys.server.public, keys.roles["client"]))
     assert isinstance(error, AccessDenied)
+    assert f"what listens at {address} does not speak as a broker of zfarm does" in str(error)
     assert after_s < 5
+    router.close()
+
+
+@pytest.mark.parametrize("kind", ["control", "notes"])
+def test_to_dial_anew_crashes_nobody(kind: str) -> None:
+    command = [sys.executable, "-m", "tests.edge.dialler", kind]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) >= ROUNDS
+
+
+def test_options_of_a_socket_are_set_before_its_first_connection(context: Context, keys: ServerKeys) -> None:
+    socket = new_socket(context, zmq.DEALER, "tcp://127.0.0.1:1", -1)
+    connect(socket, "tcp://127.0.0.1:1", keys.server.public, keys.roles["client"])
+    with pytest.raises(AssertionError, match="dial_anew"):
+        connect(socket, "tcp://127.0.0.1:1", keys.server.public, keys.roles["client"])
+    socket.close()
 
 
 def test_a_client_without_a_key_is_refused(

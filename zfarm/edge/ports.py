@@ -8,7 +8,6 @@ confirmed, so their outboxes hold references and need no bound.
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
 from collections.abc import Callable, Container, Sequence
@@ -24,7 +23,19 @@ from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
 from zfarm.edge.redial import REDIAL_S, STUCK_S
 from zfarm.edge.security import CLIENT, DOORS, LOCAL, Access, KeyPair
-from zfarm.edge.sockets import Context, Line, Socket, bind, connect, hang_up, ipc_path, kick, new_socket
+from zfarm.edge.sockets import (
+    Context,
+    Line,
+    Socket,
+    bind,
+    connect,
+    dial_anew,
+    disconnect,
+    hang_up,
+    ipc_path,
+    kick,
+    new_socket,
+)
 from zfarm.edge.unfinished import Unfinished, largest_message
 from zfarm.edge.wire import Frame
 from zfarm.errors import AccessDenied, BrokerUnreachable, FarmError
@@ -337,7 +348,6 @@ class DealerPort:
             ConfigurationError: the address cannot be used.
         """
         self.address = access.address
-        self._access = access
         self.on_trouble = on_trouble
         self.on_link = on_link
         self.up = False
@@ -397,8 +407,8 @@ class DealerPort:
         if self._redial_at != inf:
             left_s = self._redial_at - time.monotonic()
             if left_s <= 0:
-                self._redial()
-                left_s = inf
+                self._redial_at = left_s = inf
+                dial_anew(self.socket, self.address)
         try:
             while outbox.messages:
                 send_frames(self.socket, outbox.messages[0])
@@ -417,21 +427,11 @@ class DealerPort:
         self._misunderstood, self._misunderstood_at = recently * self._misunderstood + 1, now
         if self._misunderstood > MISUNDERSTOOD_MAX:
             return False
-        self._disconnect()
+        disconnect(self.socket, self.address)
         self._redial_at = now + random.uniform(*REDIAL_S)
         self.up = False
         self.on_link(False)
         return True
-
-    def _disconnect(self) -> None:
-        with contextlib.suppress(zmq.ZMQError):  # the library may have given it up itself
-            self.socket.disconnect(self.address)
-
-    def _redial(self) -> None:
-        """Give up the library's connection, which may not try any more, for a new one."""
-        self._redial_at = inf
-        self._disconnect()
-        connect(self.socket, self.address, self._access.server, self._access.keys)
 
     @property
     def unsent(self) -> int:

@@ -8,7 +8,6 @@ same key.
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
 from math import inf
@@ -17,7 +16,7 @@ from typing import Final
 import zmq
 
 from zfarm.edge.security import KeyPair
-from zfarm.edge.sockets import Socket, connect
+from zfarm.edge.sockets import Socket, connect, dial_anew
 
 __all__ = ["REDIAL_S", "STUCK_S", "Redial"]
 
@@ -42,7 +41,7 @@ class Redial:
         self.monitor: Socket = socket.get_monitor_socket(_WATCHED)
 
     def dial(self) -> None:
-        """Connect. Raises ConfigurationError: the address cannot be used."""
+        """Connect, for the first time. Raises ConfigurationError: the address cannot be used."""
         connect(self._socket, *self._place)
 
     def watch_link(self) -> None:
@@ -66,9 +65,7 @@ class Redial:
         if left_s > 0:
             return left_s
         self._due = inf
-        with contextlib.suppress(zmq.ZMQError):  # the library may have given it up itself
-            self._socket.disconnect(self._place[0])
-        self.dial()
+        dial_anew(self._socket, self._place[0])
         return inf
 
     def close(self) -> None:

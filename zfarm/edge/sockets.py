@@ -6,6 +6,7 @@ chosen, sizes and handshakes have limits, and CURVE sockets refuse whoever the Z
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -27,6 +28,8 @@ __all__ = [
     "bind",
     "close_context",
     "connect",
+    "dial_anew",
+    "disconnect",
     "far_end",
     "hang_up",
     "ipc_path",
@@ -157,11 +160,12 @@ def _remedy(number: int | None) -> str:
 
 
 def connect(socket: Socket, address: str, server: str, keys: KeyPair | None) -> None:
-    """Connect as a CURVE client with ``keys`` to the broker whose public key is ``server``.
+    """Connect, for the first time, as a CURVE client with ``keys`` to the broker with the key ``server``.
 
     Raises:
         ConfigurationError: the address cannot be used; or it is TCP and there are no keys.
     """
+    assert not socket.getsockopt(zmq.LAST_ENDPOINT), "options are set once: see dial_anew"
     if keys is not None:
         socket.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
@@ -174,6 +178,29 @@ def connect(socket: Socket, address: str, server: str, keys: KeyPair | None) -> 
     first_ms, most_ms = _retry_ms(os.getpid(), address.startswith("ipc://"))
     socket.setsockopt(zmq.RECONNECT_IVL, first_ms)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, most_ms)
+    _dial(socket, address)
+
+
+def dial_anew(socket: Socket, address: str) -> None:
+    """Give up the library's connection to ``address``, which may not try any more, for a new one.
+
+    No option is set again: RCVHWM or SNDHWM of a socket whose old connection has not ended altogether crashes
+    the library (4.3.5), which tells the other half of that connection of it, though it is freed already.
+
+    Raises:
+        ConfigurationError: the address cannot be used.
+    """
+    disconnect(socket, address)
+    _dial(socket, address)
+
+
+def disconnect(socket: Socket, address: str) -> None:
+    """Disconnect from ``address``. Harmless when the library has given it up itself."""
+    with contextlib.suppress(zmq.ZMQError):
+        socket.disconnect(address)
+
+
+def _dial(socket: Socket, address: str) -> None:
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
