@@ -19,6 +19,7 @@ from tests.edge.joiner import Joiner
 from tests.edge.waiting import DEADLINE_S, until
 from zfarm.edge import ports
 from zfarm.edge.frames import KEEP_FROM
+from zfarm.edge.knock import is_something_else
 from zfarm.edge.notes import NotesPort, NotesReader
 from zfarm.edge.ports import DealerPort, RouterPort
 from zfarm.edge.security import ROLES, Access, KeyPair, ServerKeys
@@ -101,6 +102,7 @@ def test_a_wrong_server_key_is_told(context: Context, keys: ServerKeys, doorkeep
 def test_a_socket_without_curve_is_told(context: Context, keys: ServerKeys) -> None:
     router = context.socket(zmq.ROUTER)
     address = f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
+    assert is_something_else(address)
     error, after_s = trouble_of(context, Access(address, "", keys.server.public, keys.roles["client"]))
     assert isinstance(error, AccessDenied)
     assert f"what listens at {address} does not speak as a broker of zfarm does" in str(error)
