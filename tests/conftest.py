@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import leaks
+from tests import leaks, sharing
 
 SETTLE_S = 5.0
 """How long after a test what it started may take to go."""
@@ -26,6 +26,7 @@ _watched: Path | None = None
 def pytest_configure(config: pytest.Config) -> None:
     """Give this run its own places for sockets and temporary files, and mark its processes."""
     global _watched
+    config.pluginmanager.register(sharing)
     os.environ.setdefault(
         "PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir()
     )  # tmp_path stays readable afterwards
