@@ -161,6 +161,17 @@ def test_what_may_begin_once_only_is_not_granted_before_that_is_written() -> Non
     assert [lease.task for lease in only(Grants, said).leases] == [5]
 
 
+def test_what_may_begin_once_only_waits_for_its_own_records_alone() -> None:
+    rig = Rig()
+    rig.full = True
+    rig.say("c", *submit(5, attempts=1))
+    written = rig.broker.stall.pick()
+    rig.broker.stall.wrote()
+    assert Begun in [type(record) for record, _ in written]
+    said = rig.say("c", *submit(6, attempts=1))
+    assert [lease.task for lease in only(Grants, said).leases] == [5]
+
+
 def test_what_was_never_granted_is_not_lost_with_its_worker() -> None:
     rig = Rig()
     rig.full = True

@@ -121,8 +121,8 @@ MUTANTS = [
     Mutant(
         "granted all the same",
         "worker_messages",
-        "granted = [task for task in granted if not task.written_first]",
-        "pass",
+        "task.written_first and waits(task.client.session, task.number)",
+        "False",
     ),
     Mutant("the turn that failed is lost", "begin", "broker.records[:0] = action.records", "pass"),
     Mutant("taken, and no room", "_full", "self.stalled or self.refusing:", "False:"),

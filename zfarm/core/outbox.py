@@ -67,11 +67,14 @@ def client_messages(
             yield Send(peer, Unknown(part, client.submit_seen, lacks))
 
 
-def worker_messages(worker: WorkerRecord, limits: Settings, stalled: bool = False) -> Iterator[Send]:
+def worker_messages(
+    worker: WorkerRecord, limits: Settings, waits: Callable[[str, int], bool] | None = None
+) -> Iterator[Send]:
     """What this turn has for a worker; dropped when it has no link, since its next Join brings it up
     again.
 
-    ``stalled``: what rests on records that are not written stays where it is.
+    ``waits``: of a client's task, whether records of it are not written; what rests on them stays where it
+    is. None: all are.
     """
     granted, revokes, stops, thanks = worker.granted, worker.revokes, worker.stops, worker.thanks
     worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
@@ -79,10 +82,13 @@ def worker_messages(worker: WorkerRecord, limits: Settings, stalled: bool = Fals
     peer = worker.peer
     if peer is None:
         return
-    if stalled:
+    if waits is not None:
         worker.thanks, thanks = thanks, []
-        worker.granted = [task for task in granted if task.written_first and task.worker is worker]
-        granted = [task for task in granted if not task.written_first]
+        early, granted = granted, []
+        for one in early:
+            behind = one.written_first and waits(one.client.session, one.number)
+            (worker.granted if behind else granted).append(one)
+        worker.granted = [one for one in worker.granted if one.worker is worker]
         late = {task.lease for task in worker.granted}
         worker.revokes = [lease for lease in revokes if lease in late]
         revokes = [lease for lease in revokes if lease not in late]

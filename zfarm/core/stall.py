@@ -142,13 +142,14 @@ class Stall:
 
     def say(self) -> list[Action]:
         """What this turn may say to the peers that it has something for; they stay touched."""
+        self.count()  # what was granted just now, too
         actions: list[Action] = []
         for record in self._broker.touched.values():
             if isinstance(record, ClientRecord):
                 waits = partial(self._waits, record.session)
                 actions.extend(outbox.client_messages(record, self._broker.limits, waits))
             else:
-                actions.extend(outbox.worker_messages(record, self._broker.limits, stalled=True))
+                actions.extend(outbox.worker_messages(record, self._broker.limits, self._waits))
         return actions
 
     def _waits(self, client: str, task: int) -> bool:
