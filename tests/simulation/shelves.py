@@ -93,6 +93,8 @@ class Shelf:
         self.place = f"store of {worker.name}", f"host-{worker.name}/1"
         """What a child has to know before it runs a call with needs."""
         self._damaged: set[int] = set()
+        self._twice: set[int] = set()
+        """Parts of directories that somebody else got after it was told that they are missing."""
         self._lane = Lane(self.farm)
         self.store.pins.lose_some(self.farm)
 
@@ -165,10 +167,18 @@ class Shelf:
     def _store_chunk(self, action: m.StoreChunk) -> None:
         store, need, rng = self.store, action.need, self.farm.rng
         if action.errand not in self.pins:  # a part of a directory, which is not sought before
+            if need in store.whole:
+                self.farm.story.probe("a part came twice")
+                self._twice.add(action.errand)
             self.pins[action.errand] = need
             store.locked.setdefault(need, self)
             store.parts.setdefault(need, bytearray())
         whole = self._content(need).data
+        if action.errand in self._twice and need in store.whole:
+            self._say(
+                "blob_stored", action.errand, action.at + len(action.data) if action.data else need.size
+            )
+            return
         if action.path:
             if rng.random() < 0.5:
                 self.farm.story.probe("a file is not where it was said to be")
