@@ -16,7 +16,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final
 
-from zfarm.edge.handover import HANDED_FROM_BYTES, is_at_rest, snapshot, take_back
+from zfarm.edge.handover import HANDED_FROM_BYTES, snapshot, take_back
+from zfarm.edge.leases import is_at_rest
 from zfarm.edge.names import Names
 from zfarm.edge.parcels import (
     Head,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import mmap
 import os
 import stat
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from hypothesis import strategies as st
 
 from zfarm.edge import landing as landing_module
 from zfarm.edge import parcels
-from zfarm.edge.handover import Givers, is_at_rest, take_back
+from zfarm.edge.handover import Givers, take_back
 from zfarm.edge.landing import PARTS, Landed, Landing, Lost
 from zfarm.edge.parcels import Handed, Head, directory_item, file_items, handed_item, refusal_item, tail_item
 from zfarm.edge.scratch import Scratch, scratch_root
@@ -340,25 +338,6 @@ def test_either_side_gets_it_and_never_both(scratch: Scratch, tmp_path: Path) ->
         givers.close()
         os.close(near)
         os.close(folder)
-
-
-@pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="the system does not say")
-def test_a_file_is_at_rest_when_nobody_else_has_it_open(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"x" * 5000)
-    fd = os.open(path, os.O_RDONLY)
-    found = [is_at_rest(fd)]
-    with path.open("r+b") as writer:
-        found.append(is_at_rest(fd))
-        area = mmap.mmap(writer.fileno(), 5000)
-    found.append(is_at_rest(fd))  # what is mapped can be written to
-    area.close()
-    with path.open("rb"):  # and what is read be cut off under its reader
-        found.append(is_at_rest(fd))
-    found.append(is_at_rest(fd))
-    os.close(fd)
-
-    assert found == [True, False, False, False, True]
 
 
 def test_scratch_directories_of_the_dead_are_swept_up(scratch: Scratch) -> None:

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import re
-import signal
 import stat
 from contextlib import suppress
 from typing import Final
@@ -25,7 +24,6 @@ __all__ = [
     "Givers",
     "copy_content",
     "copy_some",
-    "is_at_rest",
     "snapshot",
     "take_back",
 ]
@@ -79,23 +77,6 @@ def copy_some(source: int, target: int, count: int, at: int) -> int:
             raise
     data = os.pread(source, min(count, 1024 * 1024), at)
     return os.pwrite(target, data, at) if data else 0
-
-
-def is_at_rest(fd: int) -> bool:
-    """Whether nobody but us has this file open, or mapped; False where the system does not say.
-
-    That is what a lease is given for. It is given back at once: who comes meanwhile waits so long, and its
-    signal is one that does nothing.
-    """
-    if not hasattr(fcntl, "F_SETLEASE"):
-        return False
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError:
-        return False
-    return True
 
 
 def take_back(directory: int, number: int) -> int | None:
