@@ -56,6 +56,13 @@ def figures(farm: zfarm.Executor, size: int, calls: int, turn: int) -> dict[str,
     def one(argument: Any) -> None:
         farm.submit(last, argument).result()
 
+    def shared_anew() -> float:
+        took = []
+        for _ in range(4):
+            travelling[:] += 1
+            took.append(timed(lambda: many(farm.share(travelling))))
+        return statistics.median(took[1:])
+
     def there_and_back() -> None:
         for _ in range(3):
             travelling[:] += 1
@@ -73,6 +80,7 @@ def figures(farm: zfarm.Executor, size: int, calls: int, turn: int) -> dict[str,
         f"{calls} naive": timed(lambda: many(naive)),
         "share": timed(lambda: handles.append(farm.share(np.full(size, next(fresh))))),
         f"{calls} of the handle": timed(lambda: many(handles[0])),
+        f"share, {calls}, let go": shared_anew(),
         "back": timed(lambda: farm.submit(made, size, next(fresh)).result()),
         "3 there, others back": timed(there_and_back),
         "keep": timed(lambda: kept.append(keeping.submit(made, size, next(fresh)).result())),
