@@ -151,9 +151,11 @@ class Harbour:
         """Nobody and no task refers to a shared object any more."""
         if self._link.ended:
             return  # all is given back then, and a finalizer may hold the lock that this would take
+        named = [key]
         if hold is not None:
+            named += [segment.token for segment in hold.segments]
             self.stowage.discard(hold)
-        self._link.road.tell_notes(UNSHARE + key)
+        self._link.road.tell_notes(b"".join(UNSHARE + name for name in named))
 
     def _retire(self, ended: int) -> None:
         for one in list(self._retiring):

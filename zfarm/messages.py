@@ -951,14 +951,14 @@ class Borrow(Message, tag="borrow"):
 
 class Memory(Message):
     """A piece of shared memory of the worker, for ``size`` bytes: descriptor ``fd`` of process ``pid``, if
-    its token is still this one. ``mark`` is where that stands; 0: in its name. ``yours``: no other child is
-    lent it while this one lives, so that it may stay mapped."""
+    its token is still this one. ``spilled``: it is a file. ``yours``: no other child is lent it while this
+    one lives, so that it may stay mapped."""
 
     token: bytes
     pid: int
     fd: int
     size: int
-    mark: int = 0
+    spilled: bool = False
     yours: bool = False
 
 
@@ -969,7 +969,7 @@ class Lent(Message, tag="lent"):
 
 
 class Unshare(Message, tag="unshare"):
-    """Worker -> child: nobody refers to this shared object any more (zfarm.edge.shared)."""
+    """Worker -> child: no one refers to this shared object any more, or will to what was in this segment."""
 
     key: bytes
 

@@ -59,6 +59,13 @@ def test_what_was_given_back_is_given_to_nobody() -> None:
     assert bale.chunk(0)[0] == b""
     assert content(bales.bales(second)[0]) == b"b" * 3 * MIB
     bales.discard(second.hold)
+    assert bales.bytes in (0, 3 * MIB), "it is kept warm, or was given back at once"
+    third = stowed(bales, b"c" * 3 * MIB)
+    assert content(bales.bales(third)[0]) == b"c" * 3 * MIB
+    bales.ended(third.hold, None)
+    assert bales.bytes == 3 * MIB, "its memory was used again"
+    bales.cool()
+    bales.cool()
     assert bales.bytes == 0
     assert bale.chunk(MIB)[0] == b""
     bales.close()

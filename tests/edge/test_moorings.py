@@ -207,6 +207,22 @@ def test_processes_that_are_forked_have_what_is_in_use_alone(moorings: Moorings,
     assert in_a_fork(lambda: read(again) == b"a" * PAGES)
 
 
+def test_one_that_will_not_come_again_is_not_kept(moorings: Moorings) -> None:
+    first, second, used = segment(), segment(b"b"), segment(b"c")
+    area = moorings.area_of(used.ref())
+    for one in (first, second):
+        read(moorings.area_of(one.ref()))
+    moorings.settle()
+    for one in (first, used, segment()):
+        moorings.forget(one.token)
+    assert [mappings(one) for one in (first, second, used)] == [0, 1, 1]
+    assert moorings.bytes == SIZE
+    assert read(area) == b"c" * PAGES
+    moorings.forget(second.token)
+
+    assert (mappings(second), moorings.bytes) == (0, 0)
+
+
 # ---------------------------------------------------------------- writing
 
 

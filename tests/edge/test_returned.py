@@ -303,6 +303,25 @@ def test_what_a_forked_process_may_see_is_not_written_to(portable: Portable, chi
         landed(portable, body, child.run(body, same))
 
 
+@pytest.mark.skipif(not segments.leases_tell(), reason="this system does not tell")
+def test_what_is_kept_of_an_argument_is_not_written_to_while_it_is_kept(
+    portable: Portable, child: Child
+) -> None:
+    stowage = stowage_of(portable)
+    body = stowed(portable, numbers(1))
+    (segment,) = body.hold.segments
+    (there,) = slices(child.run(body, same))
+    kept = there.ref._replace(fd=stowage.keep(there.ref, body.hold))
+    stowage.ended(body.hold, ())
+    child.larder.clear()
+    others = [stowed(portable, numbers(seed)) for seed in range(2, 5)]
+    assert segment not in [other.hold.segments[0] for other in others]
+    assert bytes(segments.bytes_of(segments.area_of(kept))) == numbers(1).tobytes()
+    os.close(kept.fd)
+
+    assert stowed(portable, numbers(5)).hold.segments == [segment]
+
+
 def test_results_that_are_held_leave_room_for_arguments(
     portable: Portable, child: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:

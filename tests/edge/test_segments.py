@@ -9,13 +9,15 @@ import os
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zfarm.edge import segments
+from zfarm.edge import leases, segments
 from zfarm.edge.segments import Pool, Ref, Segment, area_of, bytes_of, open_ref, same, write_ref
 from zfarm.settings import settings as tuned
 
@@ -140,6 +142,125 @@ def test_memory_that_cannot_be_mapped_is_an_error() -> None:
         segments.map_area(-1, 4096, mmap.MAP_SHARED, mmap.PROT_READ)
 
 
+# ---------------------------------------------------------------- renewal
+
+needs_leases = pytest.mark.skipif(not segments.leases_tell(), reason="this system does not tell")
+
+
+@needs_leases
+@pytest.mark.parametrize("write", [False, True])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_one_that_others_have_open_or_mapped_is_not_renewed(write: bool, mapped: bool) -> None:
+    segment = filled(b"before")
+    segment.tainted = True
+    ref = segment.ref()
+    fd = open_ref(ref, write=write)
+    flags = mmap.MAP_SHARED if write else segments.PRIVATE
+    area = segments.map_area(fd, 4096, flags, mmap.PROT_READ) if mapped else None
+    if mapped:
+        os.close(fd)
+    assert not segment.renew()
+    assert segment.tainted
+    assert segment.ref() == ref, "those that may open it still can"
+    del area
+    if not mapped:
+        os.close(fd)
+
+    assert segment.renew()
+    assert not segment.tainted
+    assert bytes_of(area_of(segment.ref())).tobytes() == b"before"
+    with pytest.raises(FileNotFoundError):
+        open_ref(ref)
+
+
+@needs_leases
+def test_one_that_is_opened_in_the_middle_is_not_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = filled(b"before")
+    segment.tainted = True
+    late: list[int] = []
+
+    def look(fd: int) -> bool:
+        told = leases.is_at_rest(fd)
+        if not late:
+            late.append(open_ref(segment.ref()))
+        return told
+
+    monkeypatch.setattr(segments, "is_at_rest", look)
+    assert not segment.renew()
+    assert segment.tainted
+    assert os.pread(late[0], 6, 0) == b"before"
+    os.close(late[0])
+
+    assert segment.renew()
+
+
+READER = """
+import ast, sys
+from zfarm.edge.segments import Ref, area_of, bytes_of
+print("ready", flush=True)
+for line in sys.stdin:
+    *ref, byte = ast.literal_eval(line)
+    try:
+        data = bytes_of(area_of(Ref(*ref)))
+    except FileNotFoundError:
+        print("gone", flush=True)
+        continue
+    seen = {data[at] for _ in range(3) for at in range(0, len(data), 512)}
+    del data
+    print("right" if seen == {byte} else f"wrong: {seen} for {byte}", flush=True)
+"""
+
+
+@contextmanager
+def readers(count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that look at what they are told of."""
+    command = [sys.executable, "-c", READER]
+    with ExitStack() as stack:
+        others = [
+            stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            for _ in range(count)
+        ]
+        assert [said(other) for other in others] == ["ready"] * count
+        yield others
+
+
+def said(reader: subprocess.Popen[str]) -> str:
+    assert reader.stdout is not None
+    return reader.stdout.readline().strip()
+
+
+@needs_leases
+def test_readers_that_come_late_see_what_they_look_for_or_nothing() -> None:
+    pool = Pool(tuned)
+    size, turns = 256 * KIB, 600
+    found: list[str] = []
+    tokens = set()
+    with readers(2) as others:
+        for turn in range(turns):
+            segment = pool.take(size)
+            assert segment is not None
+            segment.write(memoryview(bytes([turn % 251]) * size))
+            tokens.add(segment.token)
+            for reader in others:
+                assert reader.stdin is not None
+                reader.stdin.write(f"{(*segment.ref(), turn % 251)!r}\n")
+                reader.stdin.flush()
+            segment.tainted = True
+            pool.give(segment)
+            if turn > 1:  # so that they are always a bit behind
+                found += map(said, others)
+        found += [said(reader) for reader in others for _ in range(2)]
+
+    assert len(tokens) == turns
+    assert len(found) == 2 * turns
+    assert "right" in found
+    assert set(found) <= {"right", "gone"}
+    assert pool.count < turns / 10, "most were used again"
+    pool.trim()
+
+
 # ---------------------------------------------------------------- the pool
 
 
@@ -157,16 +278,58 @@ def test_a_free_segment_of_the_class_is_used_again() -> None:
     pool.trim()
 
 
-def test_a_tainted_segment_is_not_written_to_again() -> None:
+def tainted(pool: Pool) -> Segment:
+    """A free one."""
+    segment = pool.take(70 * KIB)
+    assert segment is not None
+    segment.tainted = True
+    pool.give(segment)
+    return segment
+
+
+@needs_leases
+def test_a_tainted_segment_is_written_to_again_when_nobody_has_it_open() -> None:
     pool = Pool(LIMITS)
-    first = pool.take(70 * KIB)
-    assert first is not None
-    first.tainted = True
-    pool.give(first)
+    first = tainted(pool)
+    other = open_ref(first.ref())
+    second = pool.take(70 * KIB)
+    assert second is not first
+    assert pool.is_free(first)
+    os.close(other)
+    again = pool.take(100 * KIB)
+
+    assert again is first
+    assert not again.tainted
+    assert (pool.bytes, pool.warm, pool.count) == (170 * KIB, 0, 2)
+    pool.trim()
+
+
+def test_where_the_system_does_not_tell_a_tainted_segment_is_not_written_to_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(segments, "leases_tell", lambda: False)
+    pool = Pool(LIMITS)
+    first = tainted(pool)
     again = pool.take(70 * KIB)
 
     assert again is not first
     assert pool.is_free(first)
+    pool.trim()
+
+
+@needs_leases
+def test_one_that_needs_no_renewal_is_taken_first() -> None:
+    pool = Pool(LIMITS)
+    held = [pool.take(70 * KIB) for _ in range(3)]
+    for segment in held:
+        assert segment is not None
+        segment.tainted = segment is not held[1]
+        pool.give(segment)
+    token = held[1].token if held[1] is not None else b""
+
+    assert [pool.take(70 * KIB) for _ in range(3)] == [held[1], held[0], held[2]]
+    assert held[1] is not None
+    assert held[1].token == token
     pool.trim()
 
 

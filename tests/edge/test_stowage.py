@@ -23,6 +23,7 @@ from zfarm.messages import Lent, Memory
 pytestmark = pytest.mark.skipif(not segments.POSSIBLE, reason="no memfd and /proc here")
 
 SIZE = 100_000  # numbers of 8 bytes: above the threshold
+needs_leases = pytest.mark.skipif(not segments.leases_tell(), reason="this system does not tell")
 
 
 @pytest.fixture
@@ -119,6 +120,7 @@ def test_memory_that_somebody_may_look_at_is_not_written_to(portable: Portable, 
     assert portable.stowage is not None
     body = stowed(portable, numbers(1))
     (array,), mapped = opened(body)
+    segment = body.hold.segments[0]
     tokens = tokens_of(body)
     if how == "kept":
         assert mapped.end() == tokens
@@ -130,9 +132,16 @@ def test_memory_that_somebody_may_look_at_is_not_written_to(portable: Portable, 
     else:
         portable.stowage.taint()
         end(portable, body)
+    held = []
     for seed in range(2, 6):
-        assert tokens_of(stowed(portable, numbers(seed))) != tokens
+        held.append(stowed(portable, numbers(seed)))
+        assert held[-1].hold.segments != [segment]
     assert np.array_equal(array, numbers(1))
+    del array
+    if segments.leases_tell():
+        held.append(stowed(portable, numbers(6)))
+        assert held[-1].hold.segments == [segment], "nobody looks at it any more"
+        assert tokens_of(held[-1]) != tokens
 
 
 def test_a_call_keeps_what_it_can_still_reach(portable: Portable) -> None:
@@ -153,10 +162,106 @@ def test_a_call_keeps_what_it_can_still_reach(portable: Portable) -> None:
 
 def test_what_is_kept_warm_is_found_again(portable: Portable) -> None:
     first = stowed(portable, numbers(1))
+    area = opened(first)
     end(portable, first, tokens_of(first))
     end(portable, stowed(portable, numbers(2)))
-
     assert tokens_of(stowed(portable, numbers(1))) == tokens_of(first)
+    del area
+
+
+# ---------------------------------------------------------------- what is shared
+
+
+def shared(portable: Portable, array: np.ndarray) -> Cargo:
+    blob = portable.encode_object(array)
+    assert isinstance(blob, Cargo)
+    return blob
+
+
+def read(blob: bytes) -> Any:
+    """What a child keeps of it."""
+    return opened_cargo(blob, lambda ref, area: None).load()
+
+
+@needs_leases
+def test_memory_of_what_was_shared_is_used_again_when_nobody_maps_it(portable: Portable) -> None:
+    stowage = portable.stowage
+    assert stowage is not None
+    first = shared(portable, numbers(1))
+    (segment,) = first.hold.segments
+    child = read(first)
+    stowage.discard(first.hold)
+    second = shared(portable, numbers(2))
+    assert second.hold.segments != [segment]
+    assert np.array_equal(child, numbers(1))
+    del child
+    third = shared(portable, numbers(3))
+
+    assert third.hold.segments == [segment]
+    assert np.array_equal(read(third), numbers(3))
+    with pytest.raises(FileNotFoundError):  # somebody who was late
+        read(first)
+    assert stowage.bytes == 2 * SIZE * 8
+
+
+@needs_leases
+def test_what_was_shared_is_found_again_by_those_that_still_look_for_it(portable: Portable) -> None:
+    stowage = portable.stowage
+    assert stowage is not None
+    first = shared(portable, numbers(1))
+    stowage.discard(first.hold)
+    again = shared(portable, numbers(1))
+
+    assert tokens_of(again) == tokens_of(first)
+    assert np.array_equal(read(first), numbers(1))
+
+
+@needs_leases
+def test_what_was_shared_and_a_call_has_too_is_not_free_before_both_have_ended(portable: Portable) -> None:
+    stowage = portable.stowage
+    assert stowage is not None
+    handle, call = shared(portable, numbers(1)), stowed(portable, numbers(1))
+    assert tokens_of(handle) == tokens_of(call)
+    stowage.discard(handle.hold)
+    other = stowed(portable, numbers(2))
+    assert tokens_of(other) != tokens_of(call)
+    assert np.array_equal(opened(call)[0][0], numbers(1))
+    segments_of_call = list(call.hold.segments)
+    end(portable, call)
+
+    assert stowed(portable, numbers(3)).hold.segments == segments_of_call
+
+
+@needs_leases
+def test_what_was_shared_is_not_kept_for_ever(portable: Portable) -> None:
+    stowage = portable.stowage
+    assert stowage is not None
+    before = len(os.listdir("/proc/self/fd"))
+    blobs = [shared(portable, numbers(seed)) for seed in range(4)]
+    children = [read(blob) for blob in blobs]
+    for blob in blobs:
+        stowage.discard(blob.hold)
+    assert stowage.bytes == 4 * SIZE * 8
+    stowage.cool()
+    stowage.cool()
+
+    assert stowage.bytes == 0
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert all(np.array_equal(array, numbers(seed)) for seed, array in enumerate(children))
+
+
+def test_where_the_system_does_not_tell_what_was_shared_is_given_back(
+    portable: Portable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zfarm.edge.stowage.leases_tell", lambda: False)
+    stowage = portable.stowage
+    assert stowage is not None
+    blob = shared(portable, numbers(1))
+    child = read(blob)
+    stowage.discard(blob.hold)
+
+    assert stowage.bytes == 0
+    assert np.array_equal(child, numbers(1))
 
 
 def test_arrays_in_objects_that_need_more_than_a_pickle(portable: Portable) -> None:
@@ -215,7 +320,7 @@ def test_the_end_gives_every_descriptor_back(portable: Portable) -> None:
 def lend(lender: Lender, child: int, data: bytes) -> tuple[bytes, Ref]:
     """A child's report with this in shared memory."""
     (memory,) = lender.lend(child, [len(data)]).memory
-    ref = Ref(memory.token, memory.pid, memory.fd, memory.size, memory.mark)
+    ref = Ref(memory.token, memory.pid, memory.fd, memory.size, memory.spilled)
     write_ref(ref, memoryview(data))
     return pack((ref,), pickle.dumps("result")), ref
 

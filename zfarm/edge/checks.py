@@ -227,7 +227,7 @@ def _lent(message: m.Lent, blobs: int) -> None:
     _blobs(message, blobs, 0)
     _listed("memory", message.memory, settings.blobs_max)
     for one in message.memory:
-        _numbers("memory", [one.pid, one.fd, one.size, one.mark])
+        _numbers("memory", [one.pid, one.fd, one.size])
 
 
 def _released(message: m.Released, blobs: int) -> None:

@@ -117,6 +117,7 @@ class Child:
             return  # to a call that was interrupted while it waited for it
         if isinstance(message, Unshare):
             shared.forget(message.key)
+            self._larder.moorings.forget(message.key)
             return
         if not isinstance(message, Run):
             raise Malformed(f"{type(message).__name__} on the pipe of a child")

@@ -100,7 +100,7 @@ class Hatch:
             return there if there is not None and is_clean(address, part.nbytes) else None
 
     def _place(self, part: memoryview, memory: Memory) -> Part:
-        ref = Ref(memory.token, memory.pid, memory.fd, part.nbytes, memory.mark)
+        ref = Ref(memory.token, memory.pid, memory.fd, part.nbytes, memory.spilled)
         kept = memory.yours and not self._larder.heap.strict
         try:
             if not (kept and self._larder.berths.write(ref, part)):

@@ -76,7 +76,7 @@ class Lender:
             lent[segment.token] = segment
             ref = segment.ref()
             yours = self._houses(segment, child)
-            given.append(Memory(ref.token, ref.pid, ref.fd, size, ref.mark, yours))
+            given.append(Memory(ref.token, ref.pid, ref.fd, size, ref.spilled, yours))
         return Lent(given)
 
     def _houses(self, segment: Segment, child: int) -> bool:

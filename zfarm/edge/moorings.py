@@ -108,7 +108,7 @@ class Moorings(_Kept):
             address = place_area(fd, ref.size, PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
         finally:
             os.close(fd)
-        return self._area(b"" if ref.mark else ref.token, _Mooring(address, ref.size))
+        return self._area(b"" if ref.spilled else ref.token, _Mooring(address, ref.size))
 
     def _area(self, token: bytes, mooring: _Mooring) -> Any:
         area = (ctypes.c_ubyte * mooring.size).from_address(mooring.address)
@@ -131,6 +131,12 @@ class Moorings(_Kept):
                 self._keep(token, mooring)
             else:
                 unmap(*mooring)
+
+    def forget(self, token: bytes) -> None:
+        """Do not keep one of this segment: it will not come again."""
+        self.settle()
+        if token in self._moored:
+            self._drop(token)
 
     def clear(self) -> None:
         self.settle()
@@ -168,7 +174,7 @@ class Berths(_Kept):
         return True
 
     def _map(self, ref: Ref, size: int) -> _Mooring | None:
-        if ref.mark or not _LEAST_BYTES <= size <= self.most:
+        if ref.spilled or not _LEAST_BYTES <= size <= self.most:
             return None
         fd = open_ref(ref, write=True)
         try:

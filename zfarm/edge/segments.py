@@ -3,8 +3,10 @@ what is in it, others know.
 
 A segment is a memfd: nothing names it, so the kernel frees it with the last process that holds or maps it,
 however those end. Another process of the same user opens it through ``/proc/PID/fd/N`` and checks the token
-that is its name: that number may be another file by now. The first touch of fresh memory costs far more than
-a copy into memory that was touched before, so a pool keeps what is free, and hands it out again.
+that stands at its end: that number may be another file by now. The first touch of fresh memory costs far more
+than a copy into memory that was touched before, so a pool keeps what is free, and hands it out again. One of
+which nobody says whether others look at it is renewed, when the system tells that nobody has it open: it gets
+another token, so that no reference to what was in it leads to what will be.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, Final, NamedTuple
 
+from zfarm.edge.leases import is_at_rest, memory_file
 from zfarm.settings import Settings, settings
 
 __all__ = [
@@ -35,6 +39,7 @@ __all__ = [
     "area_of",
     "bytes_of",
     "copy_to",
+    "leases_tell",
     "map_area",
     "open_ref",
     "place_area",
@@ -56,14 +61,14 @@ PRIVATE: Final = mmap.MAP_PRIVATE | _NORESERVE
 
 
 class Ref(NamedTuple):
-    """Where another process finds what is in a segment: ``size`` bytes of it. ``mark`` is where the token
-    stands in a spilled one, which has no name; 0: in its name."""
+    """Where another process finds what is in a segment: ``size`` bytes of it. A spilled one is no memory, but
+    a file."""
 
     token: bytes
     pid: int
     fd: int
     size: int
-    mark: int = 0
+    spilled: bool = False
 
 
 class Slice(NamedTuple):
@@ -86,8 +91,8 @@ class Segment:
         "home",
         "key",
         "landed",
-        "mark",
         "size",
+        "spilled",
         "tainted",
         "token",
         "touched",
@@ -101,35 +106,46 @@ class Segment:
         self.capacity = capacity
         self.size = 0  # of what is in it now
         self.touched = 0  # bytes that were ever written, and so are taken
-        self.mark = capacity if folder else 0
+        self.spilled = bool(folder)  # it is a file of a folder
         self.fd = -1
         self.users = 0
         self.landed = 0  # how many results its owner has mapped from it
         self.home = 0  # the only one who may be given it, since it may have it mapped; 0: anybody
-        self.tainted = False  # somebody may look at it when its users are gone: never to be written to again
+        self.tainted = False  # somebody may look at it when its users are gone: not to be written to as it is
         self.key: Any = None
         self.blob: Any = None  # what zfarm.edge.bales has made of it
         self._area: Any = None
         if not folder:
-            self.fd = os.memfd_create(f"zfarm-{self.token.hex()}", os.MFD_CLOEXEC)
+            self.fd = memory_file(f"zfarm-{self.token.hex()}")
         else:
             self.fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(self.fd, capacity)
-            if folder:
-                os.pwrite(self.fd, self.token, capacity)
+            os.pwrite(self.fd, self.token, capacity)
         except OSError:
             self.close()
             raise
 
-    @property
-    def spilled(self) -> bool:
-        """It is a file of a folder."""
-        return self.mark > 0
-
     def ref(self) -> Ref:
         """How others find it."""
-        return Ref(self.token, os.getpid(), self.fd, self.size, self.mark)
+        return Ref(self.token, os.getpid(), self.fd, self.size, self.spilled)
+
+    def renew(self) -> bool:
+        """Make it as good as a new one: nobody else maps it, and no reference to it opens it any more. False:
+        somebody else has it open or mapped, or nobody can tell.
+
+        Who opens it before its token has changed is seen by the second look; who comes later finds that it is
+        not what is looked for.
+        """
+        if not (leases_tell() and is_at_rest(self.fd)):
+            return False
+        token = os.urandom(TOKEN_BYTES)
+        try:
+            os.pwrite(self.fd, token, self.capacity)
+        except OSError:
+            return False
+        self.token = token
+        self.tainted = not is_at_rest(self.fd)
+        return not self.tainted
 
     def write(self, data: memoryview) -> None:
         """Put this into it, and nothing else. Raises OSError."""
@@ -176,11 +192,9 @@ def open_ref(ref: Ref, write: bool = False) -> int:
     fd = os.open(f"/proc/{ref.pid:d}/fd/{ref.fd:d}", flags)
     try:
         name = os.readlink(f"/proc/self/fd/{fd}")
-        if ref.mark:
-            fits = name.endswith(" (deleted)") and os.pread(fd, TOKEN_BYTES, ref.mark) == ref.token
-        else:
-            fits = name == f"/memfd:zfarm-{ref.token.hex()} (deleted)"
-        if not fits or os.fstat(fd).st_size < ref.size:
+        fits = name.endswith(" (deleted)") if ref.spilled else name.startswith("/memfd:zfarm-")
+        capacity = os.fstat(fd).st_size - TOKEN_BYTES
+        if not fits or capacity < ref.size or os.pread(fd, TOKEN_BYTES, capacity) != ref.token:
             raise FileNotFoundError(f"descriptor {ref.fd} of process {ref.pid} is another file now")
     except BaseException:
         os.close(fd)
@@ -294,6 +308,37 @@ def copy_to(address: int, data: memoryview) -> None:
         _libc.memcpy(address, source, data.nbytes)
 
 
+@cache
+def leases_tell() -> bool:
+    """Whether the system notices who has a segment open or mapped, and nobody else: tried once."""
+    try:
+        fd = memory_file("zfarm-lease")
+    except OSError:
+        return False
+    try:
+        os.ftruncate(fd, mmap.PAGESIZE)
+        return is_at_rest(fd) and _others_are_seen(fd) and is_at_rest(fd)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _others_are_seen(fd: int) -> bool:
+    for way in (os.O_RDONLY, os.O_RDWR):
+        other = os.open(f"/proc/self/fd/{fd:d}", way | os.O_CLOEXEC)
+        try:
+            opened = not is_at_rest(fd)
+            address = place_area(other, mmap.PAGESIZE, PRIVATE, mmap.PROT_READ)
+        finally:
+            os.close(other)
+        mapped = not is_at_rest(fd)
+        unmap(address, mmap.PAGESIZE)
+        if not (opened and mapped):
+            return False
+    return True
+
+
 class Pool:
     """The segments of one process: how many bytes they may have, and those that are free. One thread at a
     time."""
@@ -303,8 +348,8 @@ class Pool:
         self._limits = limits
         self._most = min(limits.shared_bytes_max, _memory_bytes() // 4)
         self._forget = forget or (lambda segment: None)
-        self._free: OrderedDict[bytes, Segment] = OrderedDict()  # the one that was free for longest first
-        self._cold: set[bytes] = set()
+        self._free: OrderedDict[Segment, None] = OrderedDict()  # the one that was free for longest first
+        self._cold: set[Segment] = set()
         self.bytes = 0
         """In memory, the free ones included."""
         self.warm = 0
@@ -318,9 +363,9 @@ class Pool:
         """A segment for so many bytes, which belongs to the caller until ``give``, sooner one of this home
         than one without; None: there is no room for it."""
         capacity = max(_SMALLEST, 1 << (size - 1).bit_length())
-        fitting = [one for one in self._free.values() if one.capacity == capacity and not one.tainted]
-        for segment in sorted(fitting, key=lambda one: one.home != home):
-            if segment.home in (0, home):
+        fitting = [one for one in self._free if one.capacity == capacity]
+        for segment in sorted(fitting, key=lambda one: (one.tainted, one.home != home)):
+            if segment.home in (0, home) and (not segment.tainted or segment.renew()):
                 self.reclaim(segment)
                 self._forget(segment)
                 self.bytes += max(0, size - segment.touched)
@@ -349,21 +394,21 @@ class Pool:
 
     def reclaim(self, segment: Segment) -> None:
         """A free segment is in use again, with what it holds."""
-        self._cold.discard(segment.token)
-        del self._free[segment.token]
+        self._cold.discard(segment)
+        del self._free[segment]
         self.warm -= segment.touched
 
     def is_free(self, segment: Segment) -> bool:
         """Whether it may be reclaimed."""
-        return segment.token in self._free
+        return segment in self._free
 
     def give(self, segment: Segment) -> None:
-        """A segment is not needed now: it is kept as long as there is room. What is in it stays, and one that
-        is not tainted may be written to, since nobody else maps it."""
+        """A segment is not needed now: it is kept as long as there is room. What is in it stays. One that is
+        not tainted may be written to, since nobody else maps it; another one when it can be renewed."""
         if segment.spilled or segment.touched > self._limits.shared_warm_bytes:
             self.drop(segment)
             return
-        self._free[segment.token] = segment
+        self._free[segment] = None
         self.warm += segment.touched
         while self.warm > self._limits.shared_warm_bytes:
             self._drop_oldest()
@@ -381,8 +426,7 @@ class Pool:
     def cool(self) -> None:
         """Give back what has been free since this was last called."""
         cold, self._cold = self._cold & self._free.keys(), set(self._free)
-        for token in cold:
-            segment = self._free[token]
+        for segment in cold:
             self.reclaim(segment)
             self.drop(segment)
 
@@ -392,7 +436,7 @@ class Pool:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        segment = next(iter(self._free.values()))
+        segment = next(iter(self._free))
         self.reclaim(segment)
         self.drop(segment)
 

@@ -1,9 +1,10 @@
 """What a client has in shared memory for its calls, and has mapped of their results; any thread may ask.
 
 Equal bytes are stowed once: a buffer that looks like one that is there is compared with it, byte by byte. A
-segment is written to again only when every call that it was for has ended in a child that told what it has
-still mapped; after any other end it is left to whoever may still look at it. A result may be in a segment of
-its call's arguments: then that is not written to before the result is gone, too. What dies in the middle of
+segment is written to again when every call that it was for has ended in a child that told what it has still
+mapped; after any other end, and once it was shared, only if the system tells that nobody has it open, and
+under another token; else it is left to whoever may still look at it. A result may be in a segment of its
+call's arguments: then that is not written to before the result is gone, too. What dies in the middle of
 anything else only leaves a word in a queue.
 """
 
@@ -19,7 +20,7 @@ from typing import Any, Final
 from zfarm.edge import segments
 from zfarm.edge.cargo import Cargo, Part, opened_cargo, pack, small
 from zfarm.edge.moorings import Moorings
-from zfarm.edge.segments import POSSIBLE, Pool, Ref, Segment, open_ref, same
+from zfarm.edge.segments import POSSIBLE, Pool, Ref, Segment, leases_tell, open_ref, same
 from zfarm.messages import Blob
 from zfarm.settings import Settings, settings
 
@@ -30,7 +31,7 @@ RECYCLE: Final = b"R"
 DROP: Final = b"D"
 """The same, where a process that was forked may map it."""
 UNSHARE: Final = b"U"
-"""Before the key of a shared object that nobody here refers to any more."""
+"""Before the key of a shared object that nobody here refers to any more, or the token of a segment of it."""
 _SAMPLES: Final = 16
 _SAMPLE_BYTES: Final = 256
 _COPY_FROM: Final = 4096
@@ -173,7 +174,11 @@ class Stowage:
         self._sweep()
 
     def discard(self, hold: Hold) -> None:
-        """What was shared is not needed any more: it is not even kept warm, since children may map it."""
+        """What was shared is not needed any more. Children may map it; where nobody tells when that is over,
+        it is not even kept warm."""
+        if leases_tell():
+            self.ended(hold, None)
+            return
         held, hold.segments = hold.segments, []
         with self._lock:
             for segment in held:
@@ -264,11 +269,11 @@ class Stowage:
 
     def keep(self, ref: Ref, hold: Hold | None) -> int:
         """A descriptor of a segment of this call, in which there is a result that is to be kept: nothing else
-        is ever written there. Raises OSError."""
+        is written there as long as it is open. Raises OSError."""
         for segment in hold.segments if hold is not None else ():
             if segment.token == ref.token:
                 segment.tainted = True
-                return os.dup(segment.fd)
+                return open_ref(segment.ref())  # a duplicate would not be noticed
         raise FileNotFoundError("a segment of an argument whose call has ended")
 
     def unmapped(self, gone: bytes | Segment) -> None:
