@@ -414,17 +414,18 @@ def main(
     from zfarm.edge.cores import usable_cores
     from zfarm.edge.pages import keep_freed_memory
     from zfarm.edge.places import store_directory
-    from zfarm.edge.security import WORKER, parse_address
     from zfarm.edge.strays import adopt_strays, end_strays
-    from zfarm.edge.tokens import read_token, token_of
     from zfarm.placement import stock
 
     has = stock(resources, labels)
-    if token_file:
-        access = read_token(token_of(token_file))
-    else:
-        access = parse_address(address or os.environ.get("ZFARM_ADDRESS", ""), WORKER, connection or "")
-    nursery = Nursery.start()  # before ZeroMQ is imported: it forks children, and must have no threads
+    # before ZeroMQ is imported: it forks children, and must have no threads; and before a key is read, which
+    # they would have in their memory
+    nursery = Nursery.start()
+    try:
+        access = _access(address, connection, token_file)
+    except BaseException:
+        nursery.close()
+        raise
     adopt_strays()  # a nursery that is killed cannot end them
     keep_freed_memory()  # not in the children
     place = store or store_directory()
@@ -446,3 +447,12 @@ def main(
     if process.shell.barren:
         raise FarmError("the worker ends since the process died that starts its children: start it anew")
     return 0
+
+
+def _access(address: str | None, connection: Path | None, token_file: str) -> Access:
+    from zfarm.edge.security import WORKER, parse_address
+    from zfarm.edge.tokens import read_token, token_of
+
+    if token_file:
+        return read_token(token_of(token_file))
+    return parse_address(address or os.environ.get("ZFARM_ADDRESS", ""), WORKER, connection or "")

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import socket
-import stat
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from tests.face.processes import TcpFarm, wait_until
 from tests.integration.hostile import Raw, hello, join, submit, versions
 from zfarm.edge import wire
 from zfarm.edge.principals import enrol, keys_path, new_principal, revoke
-from zfarm.edge.security import ROLES, KeyPair, Role, ServerKeys, load_connection
+from zfarm.edge.security import ROLES, KeyPair, Role, load_connection
 from zfarm.edge.tokens import read_token
 from zfarm.errors import AccessDenied
 from zfarm.messages import (
@@ -164,7 +163,6 @@ def test_forged_leases_change_nothing(farm: TcpFarm) -> None:
 
 
 def _hold(release: str) -> str:
-    import os
     import time as clock
 
     while not os.path.exists(release):
@@ -406,47 +404,6 @@ def test_strangers_and_half_greetings_by_the_hundred_keep_nobody_out(farm: TcpFa
     process = psutil.Process(broker.pid)
     wait_until(lambda: process.num_fds() < opened + 20, "descriptors to come back")
     assert refusals(farm)["handshakes"] >= 1
-
-
-def test_no_process_of_a_farm_shows_a_secret_and_no_child_has_a_file_with_one_open(farm: TcpFarm) -> None:
-    before = os.umask(0)
-    try:
-        broker = farm.start_broker()
-    finally:
-        os.umask(before)
-    made = farm.run("token", "--connection", str(farm.connection)).stdout
-    token = farm.directory / "token"
-    token.touch(0o600)
-    token.write_text(made)
-    worker = farm.start("worker", "--slots", "2", "--token-file", str(token))
-    farm.wait_slots(2)
-    with zfarm.Executor(farm.connection) as client:
-        assert list(client.map(abs, range(50))) == list(range(50))
-        keys = ServerKeys.load(keys_path(farm.connection))
-        joined = read_token(made).keys
-        assert joined is not None
-        secrets = [
-            keys.server.secret,
-            joined.secret,
-            *(pair.secret for pair in keys.roles.values()),
-            made.strip(),
-        ]
-        family = [psutil.Process(pid) for pid in (broker.pid, worker.pid)]
-        children = family[1].children(recursive=True)
-        assert len(children) >= 3  # the nursery and two children
-        for process in (*family, *children):
-            shown = "\0".join([*process.cmdline(), *map(str, process.environ().items())])
-            assert not any(secret in shown for secret in secrets)
-        private = {str(path) for path in farm.directory.iterdir()}
-        for child in children:
-            assert not {file.path for file in child.open_files()} & private - {
-                str(worker.err),
-                str(worker.out),
-            }
-    said = broker.said + worker.said + broker.out.read_text()
-    assert not any(secret in said for secret in secrets)
-    for path in (farm.connection, keys_path(farm.connection), farm.connection.with_suffix(".journal")):
-        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
 def test_only_the_addresses_that_were_bound_listen(farm: TcpFarm) -> None:
