@@ -44,14 +44,15 @@ class Job(Executor):
 
         Raises:
             JobExists: there is one of this name; `attach` to it.
-            ConfigurationError: no farm is named, or its broker keeps no journal.
+            TypeError: the name is no string.
+            ConfigurationError: no farm is named, its broker keeps no journal, or the name is empty, has more
+                than 200 characters, or some that cannot be printed.
             Others: as Executor.
         """
         self._open(name, address, _World(initializer, initargs, max_tasks_per_child or 0), attach=False)
 
     def _open(self, name: str, address: str | os.PathLike[str] | None, world: _World, attach: bool) -> None:
-        if not name or len(name) > NAME_MAX:
-            raise ConfigurationError(f"the name of a job has 1 to {NAME_MAX} characters, not {len(name)}")
+        _check_name(name)
         where = os.fspath(address or os.environ.get("ZFARM_ADDRESS", ""))
         if not where and not os.environ.get("ZFARM_CONNECTION_FILE"):
             raise ConfigurationError(
@@ -101,6 +102,17 @@ class Job(Executor):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every call of ``futures`` has its outcome; False: not within ``timeout`` seconds."""
         return not wait(self.futures, timeout).not_done
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a job must be a string, not {type(name).__name__}")
+    if not 0 < len(name) <= NAME_MAX:
+        raise ConfigurationError(f"the name of a job has 1 to {NAME_MAX} characters, not {len(name)}")
+    if not name.isprintable():
+        raise ConfigurationError(
+            f"the name of a job has printable characters alone, as logs show it: not {name!a}"
+        )
 
 
 def stand_ins(home: Home, tasks: list[JobTask]) -> list[tuple[JobTask, Future[Any]]]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,6 +71,25 @@ def test_a_job_is_left_and_taken_over_and_ends_with_its_last_outcome(farm: TcpFa
         assert [future.result(30) for future in again.futures] == [1, 2]
     with pytest.raises(zfarm.JobUnknown, match="there is none"):
         zfarm.attach("mine", farm.connection)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("", zfarm.ConfigurationError),
+        ("x" * 201, zfarm.ConfigurationError),
+        ("a\nb", zfarm.ConfigurationError),
+        ("\x1b[2J", zfarm.ConfigurationError),
+        ("\ud800", zfarm.ConfigurationError),
+        (b"mine", TypeError),
+        (3, TypeError),
+        (None, TypeError),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused_before_a_broker_is_asked(name: Any, error: type[Exception]) -> None:
+    for begin in (zfarm.Job, zfarm.attach):
+        with pytest.raises(error, match="the name of a job"):
+            begin(name, "tcp://127.0.0.1:1")
 
 
 def test_nothing_of_a_job_is_left_behind_whatever_way_it_was_submitted(farm: TcpFarm) -> None:
