@@ -198,7 +198,7 @@ def test_slots_and_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"address": 0}, ValueError, "max_workers must be greater than 0"),
         ({"address": 4.5}, TypeError, "address"),
         ({"max_workers": 0}, ValueError, "max_workers must be greater than 0"),
-        ({"max_workers": "2"}, TypeError, "integer"),
+        ({"max_workers": "2"}, TypeError, "max_workers must be an integer"),
         ({"initializer": 3}, TypeError, "initializer must be a callable"),
         ({"max_tasks_per_child": 0}, ValueError, ">= 1"),
         ({"max_tasks_per_child": 1.5}, TypeError, "integer"),

@@ -1,21 +1,35 @@
-"""What the arguments of an executor and of its map may be, and what stands in for those not given."""
+"""What arguments of executors and futures may be, what stands in for those not given, and their errors."""
 
 from __future__ import annotations
 
 import operator
 import os
 from collections.abc import Iterable, Sized
+from math import isfinite
 from typing import Any, Final
 
 from zfarm.errors import ConfigurationError
 
-__all__ = ["check_arguments", "check_sizes", "default_workers", "name_of", "picklers", "sized"]
+__all__ = [
+    "SECONDS_MAX",
+    "check_arguments",
+    "check_sizes",
+    "default_workers",
+    "grace_of",
+    "name_of",
+    "picklers",
+    "seconds_of",
+    "shown",
+    "sized",
+]
 
 picklers: Final[set[int]] = set()
 """Threads that have pickled a handle of a file since somebody looked (zfarm.handles)."""
 
 NAME_MAX: Final = 200
 """Characters of a function's name that travel, for dashboards and messages."""
+SECONDS_MAX: Final = 10.0 * 366 * 24 * 3600
+"""Ten years: the system refuses to wait for some centuries, and says so too late."""
 
 
 def check_arguments(
@@ -24,7 +38,7 @@ def check_arguments(
     """Raise TypeError or ValueError if no executor can be made of these; its own texts."""
     if address is not None and not isinstance(address, str | os.PathLike):
         raise TypeError(f"address must be a string or a path, not {type(address).__name__}")
-    if max_workers is not None and operator.index(max_workers) <= 0:  # type: ignore[arg-type]
+    if max_workers is not None and _whole("max_workers", max_workers) <= 0:
         raise ValueError("max_workers must be greater than 0")
     if initializer is not None and not callable(initializer):
         raise TypeError("initializer must be a callable")
@@ -35,14 +49,60 @@ def check_arguments(
             raise ValueError("max_tasks_per_child must be >= 1")
 
 
-def check_sizes(chunksize: int, buffersize: object) -> None:
+def check_sizes(chunksize: object, buffersize: object) -> None:
     """Raise TypeError or ValueError if ``map`` cannot take these."""
-    if chunksize < 1:
+    if _whole("chunksize", chunksize) < 1:
         raise ValueError("chunksize must be >= 1.")
     if buffersize is not None and not isinstance(buffersize, int):
         raise TypeError("buffersize must be an integer or None")
     if buffersize is not None and buffersize < 1:
         raise ValueError("buffersize must be None or > 0")
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}") from None
+
+
+def seconds_of(name: str, value: Any) -> float:
+    """A time in seconds that was given as the argument ``name``.
+
+    Raises:
+        TypeError, ValueError: it is no number, or none that is finite.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    try:
+        seconds = float(value)
+    except TypeError:  # an array
+        raise TypeError(f"{name} must be one number of seconds, not {shown(value)}") from None
+    except (ValueError, OverflowError):  # a signalling NaN; a whole number beyond all floats
+        seconds = float("nan")
+    if not isfinite(seconds):
+        raise ValueError(f"{name} must be a finite number of seconds, not {shown(value)}")
+    return seconds
+
+
+def grace_of(value: Any) -> int:
+    """The argument ``grace`` of a cancel, in microseconds.
+
+    Raises:
+        TypeError, ValueError: it cannot be.
+    """
+    seconds = seconds_of("grace", value)
+    if not 0 <= seconds <= SECONDS_MAX:
+        raise ValueError(f"grace must be 0 or more seconds, and at most ten years, not {shown(value)}")
+    return int(seconds * 1e6)
+
+
+def shown(value: object) -> str:
+    """How errors show what was given."""
+    try:
+        return repr(value)[:200]
+    except ValueError:  # Python writes no whole numbers that are too long
+        return f"such a large {type(value).__name__}"
 
 
 def default_workers() -> int:

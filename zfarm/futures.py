@@ -25,6 +25,8 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from zfarm.arguments import grace_of
+
 if TYPE_CHECKING:
     from zfarm.arrivals import Arrivals
     from zfarm.files import Files
@@ -380,10 +382,9 @@ class Future(StandardFuture[T], Generic[T]):
         A call that lets the KeyboardInterrupt through is cancelled.
 
         Raises:
-            ValueError: ``grace`` is negative or not finite.
+            TypeError, ValueError: ``grace`` is no number, negative, or more than ten years.
         """
-        if not 0.0 <= grace < float("inf"):
-            raise ValueError(f"grace must be 0 or more seconds, not {grace!r}")
+        grace_us = grace_of(grace) if grace else 0
         force = force or self._force
         if self._state == FINISHED or (self._state == RUNNING and not force):
             return False
@@ -391,7 +392,7 @@ class Future(StandardFuture[T], Generic[T]):
             return True
         if self._home is None or self._withdraw():
             return self._drop()
-        return self._home.cancel(self, force, int(grace * 1e6))
+        return self._home.cancel(self, force, grace_us)
 
     def _withdraw(self) -> bool:
         """True: the link has not taken this yet, and never will."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NamedTuple
 
+from zfarm.arguments import shown
 from zfarm.errors import ConfigurationError
 from zfarm.messages import Demand
 
@@ -67,11 +68,12 @@ def _thousandths(name: str, amount: Any) -> int:
         raise TypeError(f"the amount of resource {name!r} must be a number, not {amount!r}")
     try:
         exact = Decimal(str(amount)) * THOUSANDTHS
-    except InvalidOperation:
+    except (ArithmeticError, ValueError):  # a signalling NaN, or far beyond what can be
         exact = Decimal("nan")
     if not exact.is_finite() or not 0 < exact <= AMOUNT_MAX * THOUSANDTHS:
         raise ValueError(
-            f"the amount of resource {name!r} must be greater than 0 and at most {AMOUNT_MAX}, not {amount!r}"
+            f"the amount of resource {name!r} must be greater than 0 and at most {AMOUNT_MAX}, "
+            f"not {shown(amount)}"
         )
     if exact != int(exact):
         raise ValueError(

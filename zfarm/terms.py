@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
+from zfarm.arguments import SECONDS_MAX, seconds_of, shown
 from zfarm.messages import Demand
 from zfarm.placement import demand_labels, demand_of, demand_resources
 from zfarm.settings import settings
@@ -25,7 +25,6 @@ PRIORITY_MAX: Final = 1_000_000
 MEMORY_MIN: Final = 16 * 1024**2
 MEMORY_MAX: Final = 1024**5
 SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) *(B|[kMGT]i?B)", re.IGNORECASE | re.ASCII)
-TIMEOUT_MAX_S: Final = 10.0 * 366 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,26 +89,17 @@ class Terms:
 def _timeout(value: Any) -> dict[str, Any]:
     if value is None:
         return {"timeout_us": 0}
-    seconds = _seconds("timeout", value)
-    if not 0 < seconds <= TIMEOUT_MAX_S:
+    seconds = seconds_of("timeout", value)
+    if not 0 < seconds <= SECONDS_MAX:
         raise ValueError(f"timeout must be greater than 0 seconds and at most ten years, not {value!r}")
     return {"timeout_us": max(1, int(seconds * 1e6))}
-
-
-def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    seconds = float(value)
-    if not isfinite(seconds):
-        raise ValueError(f"{name} must be a finite number of seconds, not {value!r}")
-    return seconds
 
 
 def _whole(name: str, value: Any, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
     if not least <= value <= most:
-        raise ValueError(f"{name} must be from {least} to {most}, not {value}")
+        raise ValueError(f"{name} must be from {least} to {most}, not {shown(value)}")
     return value
 
 
@@ -173,7 +163,7 @@ def _memory(value: Any) -> dict[str, Any]:
         size = value
     if not MEMORY_MIN <= size <= MEMORY_MAX:
         raise ValueError(
-            f"memory must be from 16MiB (a child that does nothing needs some) to 1PiB, not {value!r}"
+            f"memory must be from 16MiB (a child that does nothing needs some) to 1024TiB, not {shown(value)}"
         )
     return {"memory_bytes": size}
 
@@ -219,7 +209,7 @@ def _files(value: Any) -> dict[str, Any]:
 
 
 def _scratch(value: Any) -> dict[str, Any]:
-    if value not in (True, False, "cwd"):
+    if not isinstance(value, bool) and (not isinstance(value, str) or value != "cwd"):
         raise ValueError(f"scratch must be True, False or 'cwd', not {value!r}")
     return {"scratch": value}
 

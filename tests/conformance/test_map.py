@@ -164,6 +164,17 @@ def test_chunksize_must_be_positive(make: Make, chunksize: int) -> None:
         make().map(tasks.square, range(3), chunksize=chunksize)
 
 
+@only_zfarm
+@pytest.mark.parametrize("chunksize", [1.5, 2.0, "2", None])
+def test_a_chunksize_that_is_no_whole_number_is_refused_at_once(make: Make, chunksize: Any) -> None:
+    """(2) Process pools fail as late as when they cut the input."""
+    executor = make()
+
+    with pytest.raises(TypeError, match="chunksize must be an integer"):
+        executor.map(tasks.square, range(3), chunksize=chunksize)
+    assert list(executor.map(tasks.square, range(3), chunksize=2)) == [0, 1, 4]
+
+
 @kinds("threads")
 def test_threads_take_a_chunksize_and_ignore_it(make: Make) -> None:
     """(2)"""

@@ -7,14 +7,16 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import zfarm
 from tests.face.processes import wait_until
-from tests.integration.test_faults import hold
+from tests.integration.test_faults import hold, marked
 from zfarm.errors import TaskTimeout
 
 pytestmark = pytest.mark.timeout(120)
@@ -316,6 +318,14 @@ def test_views_keep_what_is_not_said_again(executor: zfarm.Executor) -> None:
         ({"name": 3}, TypeError, "name"),
         ({"name": "a\nb"}, ValueError, "printable"),
         ({"force_cancel": 1}, TypeError, "force_cancel"),
+        ({"scratch": 1}, ValueError, "scratch"),
+        ({"timeout": 10**400}, ValueError, "timeout"),
+        ({"timeout": Decimal("sNaN")}, ValueError, "timeout"),
+        ({"timeout": np.zeros(2)}, TypeError, "timeout"),
+        ({"retries": 10**5000}, ValueError, "retries"),
+        ({"memory": 10**5000}, ValueError, "memory"),
+        ({"resources": {"gpu": 10**5000}}, ValueError, "'gpu'"),
+        ({"resources": {"gpu": Decimal("1E+999999")}}, ValueError, "'gpu'"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(
@@ -323,3 +333,27 @@ def test_an_option_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(error, match=says):
         executor.options(**options)
+
+
+@pytest.mark.parametrize(
+    ("grace", "error"),
+    [
+        (-1, ValueError),
+        (float("nan"), ValueError),
+        (10**400, ValueError),
+        (1e13, ValueError),
+        ("2", TypeError),
+        (True, TypeError),
+    ],
+)
+def test_a_grace_that_cannot_be_is_refused_and_the_call_goes_on(
+    executor: zfarm.Executor, tmp_path: Path, grace: Any, error: type[Exception]
+) -> None:
+    runs, go = tmp_path / "runs", tmp_path / "go"
+    future = executor.submit(hold, str(runs), 7, str(go))
+    wait_until(lambda: marked(runs), "the call runs")
+
+    with pytest.raises(error, match="grace must be"):
+        future.cancel(force=True, grace=grace)
+    go.touch()
+    assert future.result(30) == 7
