@@ -29,7 +29,8 @@ def test_the_self_test_passes_when_all_is_well_and_says_nothing(
     assert doorkeeper.alive
     roles_let_in = sum(map(len, zap.DOMAINS.values()))
     assert doorkeeper.accepted == roles_let_in
-    assert doorkeeper.denied == len(zap.DOMAINS) * (len(keys.roles) + 1) - roles_let_in  # a stranger, too
+    assert doorkeeper.proven == len(zap.DOMAINS) * (len(keys.roles) + 1) - roles_let_in  # a stranger, too
+    assert doorkeeper.denied == 0, "nobody else has come"
     assert not caplog.records
     doorkeeper.stop()
     doorkeeper.stop()

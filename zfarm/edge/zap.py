@@ -93,6 +93,8 @@ class Doorkeeper:
         """Handshakes answered late, or put off altogether, since their key came too often, or strangers."""
         self.accepted = 0
         self.denied = 0
+        self.proven = 0
+        """Handshakes that were refused as a test of ours expects: they are in no other count."""
         self.rounds = 0
         """It goes one each second at least."""
 
@@ -227,6 +229,8 @@ class Doorkeeper:
             return 0.0, [b"1.0", number, b"300", b"too often", b"", b""]
         if status == b"200":
             self.accepted += 1
+        elif request[-1] in self._expected:
+            self.proven += 1
         else:
             self.denied += 1
         return wait_s, [b"1.0", number, status, text, user, b""]
