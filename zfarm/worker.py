@@ -426,7 +426,7 @@ def main(
     except BaseException:
         nursery.close()
         raise
-    adopt_strays()  # a nursery that is killed cannot end them
+    others = adopt_strays()  # a nursery that is killed cannot end what calls leave behind
     keep_freed_memory()  # not in the children
     place = store or store_directory()
     process = _Process(access, nursery, slots or usable_cores(), name or platform.node(), has, place)
@@ -438,7 +438,7 @@ def main(
         process.loop.run()
     finally:
         process.close()
-        end_strays()
+        end_strays(others)
     if process.trouble is not None:
         raise process.trouble
     rejected = process.shell.rejected

@@ -279,6 +279,23 @@ def test_what_calls_have_left_behind_ends_though_its_nursery_is_killed(farm: Tcp
         client.shutdown(wait=False, cancel_futures=True)
 
 
+def test_a_process_that_no_call_has_started_outlives_the_worker(farm: TcpFarm, tmp_path: Path) -> None:
+    """A script begins something beside, and becomes the worker by ``exec``."""
+    farm.start_broker()
+    aside = tmp_path / "aside"
+    begin = f'sleep 300 & echo $! > "{aside}"; exec "$@"'
+    farm.before = ["sh", "-c", begin, "sh"]
+    worker = farm.start_worker(1)
+    farm.wait_slots(1)
+    beside = psutil.Process(int(aside.read_text()))
+    assert beside.ppid() == worker.pid
+    worker.process.terminate()
+    assert worker.wait() == 0
+
+    assert beside.is_running()
+    beside.kill()
+
+
 def test_what_calls_have_left_behind_ends_though_the_nursery_of_an_embedded_farm_is_killed(
     tmp_path: Path,
 ) -> None:

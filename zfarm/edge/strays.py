@@ -14,7 +14,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -29,11 +29,14 @@ they are killed after that."""
 _prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
 
 
-def adopt_strays() -> None:
+def adopt_strays() -> set[int]:
     """From now on this process is the parent of all descendants whose own parent has ended. Elsewhere than on
-    Linux nothing changes."""
+    Linux nothing changes. Tells the children that it had before, which no call has left behind: a shell that
+    becomes this process by ``exec`` may have started some."""
+    before = _children()
     if _prctl is not None:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    return before
 
 
 def bury_strays(known: Container[int]) -> None:
@@ -47,11 +50,11 @@ def bury_strays(known: Container[int]) -> None:
             os.waitpid(ended.si_pid, 0)
 
 
-def end_strays() -> None:
+def end_strays(others: Iterable[int] = ()) -> None:
     """Have all that this process is the parent of end, and what they leave behind in turn: those that do not
-    when they are asked are killed after a while. Those of another user are left alone."""
+    when they are asked are killed after a while. Left alone are ``others``, and those of another user."""
     patience = time.monotonic() + _PATIENCE_S
-    spared: set[int] = set()
+    spared = set(others)
     asked: set[int] = set()
     while strays := _children() - spared:
         left = patience - time.monotonic()
