@@ -164,8 +164,8 @@ class Mix:
     @property
     def idle_bound_s(self) -> float:
         """Without faults no slot is free for longer than this while a call waits."""
-        settings = self.settings
-        return 12 * self.latency_s + 3 * self.fork_s + 2 * settings.stuck_after_us * 1e-6 + 20 * MS
+        forks = 3 if self.settings.named_kept_bytes > 1 else 5  # where none is kept, one is often lacking
+        return 12 * self.latency_s + forks * self.fork_s + 2 * self.settings.stuck_after_us * 1e-6 + 20 * MS
 
 
 def mix_of(seed: int) -> Mix:
