@@ -300,7 +300,7 @@ class Vault:
         """The same, after an error that names no page."""
         try:
             found = self.quick_check()
-        except (sqlite3.Error, AttributeError):  # it cannot even be looked at, or was not opened
+        except sqlite3.Error:  # it cannot even be looked at
             return ""
         return f" ({found})" if found else ""
 
