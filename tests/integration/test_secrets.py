@@ -11,12 +11,21 @@ import psutil
 import pytest
 
 import zfarm
-from tests.face.processes import TcpFarm
+from tests.face.processes import Command, TcpFarm
 from zfarm.edge.principals import keys_path
 from zfarm.edge.security import ServerKeys, load_connection
 from zfarm.edge.tokens import read_token
 
 pytestmark = pytest.mark.timeout(120)
+
+
+def joined_by_token(farm: TcpFarm) -> tuple[str, Command]:
+    """A join token of this farm, and a worker of two slots that was started with it."""
+    made = farm.run("token", "--connection", str(farm.connection)).stdout
+    token = farm.directory / "token"
+    token.touch(0o600)
+    token.write_text(made)
+    return made, farm.start("worker", "--slots", "2", "--token-file", str(token))
 
 
 def test_no_process_of_a_farm_shows_a_secret_and_no_child_has_a_file_with_one_open(farm: TcpFarm) -> None:
@@ -25,11 +34,7 @@ def test_no_process_of_a_farm_shows_a_secret_and_no_child_has_a_file_with_one_op
         broker = farm.start_broker()
     finally:
         os.umask(before)
-    made = farm.run("token", "--connection", str(farm.connection)).stdout
-    token = farm.directory / "token"
-    token.touch(0o600)
-    token.write_text(made)
-    worker = farm.start("worker", "--slots", "2", "--token-file", str(token))
+    made, worker = joined_by_token(farm)
     farm.wait_slots(2)
     with zfarm.Executor(farm.connection) as client:
         assert list(client.map(abs, range(50))) == list(range(50))
@@ -68,14 +73,10 @@ def test_no_child_has_a_key_in_its_memory(farm: TcpFarm, how: str) -> None:
         keys = load_connection(farm.connection).keys["worker"]
         worker = farm.start("worker", "--slots", "2", "--connection", str(farm.connection))
     else:
-        made = farm.run("token", "--connection", str(farm.connection)).stdout
+        made, worker = joined_by_token(farm)
         joined = read_token(made).keys
         assert joined is not None
         keys = joined
-        token = farm.directory / "token"
-        token.touch(0o600)
-        token.write_text(made)
-        worker = farm.start("worker", "--slots", "2", "--token-file", str(token))
     farm.wait_slots(2)
     with zfarm.Executor(farm.connection) as client:
         assert list(client.map(abs, range(50))) == list(range(50))
