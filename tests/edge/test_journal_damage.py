@@ -119,7 +119,7 @@ def contents_or_refusal(path: Path) -> dict[str, list] | None:
     [pytest.param(1, marks=pytest.mark.slow), 37],
 )
 def test_a_log_cut_anywhere_in_its_last_4_kib_is_refused(place, step):
-    files = killed(place)
+    files = killed(place, turns=29)
     log = files.contents["journal-wal"]
     assert len(log) > 4096
     assert contents_or_refusal(files.restore(place / "made")) == model_of(files.turns).expected()

@@ -73,7 +73,8 @@ def spot_of_page(text: str, tables: Path, log: Path) -> tuple[Path, int]:
                 found = at + FRAME_HEADER.size
     if found >= 0:
         return log, found
-    return tables, max(0, number - 1) * _page_bytes(tables)
+    content = _read(tables)  # which may have been cut before that page
+    return tables, min(max(0, number - 1) * _page_bytes(content), len(content))
 
 
 def spot_of_row(row: bytes, tables: Path, log: Path) -> tuple[Path, int]:
@@ -86,8 +87,8 @@ def spot_of_row(row: bytes, tables: Path, log: Path) -> tuple[Path, int]:
     return tables, max(0, _read(tables).find(row)) if row else 0
 
 
-def _page_bytes(tables: Path) -> int:
-    said = int.from_bytes(_read(tables)[16:18], "big")
+def _page_bytes(tables: bytes) -> int:
+    said = int.from_bytes(tables[16:18], "big")
     return 65536 if said == 1 else said
 
 
