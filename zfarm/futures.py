@@ -384,7 +384,7 @@ class Future(StandardFuture[T], Generic[T]):
         Raises:
             TypeError, ValueError: ``grace`` is no number, negative, or more than ten years.
         """
-        grace_us = grace_of(grace) if grace else 0
+        grace_us = grace_of(grace)
         force = force or self._force
         if self._state == FINISHED or (self._state == RUNNING and not force):
             return False
