@@ -121,7 +121,7 @@ MUTANTS = [
     Mutant(
         "granted all the same",
         "worker_messages",
-        "one.written_first and waits(one.client.session, one.number)",
+        "task.written_first and waits(task.client.session, task.number)",
         "False",
     ),
     Mutant("the turn that failed is lost", "begin", "broker.records[:0] = action.records", "pass"),

@@ -84,12 +84,13 @@ def worker_messages(
         return
     if waits is not None:
         worker.thanks, thanks = thanks, []
-        early, granted = granted, []
-        for one in early:
-            behind = one.written_first and waits(one.client.session, one.number)
-            (worker.granted if behind else granted).append(one)
-        worker.granted = [one for one in worker.granted if one.worker is worker]
+        worker.granted = [
+            task
+            for task in granted
+            if task.worker is worker and task.written_first and waits(task.client.session, task.number)
+        ]
         late = {task.lease for task in worker.granted}
+        granted = [task for task in granted if task.lease not in late]
         worker.revokes = [lease for lease in revokes if lease in late]
         revokes = [lease for lease in revokes if lease not in late]
     for part in _parts(thanks, limits):

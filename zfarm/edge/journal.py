@@ -244,10 +244,9 @@ class Journal:
         self, key: int, row: object, body: object, names: dict[int, str]
     ) -> list[tuple[Record, Payload]]:
         task = self._sound("tasks", key, row, READ_TASK)
-        task_row = row if isinstance(row, bytes) else b""
         accepted = READ_ACCEPTED.decode(task.accepted)
         if accepted.task != key & TASK_NUMBER_MAX or accepted.client != names.get(key >> TASK_BITS):
-            raise self._vault.corrupt_row(f"table tasks, row {key}", "it is of another task", task_row)
+            raise self._vault.corrupt_row(f"table tasks, row {key}", "it is of another task", row)
         blob = self._body("tasks", key, task, body)
         bodies = self._state.bodies
         call: Payload = (bodies.get(task.function, b""), bodies.get(task.setup, b""), blob)

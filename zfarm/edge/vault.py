@@ -371,9 +371,10 @@ class Vault:
             offset=offset,
         )
 
-    def corrupt_row(self, where: str, what: str, row: bytes) -> JournalCorrupt:
+    def corrupt_row(self, where: str, what: str, row: object) -> JournalCorrupt:
         """The same, for what was read as a row."""
-        return self.corrupt(where, what, *spot_of_row(row, self.path, self.wal))
+        sought = row if isinstance(row, bytes) else b""
+        return self.corrupt(where, what, *spot_of_row(sought, self.path, self.wal))
 
     def corrupt_page(self, found: str) -> JournalCorrupt:
         """The same, for what SQLite has found."""
