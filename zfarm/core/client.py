@@ -318,6 +318,7 @@ class Client:
                     self._forgot = []
                 self._pulse_at = now + self._limits.beat_interval_s
                 actions.append(Send(BROKER, Pulse(number=self._pulse, open=len(self._tasks))))
+                self._inflow.pulse(self._pulse, now)
             if now >= self._inflow.deadline:
                 self._inflow.advance(now, True, actions)
             if now >= self._pinning.deadline:
@@ -443,8 +444,8 @@ class Client:
 
     def _on_echo(self, message: Echo, payload: Payload, now: float) -> None:
         self.slots = message.slots
-        for number in [number for number in self._unconfirmed if number <= message.number]:
-            del self._unconfirmed[number]  # all that was sent before that Pulse has arrived
+        self._inflow.echo(message.number)
+        self._unconfirmed = {at: tasks for at, tasks in self._unconfirmed.items() if at > message.number}
 
     def _on_progress(self, message: Progress, payload: Payload, now: float) -> None:
         asked = self._tasks.get(message.number)

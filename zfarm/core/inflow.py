@@ -136,6 +136,9 @@ class Inflow:
         """Files are read, whenever a task sends some."""
         self.deadline = inf
         self._due = inf  # when the turn after the last one was to be
+        self._pulses: deque[tuple[int, float]] = deque()  # those without an Echo, and when they were sent
+        self._heeded_at = NOW  # the broker has read what we said until then
+        self._given_up_at = inf  # the first stream is, when the broker has read what we said until then
 
     @property
     def filing(self) -> bool:
@@ -294,8 +297,26 @@ class Inflow:
         stream.ask_at = stream.fetch_at = stream.moved_at = NOW
         self.deadline = NOW
 
+    def pulse(self, number: int, now: float) -> None:
+        """The client has beaten, after all that it has said so far."""
+        if self._reading:
+            self._pulses.append((number, now))
+        else:
+            self._pulses.clear()
+
+    def echo(self, number: int) -> None:
+        """The broker has read all up to the Pulse of this number, or of the next one that has no Echo (0)."""
+        pulses = self._pulses
+        while pulses and (not number or pulses[0][0] <= number):
+            self._heeded_at = pulses.popleft()[1]
+            if not number:
+                break
+        if self._heeded_at >= self._given_up_at:
+            self.deadline = NOW
+
     def welcome(self) -> None:
         """What was said on the old link may be lost."""
+        self._pulses.clear()
         for stream in self._reading.values():
             stream.listen_due = True
             stream.ask_at = stream.fetch_at = stream.moved_at = NOW
@@ -345,7 +366,7 @@ class Inflow:
 
     def advance(self, now: float, joined: bool, actions: list[Action]) -> None:
         """Hand on what came, ask for what is missing, tell workers how far readers are."""
-        self.deadline = inf
+        self.deadline = self._given_up_at = inf
         if now > self._due + self._limits.beat_interval_s:  # we were stopped, and nobody is to blame for that
             for stream in self._reading.values():
                 stream.moved_at = now
@@ -375,12 +396,12 @@ class Inflow:
         if stream.end >= 0 and stream.next <= stream.end and used:
             patience_s = limits.stream_given_up_s if stream.task > 0 else limits.files_given_up_s
             given_up_at = stream.moved_at + patience_s
-            if stream.gone or now >= given_up_at:
+            if stream.gone or self._heeded_at >= given_up_at:  # it is no loss that the broker is behind
                 last = min(stream.ahead) - 1 if stream.ahead else stream.end
                 self._miss(stream, min(last, stream.end))
                 self._drain(stream)
             else:
-                self.deadline = min(self.deadline, given_up_at)
+                self._given_up_at = min(self._given_up_at, given_up_at)
         elif stream.gone and stream.ahead:
             self._miss(stream, min(stream.ahead) - 1)
             self._drain(stream)
