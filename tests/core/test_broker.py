@@ -446,6 +446,24 @@ def test_a_worker_whose_large_message_goes_on_to_come_is_not_lost(rig: BrokerRig
     assert list(rig.machine.workers) == ["w"]
 
 
+def test_a_client_that_still_speaks_over_a_link_that_is_said_to_be_dead_is_not_given_up(
+    rig: BrokerRig,
+) -> None:
+    rig.say("C", *submit(1))
+    rig.machine.gone("C", rig.now)
+    for _ in range(int(LIMITS.client_lost_after_s + LIMITS.client_grace_s) + 10):
+        rig.turn(after=1.0)
+        assert sent(rig.say("C", Pulse(1, 1)), "C") == [Stranger()], "it has to say Hello"
+
+    assert list(rig.machine.clients) == ["c"]
+    rig.say("D", msgspec.structs.replace(HELLO, number=2))
+    rig.machine.gone("D", rig.now)
+    rig.turn(after=LIMITS.client_lost_after_s + LIMITS.client_grace_s)
+    rig.say("C", Pulse(2, 1))
+    rig.turn(after=1.0)
+    assert list(rig.machine.clients) == [], "what comes over an older one is old"
+
+
 def test_a_pulse_is_answered_with_the_slots_of_the_farm(rig: BrokerRig) -> None:
     assert rig.say("C", Pulse(5, 0)) == [Send("C", Echo(5, 2))]
 

@@ -13,6 +13,7 @@ from zfarm.messages import (
     Attach,
     Attached,
     Booked,
+    Bye,
     Ended,
     Forget,
     Hello,
@@ -110,6 +111,20 @@ def test_a_second_answer_to_the_same_program_changes_nothing() -> None:
 
     one, two = rig.heard(Attached)
     assert one == two
+
+
+def test_who_had_a_job_hears_so_also_when_that_has_ended_since() -> None:
+    rig = founded()
+    rig.say("2", Attach("night", V, "second"))
+    rig.say("2", hello("second"))
+    lease, other = rig.leases()
+    rig.say("w", Reports([Report(lease, VALUE), Report(other, VALUE)]), [b"v", b"v"])
+    rig.say("2", Forget([1, 2]))
+    rig.say("2", Bye())
+
+    before = len(rig.sent)
+    rig.say("1", hello("first"))
+    assert [(peer, message.code) for peer, message in rig.sent[before:]] == [("1", "JobTakenOver")]
 
 
 def test_a_client_takes_over_when_it_has_heard_of_all_tasks_and_once() -> None:

@@ -103,6 +103,10 @@ def test_who_was_welcome_goes_on_without_its_owner_and_a_new_one_is_to_come_late
     rig.now += young
     rig.machine.receive("W", JOIN, (), rig.now, "worker:w")
     rig.machine.gone(("W", 1), rig.now)
-    assert say(rig, "client:bob/c", Hello("other", VERSIONS, "host-w", 33)) == [Stranger(later=True)]
+    other = Hello("other", VERSIONS, "host-w", 33)
+    assert say(rig, "client:bob/c", Pulse(1, 0)) == [Stranger()], "it may be known: that its Hello tells"
+    assert say(rig, "client:bob/c", other) == [Stranger(later=True)]
+    rig.machine.tunnelled("W", 1, "client:bob/c", other, [], rig.now)
+    assert say(rig, "client:bob/c", Pulse(1, 0)) == [Stranger(later=True)], "in one turn as well"
     rig.machine.receive("B", Hello("next", VERSIONS, "host-b", 12), (), rig.now, "client:bob")
-    assert isinstance(say(rig, "client:bob/next", Hello("other", VERSIONS, "host-w", 33))[0], Welcome)
+    assert isinstance(say(rig, "client:bob/next", other)[0], Welcome)

@@ -209,6 +209,7 @@ class ClientRecord:
         "job",
         "kits",
         "lacks",
+        "last_peer",
         "leased",
         "life",
         "lines",
@@ -240,6 +241,7 @@ class ClientRecord:
         self.session = session
         self.books = 0
         self.peer = peer
+        self.last_peer = peer  # also when that link is dead
         self.host = host
         self.pid = pid
         self.name = name

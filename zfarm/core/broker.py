@@ -143,6 +143,7 @@ class Broker(Reception):
         else:
             record = self.peers.get(peer)
             if record is None:
+                self.coming(peer, now)
                 if kind is not Bye:
                     self._strangers[peer] = False
                 return
@@ -156,7 +157,7 @@ class Broker(Reception):
 
     def coming(self, peer: Peer, now: float) -> None:
         """A large message of this peer goes on to come: nothing else that it says can overtake it."""
-        record = self.peers.get(peer)
+        record = self.peers.get(peer) or self.lost_links.get(peer)
         if record is not None:
             record.heard_at = now
 
@@ -183,8 +184,10 @@ class Broker(Reception):
             self.receive(peer, message, payload, now, principal)
         elif now - self.started_at < self.limits.client_lost_after_s + self.limits.client_grace_s:
             self._strangers[peer] = False  # the client itself may come back to a new broker later than we
-        elif not isinstance(message, Bye):
+        elif isinstance(message, Hello):
             self._strangers[peer] = True  # of its child the next call may be another client's
+        elif not isinstance(message, Bye):
+            self._strangers.setdefault(peer, False)  # who asks may be known, and says so by a Hello
 
     def restore(self, pairs: Iterable[tuple[Record, Payload]], now: float) -> None:
         """Take over what the journal of an earlier life holds, before anything else happens.

@@ -95,8 +95,11 @@ class Reception(Ledger):
         """Who gives what the broker keeps beyond the life of programs; None: nobody. Set by the shell."""
         self.routes = Routes(self)  # type: ignore[arg-type]  # a reception is always that of a broker
         self.pinboard = Pinboard(self)  # type: ignore[arg-type]
-        self._left: OrderedDict[str, int] = OrderedDict()  # sessions that ended, and their last Hello
+        self._left: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        """Sessions that ended: who spoke for them last, and the number of its last Hello."""
         self._strangers: dict[Peer, bool] = {}
+        self.lost_links: dict[Peer, ClientRecord] = {}
+        """Whose they were, until it says Hello again: what still comes from there shows that it lives."""
         self._from_client: dict[type, Handler] = {
             Submit: self._on_submit,
             Cancel: self._on_cancel,
@@ -119,6 +122,9 @@ class Reception(Ledger):
         client = self.clients.get(key)
         if self._comes_late(key, client, message):
             return
+        if client is None and key in self._left and self._left[key][0] != message.life:
+            self._taken_over(peer, message.job)  # and has ended since
+            return
         if client is None and (full := self._crowded(principal)):
             self._refuse(peer, "FarmBusy", full)
             return
@@ -133,7 +139,7 @@ class Reception(Ledger):
             name, job = message.name, message.job
             client = self.enroll(key, None, message.host, message.pid, name, job, now, message.life)
         if client.life != message.life:
-            self._taken_over(peer, client)
+            self._taken_over(peer, client.job)
             return
         client.hello_seen = message.number
         client.ended = []  # what waits for the journal it asks for anew
@@ -152,7 +158,8 @@ class Reception(Ledger):
         """It was said over a link that was given up since, by a client that has spoken over another one, or
         has left. What follows was settled long ago: calls that were cancelled since, or that have run."""
         if client is None:
-            return message.number < self._left.get(key, 0)
+            life, number = self._left.get(key, ("", 0))
+            return life == message.life and message.number < number
         return client.life == message.life and message.number < client.hello_seen
 
     def _crowded(self, principal: str) -> str:
@@ -176,8 +183,8 @@ class Reception(Ledger):
         owner = principal_of(key)
         return self.known is None or owner == LOCAL or owner in self.known
 
-    def _taken_over(self, peer: Peer, client: ClientRecord) -> None:
-        self._refuse(peer, "JobTakenOver", f"job {client.job!r} was taken over by another program")
+    def _taken_over(self, peer: Peer, job: str) -> None:
+        self._refuse(peer, "JobTakenOver", f"job {job!r} was taken over by another program")
 
     def _on_attach(self, peer: Peer, message: Attach, now: float, principal: str) -> None:
         if not self._fits(peer, message.versions):
@@ -192,7 +199,7 @@ class Reception(Ledger):
             self._refuse(peer, "JobUnknown", f"this farm has no job {message.job!r}; {known}")
             return
         if message.life in client.former:  # it asked twice, and another one came in between
-            self._taken_over(peer, client)
+            self._taken_over(peer, client.job)
             return
         if client.life != message.life:
             highest = max(client.tasks, default=0)
@@ -385,7 +392,8 @@ class Reception(Ledger):
         """Forget a client: what waits is dropped, what runs is stopped."""
         if client.peer is not None:
             del self.peers[client.peer]
-        self._left[client.session] = client.hello_seen
+        self._forget_link(client)
+        self._left[client.session] = client.life, client.hello_seen
         self._left.move_to_end(client.session)
         while len(self._left) > LEFT_MAX:
             self._left.popitem(last=False)
@@ -422,9 +430,16 @@ class Reception(Ledger):
             self.peers.pop(record.peer, None)
             self.actions.append(Drop(record.peer))
         record.peer = peer
+        if isinstance(record, ClientRecord):
+            self._forget_link(record)
+            record.last_peer = peer
         record.heard_at = now
         self.peers[peer] = record
         self._strangers.pop(peer, None)  # it would hear so after its Welcome, and believe it
+
+    def _forget_link(self, client: ClientRecord) -> None:
+        if self.lost_links.get(client.last_peer) is client:
+            del self.lost_links[client.last_peer]
 
     def _send(self, peer: Peer, message: Message, payload: Payload = ()) -> None:
         if peer is not None:
@@ -441,6 +456,8 @@ class Reception(Ledger):
             if record is not None:
                 record.peer = None
                 self.deadline = NOW
+            if isinstance(record, ClientRecord):
+                self.lost_links[lost] = record
             if isinstance(record, WorkerRecord):  # what waits to be granted there would never be
                 for task in record.granted:
                     if task.worker is record and self.unsaid(task):
