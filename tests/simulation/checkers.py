@@ -313,7 +313,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
             if worker is None:
                 limit = settings.client_lost_after_s + settings.client_grace_s
                 self._client_lost(session, known)
-                self.departed[session] = known.beat
+                self.departed[session] = self.speaker_of(session), known.beat
             else:
                 self._worker_lost(worker, known)
             if not self.knows(session):
@@ -459,9 +459,8 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
     def stillborn(self, worker: WorkerProcess) -> None:
         """A worker hears that a child died before its first call: after a few such, all the calls of that
         realm are given up that it has by now."""
-        for lease in self.living.values():
-            task, holder = self.granted[lease]
-            task.blames += holder == worker.session
+        for task in self.holds.get(worker.session, {}).values():
+            task.blames += 1
 
     def started(self, child: Child, task: Task) -> Run:
         """A child starts a call."""

@@ -32,8 +32,8 @@ class Inheritance:
         """The life that speaks for a job's session."""
         self._former: dict[str, set[str]] = {}
         """Those that did before it."""
-        self.departed: dict[str, float] = {}
-        """Clients that the broker has given up, and the number of their last Hello."""
+        self.departed: dict[str, tuple[str, float]] = {}
+        """Sessions that were given up: who spoke for them last, and the number of its last Hello."""
 
     def may_speak(self, session: str, life: str) -> bool:
         """The broker takes the word of this life for that of the session; the first one founds a job."""
@@ -45,11 +45,21 @@ class Inheritance:
     def comes_late(self, key: str, message: m.Hello | m.Join) -> bool:
         """Its sender has said another one since, over a later link, or goodbye."""
         known = self.known.get(key)
-        last = self.departed.get(key, 0) if known is None else known.beat
+        if known is None and isinstance(message, m.Hello) and key in self.departed:
+            life, last = self.departed[key]
+            if life != message.life:
+                self.farm.story.probe("a job was taken over, and has ended since")
+                return True
+        else:
+            last = 0 if known is None else known.beat
         late: bool = (message.beat if isinstance(message, m.Join) else message.number) < last
         if late:
             self.farm.story.probe(f"a {type(message).__name__} is overtaken by a later one")
         return late
+
+    def speaker_of(self, session: str) -> str:
+        """The life that speaks for the job of this session; empty: it has none."""
+        return self._speaker.get(session, "")
 
     def speaks(self, client: ClientProcess) -> bool:
         """So it does of this client."""

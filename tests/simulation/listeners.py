@@ -48,7 +48,7 @@ class Listeners:
 
     farm: Farm
 
-    def heard_of(self, task: Task, action: m.Heard) -> None:
+    def heard_of(self, life: str, task: Task, action: m.Heard) -> None:
         """A client hears what a task has printed."""
         said, calm = action.printed, self.farm.mix.calm
         what = f"task {task.token}"
@@ -60,7 +60,7 @@ class Listeners:
         for line in bytes(action.blob).splitlines():
             token, run, number = map(int, line.split(b"/"))
             assert token == task.token, f"{what} is said to have printed {line!r}"
-            key = run, said.source
+            key = life, run, said.source  # who had the job before hears some of it, too, and maybe later
             gap = number - task.heard.get(key, 0) - 1
             assert gap >= 0, f"{what} has printed {line!r} once, and is heard again"
             told = gap == skipped
@@ -72,13 +72,13 @@ class Listeners:
         task.silent[said.source] = skipped
         self.farm.story.probe("output counted" if dropped else "output heard")
 
-    def all_heard(self, task: Task, outcome: m.Outcome) -> None:
+    def all_heard(self, life: str, task: Task, outcome: m.Outcome) -> None:
         """A task has ended: where nothing goes wrong all that it printed was heard by then."""
         if not self.farm.mix.calm or outcome.kind not in (m.VALUE, m.ERROR, m.MIXED):
             return
         number = [n for n, run in enumerate(task.runs) if run.finished][-1]
         for source, printed in task.runs[number].printed.items():
-            unheard, told = printed - task.heard.get((number, source), 0), task.silent.get(source, 0)
+            unheard, told = printed - task.heard.get((life, number, source), 0), task.silent.get(source, 0)
             whole = unheard == told or (len(task.runs) > 1 and 0 <= unheard <= told)
             assert whole, (
                 f"task {task.token} ended, {unheard} lines were not heard and {told} told to be dropped"

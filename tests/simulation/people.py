@@ -146,8 +146,8 @@ class Task:
     runs_allowed: int = 1
     raised_at: float | None = None
     """When the broker heard that it has raised and is to be run again."""
-    heard: dict[tuple[int, int], int] = field(default_factory=dict)
-    """The last line that its client has heard, by run and source."""
+    heard: dict[tuple[str, int, int], int] = field(default_factory=dict)
+    """The last line that a client has heard, by its life, run and source."""
     silent: dict[int, int] = field(default_factory=dict)
     """Lines that were told to be dropped, and nothing has come after them."""
     reader: Reader | None = None

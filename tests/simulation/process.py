@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from tests.simulation.farm import Farm
     from tests.simulation.network import Link
 
-SPINS_MAX = 50
-"""Turns in a row in which nothing arrived and nothing was done: then the machine's deadline is wrong."""
+SPINS_MAX, SPIN_S = 50, 5.0
+"""Turns in a row in which nothing arrived and nothing was done, within so long: then the machine's deadline
+is wrong. A broker to which nobody speaks sweeps eight times in a second at most."""
 CHECKED_TURN = 13
 """Each machine's books are checked after so many of its turns, and at rest. They sum up all that was before,
 so that what has gone wrong stays wrong; checks after every turn would take longer than the farm itself."""
@@ -45,6 +46,7 @@ class Process:
         self._wake = 0
         self._spins = 0
         self._turns = 0
+        self._spins_since = 0.0
 
     @property
     def clock(self) -> float:
@@ -128,7 +130,9 @@ class Process:
             self.take(entry, clock)
         actions = self.machine.advance(clock)
         self.advanced()
-        self._spins = 0 if inbox or actions else self._spins + 1
+        if inbox or actions or not self._spins or clock >= self._spins_since + SPIN_S:
+            self._spins, self._spins_since = 0, clock
+        self._spins += not (inbox or actions)
         assert self._spins < SPINS_MAX, f"{self.name} spins: deadline {self.machine.deadline}, now {clock}"
         doomed = self.doomed if actions else None
         for done, action in enumerate(actions if doomed == 0 else self.checked(actions)):

@@ -377,7 +377,7 @@ class ClientProcess(Process):
         elif isinstance(action, m.Explained):
             farm.books.explained(self, action.reason)
         elif isinstance(action, m.Heard):
-            farm.books.heard_of(farm.tasks[action.token], action)
+            farm.books.heard_of(self.life, farm.tasks[action.token], action)
         elif isinstance(action, m.Looked):
             farm.books.looked(action.picture)
         elif isinstance(action, m.StreamOver):
@@ -432,7 +432,7 @@ class ClientProcess(Process):
         self.farm.books.resolved(self, task, action.outcome, action.blob)
         self.farm.books.is_kept(self, action.blob)
         self.farm.books.ends_filed(task, action.outcome)
-        self.farm.books.all_heard(task, action.outcome)
+        self.farm.books.all_heard(self.life, task, action.outcome)
         if action.outcome.kind == m.LOST and task.items > 1:
             for part in task.split(self.farm):
                 self.farm.clients.get(self.name, self).hand("submit", part)
