@@ -30,6 +30,7 @@ again: $(VENV)/.dev
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(PYTEST)
 
 # A hundred thousand fresh seeds of the simulator: four and a half hours of one core, shared by all there are.
+# Those that fail are named; `python -m tests.simulation --seed N --trace` tells the story of one.
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.simulation.soak --count 100000
 

@@ -1,4 +1,4 @@
-"""Runs many seeds on all cores until one fails: python -m tests.simulation.soak --count 100000."""
+"""Runs many seeds on all cores, and names those that fail: python -m tests.simulation.soak --count 100000."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from tests.simulation.run import simulate
 CHUNK = 50
 FRESH_FROM = 1_000_000
 """Seeds below this are those of everyday runs; a soak takes its own, different ones each time."""
+TOLD_MAX = 3
+"""Failures whose end is told in full; the seeds of the others are named, and tell it again."""
 
 
 @dataclass
@@ -32,7 +34,7 @@ class Tally:
     virtual_s: float = 0.0
     longest_s: float = 0.0
     probes: Counter[str] = field(default_factory=Counter)
-    failure: str = ""
+    failures: dict[int, str] = field(default_factory=dict)
 
     def add(self, other: Tally) -> None:
         """Count those of ``other``, too."""
@@ -41,24 +43,22 @@ class Tally:
         self.virtual_s += other.virtual_s
         self.longest_s = max(self.longest_s, other.longest_s)
         self.probes += other.probes
-        self.failure = self.failure or other.failure
+        self.failures |= other.failures
 
 
 def run_some(seeds: Sequence[int]) -> Tally:
-    """These seeds, or up to the first that fails."""
+    """All of these seeds, also after one that fails."""
     tally = Tally()
     for seed in seeds:
         result = simulate(seed, keep=200)
         virtual_s = result.virtual_s
-        tally.add(Tally(1, result.events, virtual_s, virtual_s, Counter(result.probes)))
-        if result.failure:
-            tally.failure = result.report()
-            break
+        failures = {seed: result.report()} if result.failure else {}
+        tally.add(Tally(1, result.events, virtual_s, virtual_s, Counter(result.probes), failures))
     return tally
 
 
 def soak(first: int, count: int, jobs: int, console: Console) -> Tally:
-    """Run ``count`` seeds from ``first`` on in ``jobs`` processes; stops soon after one has failed."""
+    """Run ``count`` seeds from ``first`` on in ``jobs`` processes."""
     total = Tally()
     columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     end = first + count
@@ -69,10 +69,12 @@ def soak(first: int, count: int, jobs: int, console: Console) -> Tally:
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                total.add(future.result())
+                part = future.result()
+                total.add(part)
+                for seed, story in part.failures.items():
+                    progress.console.print(f"seed {seed}: {story.strip().splitlines()[-1]}", markup=False)
             progress.update(bar, completed=total.seeds)
-            if not total.failure:
-                running |= {pool.submit(run_some, chunk) for chunk in islice(chunks, len(done))}
+            running |= {pool.submit(run_some, chunk) for chunk in islice(chunks, len(done))}
     return total
 
 
@@ -94,8 +96,10 @@ def main() -> int:
         f"{total.seeds} seeds from {first} on in {took:.0f} s ({total.seeds / took:.1f} seeds/s, "
         f"{total.events} events, {total.virtual_s / 3600:.1f} virtual hours)"
     )
-    print(total.failure or "none failed")
-    return bool(total.failure)
+    for story in [*total.failures.values()][:TOLD_MAX]:
+        print(story)
+    print(f"failed: {sorted(total.failures)}" if total.failures else "none failed")
+    return bool(total.failures)
 
 
 if __name__ == "__main__":

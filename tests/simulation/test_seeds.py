@@ -137,7 +137,7 @@ def tallies(request: pytest.FixtureRequest) -> list[Tally]:
 
 @pytest.mark.timeout(600)
 def test_every_farm_keeps_its_promises_and_comes_to_rest(tallies: list[Tally]) -> None:
-    failures = [tally.failure for tally in tallies if tally.failure]
+    failures = [story for tally in tallies for story in tally.failures.values()]
 
     assert not failures, "\n\n".join(failures)
 
