@@ -50,7 +50,7 @@ REFUSED: Final = 6  # no payload; the farm did not take it, and ``deaths`` holds
 TIMEOUT: Final = 7  # no payload; it ran for longer than it may, and the last of ``deaths`` is its end
 MEMORY: Final = 9  # no payload; it was stopped at its memory limit, and the last of ``deaths`` is its end
 MISSING: Final = 10  # no payload; a file that it needs cannot be had, and the last of ``deaths`` says why
-CUT: Final = 11  # of reports alone, no payload; an exclusive call was stopped, since no broker was heard of
+CUT: Final = 11  # of reports alone, no payload; was interrupted, or exclusive and no broker was heard of
 AGAIN: Final = (
     8  # of reports alone, payload as of ERROR (a batch: MIXED); the call wants to be run again for it
 )

@@ -11,6 +11,7 @@ from tests.core.test_durable import Rig as BrokerRig
 from zfarm.core.worker import Worker
 from zfarm.messages import (
     CANCELLED,
+    CUT,
     LOST,
     TIMEOUT,
     VALUE,
@@ -230,6 +231,14 @@ def test_with_grace_the_call_is_interrupted_and_may_end() -> None:
     rig.turn()
     assert rig.kinds() == [VALUE]
     assert [a.child for a in rig.actions if isinstance(a, StopChild)] == [run.child], "a fresh one follows"
+
+
+def test_a_call_that_ends_its_child_when_it_is_interrupted_tells_nothing_of_the_worker() -> None:
+    rig, run = stopping(500_000)
+    rig.worker.child_died(run.child, 1, 2, 0, "killed by SIGINT", rig.now)
+    rig.turn()
+
+    assert rig.kinds() == [CUT]
 
 
 def test_after_the_grace_the_child_is_killed() -> None:

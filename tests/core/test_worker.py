@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from tests.core.rigs import FIRST, JOIN, LIMITS, SETUP, VERSIONS, WorkerRig, sent, welcome
+from tests.core.rigs import FIRST, JOIN, LIMITS, SETUP, VERSIONS, WorkerRig, grants, sent, welcome
 from zfarm.messages import (
     BROKEN,
     BROKER,
@@ -259,6 +259,19 @@ def test_calls_behind_one_that_delivers_its_result_are_taken_back_at_once(rig: W
     assert of(rig.turn(), TakeBack) == [TakeBack(1)]
     rig.machine.child_took_back(1, 1, rig.now)
     assert [run.child for run in of(rig.turn(), RunCalls)] == [2], "and go where nothing is in their way"
+
+
+def test_a_child_speaks_in_the_name_of_the_client_whose_call_runs_there() -> None:
+    rig = WorkerRig(slots=1).joined()
+    for number, owner in ((1, "c"), (2, "d")):  # of one realm, so that the second call is sent ahead
+        message = grants(number, {FIRST + number: number}, owner, expected_us=400)
+        assert of(rig.say(message, [b"function", SETUP, b"body"]), RunCalls)
+
+    assert rig.machine.owner_of(1) == "c"
+    rig.done(1, 1)
+    assert rig.machine.owner_of(1) == "d"
+    rig.done(1, 2)
+    assert rig.machine.owner_of(2) == ""
 
 
 def test_nothing_is_sent_ahead_behind_a_call_that_delivers_its_result() -> None:

@@ -98,6 +98,9 @@ class Exclusion:
                 if report.kind == m.CUT and report.lease not in self._cut:
                     self._cut.add(report.lease)
                     task, _ = self.granted[report.lease]
+                    if task.grace_s is not None and task.runs and task.runs[-1].interrupted:
+                        self.farm.story.probe("a child ends by an interrupt")
+                        continue
                     task.blames += 1
                     if task.runs and not task.runs[-1].interrupted:
                         self._excuse(task)  # what it says of its end was not read yet

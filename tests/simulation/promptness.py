@@ -28,7 +28,7 @@ class Promptness(Placement):
         if not self.farm.mix.calm:
             return
         self.judge_choosy()
-        idle = self.waiting > len(self.choosy) and self.busy < self._capacity()
+        idle = self.waiting > len(self.choosy) and self.busy + self._forks() < self._capacity()
         if not idle:
             if self._idle_since is not None:
                 took = self.farm.now - self._idle_since
@@ -46,6 +46,11 @@ class Promptness(Placement):
     def _capacity(self) -> int:
         """Slots of the workers that have had the time to join."""
         return sum(worker.slots for worker in self.farm.workers.values() if self.farm.now > worker.born + 0.5)
+
+    def _forks(self) -> int:
+        """Slots at most that wait for a child. Where many die there is always one, and each time another."""
+        children = (child for worker in self.farm.workers.values() for child in worker.children.all.values())
+        return sum(not child.ready for child in children)
 
     def _between_runs(self) -> bool:
         """A call has raised and is about to run again: what is submitted now may find it in its way."""

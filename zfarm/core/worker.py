@@ -258,7 +258,7 @@ class Worker(Delivering):
             del self._leases[duty.lease]
             if duty.memory_bytes:
                 fate = structs.replace(fate, text=fate.text + limit_of(duty))
-            kind = MEMORY if starved(duty, left) else LOST
+            kind = MEMORY if starved(duty, left) else CUT if duty.grace_us else LOST  # we have interrupted it
             self._owe(duty, Report(duty.lease, kind, fate=fate, held_us=held_us), b"")
             held_us = 0  # of the one that ran
         if had_calls and not (kid.proven or blamed or kid.ending):
@@ -284,7 +284,9 @@ class Worker(Delivering):
     def owner_of(self, child: int) -> str:
         """The client whose calls run in that child; empty: none has yet."""
         kid = self._kids.get(child)
-        return kid.owner if kid is not None else ""
+        if kid is None:
+            return ""
+        return kid.head().owner if kid.calls else kid.owner
 
     def drain(self, now: float) -> None:
         """Take nothing more, return what has not started, finish the rest, and leave."""
