@@ -168,6 +168,11 @@ def test_several_maps_at_once_from_several_threads(farm: zfarm.Executor) -> None
     assert sums == [sum(range(20_000))] * 6
 
 
+def test_a_timeout_that_would_never_come_is_refused(farm: zfarm.Executor) -> None:
+    with pytest.raises(ValueError, match="timeout must be a number of seconds, not nan"):
+        farm.map(abs, [1], timeout=float("nan"))
+
+
 def test_a_timeout_counts_from_the_call(farm: zfarm.Executor, tmp_path: Path) -> None:
     release = str(tmp_path / "release")
     results = farm.map(touch_and_wait, [str(tmp_path / "one")], [release], timeout=0.05)

@@ -61,7 +61,15 @@ def test_labels_are_words_or_names_with_values(labels: Any, read: tuple[str, ...
 
 
 @pytest.mark.parametrize(
-    ("labels", "error"), [(7, TypeError), ([7], TypeError), ("a b", ValueError), ("=x", ValueError)]
+    ("labels", "error"),
+    [
+        (7, TypeError),
+        ([7], TypeError),
+        ({"zone": None}, TypeError),
+        ({"zone": True}, TypeError),
+        ("a b", ValueError),
+        ("=x", ValueError),
+    ],
 )
 def test_labels_that_cannot_be_are_refused_at_once(labels: Any, error: type) -> None:
     with pytest.raises(error, match="label"):

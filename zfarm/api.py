@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
+from math import isnan
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
@@ -306,6 +307,8 @@ class Executor(Beyond):
             Others: as ``submit``.
         """
         end = None if timeout is None else monotonic() + timeout
+        if end is not None and isnan(end):  # it would never come
+            raise ValueError("timeout must be a number of seconds, not nan")
         if self._one_by_one:
             from zfarm.singles import map_one_by_one
 

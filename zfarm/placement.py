@@ -91,7 +91,7 @@ def demand_labels(value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
     if isinstance(value, Mapping):
-        value = [f"{name}={worth}" for name, worth in value.items()]
+        value = [f"{name}={_worth(name, worth)}" for name, worth in value.items()]
     elif isinstance(value, str):
         value = [value]
     elif not isinstance(value, Iterable):
@@ -103,6 +103,12 @@ def demand_labels(value: Any) -> tuple[str, ...]:
     if len(labels) > COUNT_MAX:
         raise ValueError(f"labels names {len(labels)} labels, at most {COUNT_MAX} are possible")
     return labels
+
+
+def _worth(name: Any, worth: Any) -> Any:
+    if isinstance(worth, bool) or not isinstance(worth, str | int):
+        raise TypeError(f"the value of label {name!r} must be a string or an integer, not {worth!r}")
+    return worth
 
 
 def _label(label: Any) -> str:
