@@ -366,6 +366,16 @@ def test_what_could_not_be_written_goes_back_to_its_place() -> None:
     assert sorted(write(rig, inf)[1]) == [1, 2]
 
 
+def test_what_is_recorded_in_the_turn_of_a_try_that_fails_waits_as_well() -> None:
+    rig = Rig()
+    one, two = rig.running()
+    assert rig.say("w", Reports([Report(one, VALUE)]), [b"one"]) == []
+    rig.broker.receive("w", Reports([Report(two, VALUE)]), [b"two"], rig.now)
+    rig.broker.stall.put_back(rig.broker.stall.pick())
+
+    assert rig.turn() == [], "neither is written, and neither is said"
+
+
 def test_a_start_that_must_be_written_is_written_last() -> None:
     rig = Rig()
     rig.running()

@@ -185,6 +185,7 @@ class Stall:
         still see that. After this, ``wrote`` or ``put_back`` has to follow.
         """
         broker = self._broker
+        self.count()  # what this turn has recorded may be put back as well
         costs = [broker.headroom.price_of(*pair) for pair in broker.records]
         if sum(costs) <= room - spare:
             picked, broker.records = broker.records, []
