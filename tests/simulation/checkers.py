@@ -344,7 +344,8 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
             if owner == session:
                 self.living.pop(task.token, None)
                 task.unsure = True
-                task.safe, task.given_up = False, True  # it was cancelled: who submits it anew may be refused
+                if not known.said_goodbye:  # it was cancelled: who submits it anew may be refused
+                    task.safe, task.given_up = False, True
                 task.raised_at = None
                 self._doubt(task)
                 self._excuse(task)

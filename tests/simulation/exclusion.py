@@ -98,15 +98,13 @@ class Exclusion:
                 if report.kind == m.CUT and report.lease not in self._cut:
                     self._cut.add(report.lease)
                     task, _ = self.granted[report.lease]
-                    if task.grace_s is not None and task.runs and task.runs[-1].interrupted:
+                    if not task.exclusive:
+                        assert task.grace_s is not None, f"task {task.token} is not exclusive, and was cut"
                         self.farm.story.probe("a child ends by an interrupt")
                         continue
                     task.blames += 1
                     if task.runs and not task.runs[-1].interrupted:
                         self._excuse(task)  # what it says of its end was not read yet
-                    assert task.exclusive, (
-                        f"task {task.token} is not exclusive, and was stopped as if it were"
-                    )
 
     def hears(self, worker: WorkerProcess, message: m.Message) -> None:
         """A worker notes this message of a broker."""
