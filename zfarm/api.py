@@ -13,12 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
-from math import isnan
-from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
-from zfarm.arguments import check_arguments, check_sizes, default_workers, name_of, picklers, sized
+from zfarm.arguments import check_arguments, check_sizes, default_workers, end_of, name_of, picklers, sized
 from zfarm.beyond import Beyond
 from zfarm.errors import BrokerUnreachable, NotPortable
 from zfarm.futures import Future
@@ -306,9 +304,7 @@ class Executor(Beyond):
             TimeoutError: by the iterator, when a result is not there ``timeout`` seconds after this call.
             Others: as ``submit``.
         """
-        end = None if timeout is None else monotonic() + timeout
-        if end is not None and isnan(end):  # it would never come
-            raise ValueError("timeout must be a number of seconds, not nan")
+        end = end_of(timeout)
         if self._one_by_one:
             from zfarm.singles import map_one_by_one
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Sized
-from math import isfinite
+from math import isfinite, isnan
+from time import monotonic
 from typing import Any, Final
 
 from zfarm.errors import ConfigurationError
@@ -83,6 +84,19 @@ def seconds_of(name: str, value: Any) -> float:
     if not isfinite(seconds):
         raise ValueError(f"{name} must be a finite number of seconds, not {shown(value)}")
     return seconds
+
+
+def end_of(timeout: float | None) -> float | None:
+    """When a wait that begins now is over, by the monotonic clock; None: never.
+
+    Raises:
+        ValueError: ``timeout`` is no number, so that its end would never come.
+    """
+    if timeout is None:
+        return None
+    if isnan(timeout):
+        raise ValueError("timeout must be a number of seconds, not nan")
+    return monotonic() + timeout
 
 
 def grace_of(value: Any) -> int:

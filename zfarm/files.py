@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zfarm.arguments import end_of
 from zfarm.edge.landing import Landed, Landing, Lost
 from zfarm.edge.parcels import directory_item, file_items, open_regular
 from zfarm.edge.scratch import Scratch
@@ -131,7 +132,7 @@ class Files:
             TransferError: one cannot be had: the first of them.
             TimeoutError: they are not here within ``timeout`` seconds.
         """
-        end = None if timeout is None else monotonic() + timeout
+        end = end_of(timeout)
         with self._changed:
             while self._moves or not self._over:
                 left = None if end is None else end - monotonic()

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 from zfarm.api import LEAVE_WAIT_S, Executor, _open_remote, _World
+from zfarm.arguments import end_of
 from zfarm.errors import ConfigurationError, FarmBusy
 from zfarm.futures import Future, Home
 from zfarm.messages import JobTask
@@ -85,7 +86,7 @@ class Job(Executor):
         Raises:
             FarmBusy: not all was in the journal within ``timeout`` seconds; the job was not left.
         """
-        end = None if timeout is None else monotonic() + timeout
+        end = end_of(timeout)
         booked = self._link.booked
         for future in list(self.futures):
             while not _safe(future):
