@@ -183,6 +183,27 @@ def test_what_was_never_granted_is_not_lost_with_its_worker() -> None:
     assert not any(isinstance(message, Ended) for message in said)
 
 
+def test_what_was_written_in_the_turn_in_which_a_link_dies_was_not_granted() -> None:
+    rig = Rig()
+    rig.full = True
+    rig.say("c", *submit(5, attempts=1))
+    rig.broker.stall.pick()
+    rig.broker.stall.wrote()
+    rig.broker.gone("w", rig.now)
+    rig.full = False
+    said = rig.say("v", Join("other", V, 2, "host", 3))
+    assert [lease.task for lease in only(Grants, said).leases] == [5]
+
+
+def test_who_comes_over_another_link_while_a_grant_waits_is_granted_it_there() -> None:
+    rig = Rig()
+    rig.full = True
+    rig.say("c", *submit(5, attempts=1))
+    rig.say("v", Join("worker", V, 2, "host", 2, beat=1))
+    assert not rig.broker.workers["worker"].repeated
+    assert [lease.task for lease in only(Grants, rig.room()).leases] == [5]
+
+
 def test_what_is_cancelled_while_its_grant_waits_is_never_granted() -> None:
     rig = Rig()
     rig.full = True

@@ -296,6 +296,7 @@ class Broker(Reception):
         self._bind(worker, peer, now)
         self.touch(worker)
         worker.grants_number += 1
+        unsaid = {lease for lease, task in worker.leases.items() if self.unsaid(worker, task)}
         worker.repeated = {}
         worker.told.clear()
         worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
@@ -304,7 +305,9 @@ class Broker(Reception):
         self._send(peer, structs.replace(welcome, items=self.items_addresses[0], silence_us=silence_us))
         held = {h.lease for h in message.held}
         for lease, task in list(worker.leases.items()):
-            if lease not in held:  # lost on the way to it: the same lease once more, never another
+            if lease in unsaid:
+                worker.granted.append(task)
+            elif lease not in held:  # lost on the way to it: the same lease once more, never another
                 self._repeat(worker, task, now)
             if task.cancelling and task.worker is worker:
                 worker.revokes.append(lease)
@@ -441,7 +444,7 @@ class Broker(Reception):
         self.routes.lose(worker)
         for task in list(reversed(worker.leases.values())):
             self.charge(task, min(now, worker.heard_at))  # nobody pays for its silence
-            self.lose_lease(task, Fate(host=worker.host, worker=worker.short_name, text=why))
+            self.lose_lease(worker, task, Fate(host=worker.host, worker=worker.short_name, text=why))
 
     # ------------------------------------------------------------ time
 

@@ -344,11 +344,11 @@ class Ledger:
         client.leased -= 1
         client.pay(-task.advance_us)  # nothing, where it was charged
 
-    def lose_lease(self, task: Task, fate: Fate) -> None:
-        """The worker of this task is lost; should it come back with the lease, it may go on. A task that was
+    def lose_lease(self, worker: WorkerRecord, task: Task, fate: Fate) -> None:
+        """This worker of a task is lost; should it come back with the lease, it may go on. A task that was
         not known to run there is not blamed, unless that happens to it again and again."""
         lease = task.lease
-        if self.unsaid(task):
+        if self.unsaid(worker, task):
             self.give_back(task)
             return
         if task.began or task.once or task.losses >= self.limits.unstarted_losses_max:
@@ -358,9 +358,9 @@ class Ledger:
             self.give_back(task)
         task.lease = lease
 
-    def unsaid(self, task: Task) -> bool:
-        """This task may begin once only, and that it may is not written, so that its worker was not told."""
-        return task.once and any(type(one) is Begun and one.lease == task.lease for one, _ in self.records)
+    def unsaid(self, worker: WorkerRecord, task: Task) -> bool:
+        """A task leased here may begin once only, and this was not told: it is not, or was just written."""
+        return task.once and task.lease not in worker.repeated and any(one is task for one in worker.granted)
 
     def requeue(self, task: Task, behind: int = 0) -> None:
         """Put a task to the front of its client's queue, ``behind`` so many others."""

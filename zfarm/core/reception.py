@@ -460,5 +460,5 @@ class Reception(Ledger):
                 self.lost_links[lost] = record
             if isinstance(record, WorkerRecord):  # what waits to be granted there would never be
                 for task in record.granted:
-                    if task.worker is record and self.unsaid(task):
+                    if task.worker is record and self.unsaid(record, task):
                         self.give_back(task)
