@@ -20,6 +20,8 @@ import pytest
 from tests.simulation.run import GIVEN_UP_S, simulate
 from tests.simulation.soak import Tally, run_some
 
+pytestmark = pytest.mark.timeout(600)  # whichever test comes first has the seeds run
+
 SEEDS = 500
 CHUNK = 20
 HERE = Path(__file__).parent
@@ -135,7 +137,6 @@ def tallies(request: pytest.FixtureRequest) -> list[Tally]:
         return list(pool.map(run_some, chunks))
 
 
-@pytest.mark.timeout(600)
 def test_every_farm_keeps_its_promises_and_comes_to_rest(tallies: list[Tally]) -> None:
     failures = [story for tally in tallies for story in tally.failures.values()]
 
