@@ -80,7 +80,7 @@ class Lacking:
     # ------------------------------------------------------------ leases
 
     def __bool__(self) -> bool:
-        return bool(self._calls or self.failed or self._actions or self._idle)
+        return bool(self._calls or self.failed or self._actions or self._idle or self._done)
 
     def add(self, lease: int, owner: str, needs: tuple[Need, ...]) -> bool:
         """A lease with needs was granted; True: some of them are missing."""
@@ -403,6 +403,7 @@ class Lacking:
         self._actions = []
         if not self._calls:
             self._look_at = inf
+            self._done = []  # of those that ended while there was no link
         self.deadline = min(self._look_at, min(self._idle.values(), default=inf))
 
     def _drop_idle(self, now: float) -> None:
