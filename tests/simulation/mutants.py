@@ -78,11 +78,9 @@ MUTANTS = [
     Mutant(
         "a lease that is missing is replaced",
         "_on_join",
-        """for lease, task in list(worker.leases.items()):
-        if lease not in held:  # lost on the way to it: the same lease once more, never another
+        """elif lease not in held:  # lost on the way to it: the same lease once more, never another
             self._repeat(worker, task, now)""",
-        """for lease, task in list(worker.leases.items()):
-        if lease not in held:
+        """elif lease not in held:
             self.give_back(task)""",
     ),
     Mutant("no requeue on loss", "attempt_lost", "self.requeue(task, self.slots())", "pass"),
@@ -396,4 +394,33 @@ MUTANTS = [
     Mutant("who drains waits for ever", "advance", "if self.leaving and", "if False and"),
     Mutant("who drains does not say what waits", "_room", "else 0, children)", "else 0, [])"),
     Mutant("who drains has room for all", "_room", "Room(0, ", "Room(room, "),
+    # what fresh seeds have found
+    Mutant("what is put back was never counted", "pick", "self.count()", "pass"),
+    Mutant("a worker is blamed for our interrupts", "child_died", "CUT if duty.grace_us else LOST", "LOST"),
+    Mutant(
+        "a child speaks for whoever found it idle",
+        "owner_of",
+        "kid.head().owner if kid.calls else kid.owner",
+        "kid.owner",
+    ),
+    Mutant(
+        "who had a job that has ended is not answered",
+        "_on_hello",
+        "self._taken_over(peer, message.job)",
+        "pass",
+    ),
+    Mutant("a dead link tells of no life", "receive", "self.coming(peer, now)", "pass"),
+    Mutant("streams end while the broker is behind", "_look_after", "self._heeded_at >=", "now >="),
+    Mutant(
+        "written, and lost with the link",
+        "unsaid",
+        "any(one is task for one in worker.granted)",
+        "any(type(one).__name__ == 'Begun' and one.lease == task.lease for one, _ in self.records)",
+    ),
+    Mutant(
+        "any word of a stranger silences it",
+        "tunnelled",
+        "self._strangers.setdefault(peer, False)",
+        "self._strangers[peer] = True",
+    ),
 ]
