@@ -138,10 +138,6 @@ class Inheritance:
         disk = farm.disk
         busy = code == "FarmBusy" and disk is not None and disk.was_full
         assert busy or code in ("JobTakenOver", "JobUnknown"), code
-        if code == "JobUnknown":
-            for task in (farm.tasks[token] for token in sorted(self.pending)):
-                lost = task.client == client.name and task.safe
-                assert not lost, f"task {task.token} was safe, and its job is lost: {task}"
         if client is not farm.clients[client.name]:
             self.former_ended(client)
             return
@@ -157,8 +153,10 @@ class Inheritance:
             farm.comes_back(client)
             return
         for token in sorted(self.pending):
-            if farm.tasks[token].client == client.name:
-                self.abandon(farm.tasks[token])
+            task = farm.tasks[token]
+            if task.client == client.name:
+                assert not task.safe, f"task {token} was safe, and its job is lost: {task}"
+                self.abandon(task)
         self.changed()
 
     def former_ended(self, client: ClientProcess) -> None:
