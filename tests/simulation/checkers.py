@@ -60,6 +60,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
         self.busy = 0
         """Children that run a call and do not wait for nested ones."""
         self._idle_since: float | None = None
+        self._asked_alone: Task | None = None
         self._able_since: float | None = None
         self._broker_born = 0.0
         self.quiet_kinds: set[str] | None = None
@@ -71,8 +72,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
         task.asked_by = client
         self.numbers[client.session, number] = task
         self.pending.add(task.token)
-        idle = not (self.waiting or self.busy or self._between_runs()) and self.farm.now > 1.0
-        task.prompt = idle and self.goes_first(task)
+        self.is_prompt(client, task)
         self.waiting += 1
         if task.demand is not None:
             self.choosy[task.token] = task

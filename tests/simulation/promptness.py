@@ -9,6 +9,7 @@ from tests.simulation.placement import Placement
 if TYPE_CHECKING:
     from tests.simulation.farm import Farm
     from tests.simulation.people import Task
+    from tests.simulation.processes import ClientProcess
 
 PRIORITY_MAX = 5
 """Of tasks, in farms where they have one."""
@@ -22,6 +23,7 @@ class Promptness(Placement):
     busy: int
     pending: set[int]
     _idle_since: float | None
+    _asked_alone: Task | None
 
     def changed(self) -> None:
         """Judge late binding: while calls wait, no slot stays free for long."""
@@ -56,6 +58,14 @@ class Promptness(Placement):
         """A call has raised and is about to run again: what is submitted now may find it in its way."""
         tasks = (self.farm.tasks[token] for token in self.pending)
         return self.farm.mix.flaky_share > 0 and any(task.runs and task.runs[-1].raised for task in tasks)
+
+    def is_prompt(self, client: ClientProcess, task: Task) -> None:
+        """A task is submitted: has it to start at once? Not if another client submits one right after it."""
+        if self._asked_alone is not None and self._asked_alone.asked_by is not client:
+            self._asked_alone.prompt = False
+        idle = not (self.waiting or self.busy or self._between_runs()) and self.farm.now > 1.0
+        task.prompt = idle and self.goes_first(task)
+        self._asked_alone = task if task.prompt else None
 
     def goes_first(self, task: Task) -> bool:
         """It may run anywhere, and nothing that is submitted after it goes before it."""
