@@ -51,9 +51,7 @@ TIMEOUT: Final = 7  # no payload; it ran for longer than it may, and the last of
 MEMORY: Final = 9  # no payload; it was stopped at its memory limit, and the last of ``deaths`` is its end
 MISSING: Final = 10  # no payload; a file that it needs cannot be had, and the last of ``deaths`` says why
 CUT: Final = 11  # of reports alone, no payload; was interrupted, or exclusive and no broker was heard of
-AGAIN: Final = (
-    8  # of reports alone, payload as of ERROR (a batch: MIXED); the call wants to be run again for it
-)
+AGAIN: Final = 8  # of reports alone, payload as of ERROR or MIXED; the call wants to be run again for it
 
 
 @dataclass_transform(frozen_default=True)  # tells type checkers what subclasses inherit
@@ -555,10 +553,11 @@ class Unknown(Message, tag="unknown"):
 
 class Echo(Message, tag="echo"):
     """Broker -> client: I am here; ``slots`` tells how many there are now. What was said before the Pulse of
-    this number is noted for good; 0: that cannot be said at the moment."""
+    this number is read, and noted for good if ``written``."""
 
     number: int
     slots: int = 0
+    written: bool = True
 
 
 class Reason(Message, tag="reason"):

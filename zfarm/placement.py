@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
+from numbers import Real
 from typing import Any, Final, NamedTuple
 
 from zfarm.arguments import shown
@@ -106,8 +107,8 @@ def demand_labels(value: Any) -> tuple[str, ...]:
 
 
 def _worth(name: Any, worth: Any) -> Any:
-    if isinstance(worth, bool) or not isinstance(worth, str | int):
-        raise TypeError(f"the value of label {name!r} must be a string or an integer, not {worth!r}")
+    if isinstance(worth, bool) or not isinstance(worth, str | Real):
+        raise TypeError(f"the value of label {name!r} must be a string or a number, not {worth!r}")
     return worth
 
 

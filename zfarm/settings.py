@@ -163,13 +163,14 @@ class Settings:
     stream_retry_s: float = 0.25
     """How long a reader waits for an answer about what it misses before it asks again."""
     stream_given_up_s: float = 10.0
-    """How long the rest of a stream is waited for after its task has ended: twice a worker's silence."""
+    """How long the rest of a stream is waited for after its task has ended: twice a worker's silence. Counted
+    from when the broker has read that something is missing, and only while it reads."""
     files_window_bytes: int = 16 * MIB
     """Bytes of one task's files that may be on their way to its client or wait there."""
     files_buffer_bytes: int = 20 * MIB
     """Bytes of one task's files that its worker keeps; beyond that ``send_file`` waits."""
     files_given_up_s: float = 60.0
-    """How long the rest of a task's files is waited for after its end, while its worker lives."""
+    """The same for the rest of a task's files, while its worker lives."""
     files_max: int = 1_000_000
     """Files that one task may send."""
     file_bytes_max: int = 16 * 1024 * 1024 * MIB

@@ -9,12 +9,15 @@ from tests.core.rigs import HELLO, JOIN, LIMITS, SETUP, VERSIONS, BrokerRig, sen
 from zfarm.core.view import worker_state
 from zfarm.messages import (
     BROKEN,
+    CANCELLED,
+    CUT,
     ERROR,
     LOST,
     VALUE,
     Beat,
     Began,
     Call,
+    Cancel,
     Fate,
     Grants,
     Hello,
@@ -92,6 +95,19 @@ class Rig(BrokerRig):
                 worker = self.machine.workers.get(SESSIONS[peer])
                 if worker is not None:
                     self.say(peer, Beat(worker.grants_number, list(worker.leases), 2))
+
+
+def test_children_that_end_by_our_interrupts_set_nobody_aside() -> None:
+    rig = Rig()
+    rig.say("C", *submit(*range(1, 21), attempts=1))
+    rig.well("V")
+    for _ in range(4):
+        lease = next(iter(rig.leases("W")))
+        rig.say("C", Cancel([rig.machine.workers["w"].leases[lease].number], force=True, grace_us=500_000))
+        ended = rig.say("W", Reports([Report(lease, CUT, fate=Fate("host-w", NAMES["W"], 2))]), [b""])
+        assert [one.kind for one in sent(ended, "C")[0].outcomes] == [CANCELLED]
+    assert rig.aside() == []
+    assert rig.pictured()["w"].deaths == 0
 
 
 def test_a_worker_under_whose_calls_children_keep_dying_is_set_aside_visibly() -> None:

@@ -464,6 +464,15 @@ def test_a_client_that_still_speaks_over_a_link_that_is_said_to_be_dead_is_not_g
     assert list(rig.machine.clients) == [], "what comes over an older one is old"
 
 
+def test_who_says_goodbye_over_a_link_that_is_said_to_be_dead_is_gone(rig: BrokerRig) -> None:
+    rig.say("C", *submit(1))
+    rig.machine.gone("C", rig.now)
+    rig.say("C", Bye())
+
+    assert list(rig.machine.clients) == []
+    assert not rig.machine.lost_links
+
+
 def test_a_pulse_is_answered_with_the_slots_of_the_farm(rig: BrokerRig) -> None:
     assert rig.say("C", Pulse(5, 0)) == [Send("C", Echo(5, 2))]
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from msgspec import structs
 
-from tests.core.rigs import EPOCH, HELLO, LIMITS, SETUP, VERSIONS, ClientRig, sent, welcome
+from tests.core.rigs import EPOCH, FIRST, HELLO, LIMITS, SETUP, VERSIONS, ClientRig, sent, welcome
 from zfarm.messages import (
     BROKER,
     CANCELLED,
@@ -24,6 +24,8 @@ from zfarm.messages import (
     Ended,
     Fate,
     Forget,
+    Hello,
+    Missed,
     Outcome,
     Pulse,
     Refused,
@@ -32,6 +34,8 @@ from zfarm.messages import (
     Running,
     Send,
     Stranger,
+    Streaming,
+    Streams,
     Submit,
     Unknown,
     Welcome,
@@ -163,6 +167,22 @@ def test_who_can_speak_for_nobody_now_keeps_silent_until_there_is_something_to_a
     rig.submit("t1")
     assert rig.turn() == [Send(BROKER, structs.replace(HELLO, number=2))]
     assert Rejected("BrokerUnreachable", "the broker has not answered for 30 s") in rig.turn(after=31.0)
+
+
+def test_who_keeps_silent_asks_once_more_for_a_stream_that_is_opened_late() -> None:
+    rig = ClientRig().connected()
+    task = rig.submit("t1")
+    rig.turn()
+    rig.say(Streams([Streaming(FIRST, "", task)]))
+    rig.say(Ended([Outcome(task, VALUE, 1, (), 0, FIRST, 3)]), [b"value"])
+    rig.say(Stranger())
+    rig.say(Stranger(later=True))
+    assert rig.turn(after=10.0) == []
+
+    assert rig.machine.listen(task)
+    assert [type(message) for message in sent(rig.turn())] == [Hello]
+    gone = rig.say(Stranger(later=True)) + rig.turn()
+    assert [(one.first, one.last) for one in gone if isinstance(one, Missed)] == [(1, 3)]
 
 
 def test_who_has_something_open_goes_on_saying_hello(rig: ClientRig) -> None:

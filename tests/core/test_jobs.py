@@ -18,6 +18,7 @@ from zfarm.messages import (
     Forget,
     Hello,
     JobTask,
+    Pulse,
     Refused,
     Report,
     Reports,
@@ -125,6 +126,15 @@ def test_who_had_a_job_hears_so_also_when_that_has_ended_since() -> None:
     before = len(rig.sent)
     rig.say("1", hello("first"))
     assert [(peer, message.code) for peer, message in rig.sent[before:]] == [("1", "JobTakenOver")]
+
+
+def test_what_comes_over_the_link_of_who_had_a_job_before_is_no_life_of_it() -> None:
+    rig = founded()
+    rig.say("2", Attach("night", V, "second"))
+    before = rig.broker.clients["first"].heard_at
+    rig.now += 5.0
+    rig.say("1", Pulse(1, 2))
+    assert rig.broker.clients["first"].heard_at == before
 
 
 def test_a_client_takes_over_when_it_has_heard_of_all_tasks_and_once() -> None:

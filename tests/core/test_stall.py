@@ -111,7 +111,9 @@ def test_an_outcome_waits_for_the_disk_and_everybody_is_answered() -> None:
     one, two = rig.running()
 
     assert rig.say("w", Reports([Report(one, VALUE)]), [b"one"]) == []
-    assert rig.say("c", Pulse(3, 2)) == [Echo(0, 2)], "of what was forgotten nothing is promised"
+    assert rig.say("c", Pulse(3, 2)) == [Echo(3, 2, written=False)], (
+        "of what was forgotten nothing is promised"
+    )
     assert only(Picture, rig.say("m", Look())).farm.refusing == FULL
     ended, runs = (only(Reason, rig.say("c", Why(n, n))) for n in (1, 2))
     assert (ended.code, FULL in ended.text, FULL in runs.text) == ("unwritten", True, True)

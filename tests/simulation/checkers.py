@@ -237,7 +237,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
             self.holds_still(key, message)
             self.says_room(key, message)
             return
-        session = self.by_peer.get(peer)
+        session = self.by_peer.get(peer) or self.leaves_late(peer, message)
         if session is None:
             return
         self.known[session].heard_at = clock

@@ -57,6 +57,11 @@ class Inheritance:
             self.farm.story.probe(f"a {type(message).__name__} is overtaken by a later one")
         return late
 
+    def leaves_late(self, peer: Any, message: m.Message) -> str | None:
+        """Whose goodbye this is, if it comes over a link that is said to be dead: it counts."""
+        gone = (session for session, known in self.known.items() if known.peer == peer)
+        return next(gone, None) if isinstance(message, m.Bye) else None
+
     def speaker_of(self, session: str) -> str:
         """The life that speaks for the job of this session; empty: it has none."""
         return self._speaker.get(session, "")

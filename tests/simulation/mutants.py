@@ -410,12 +410,17 @@ MUTANTS = [
         "pass",
     ),
     Mutant("a dead link tells of no life", "receive", "self.coming(peer, now)", "pass"),
-    Mutant("streams end while the broker is behind", "_look_after", "self._heeded_at >=", "now >="),
+    Mutant(
+        "streams end while the broker is behind",
+        "_waited_long",
+        "return self._heeded_at >= stream.heard_at + patience_s",
+        "return now >= stream.moved_at + patience_s",
+    ),
     Mutant(
         "written, and lost with the link",
         "unsaid",
-        "any(one is task for one in worker.granted)",
-        "any(type(one).__name__ == 'Begun' and one.lease == task.lease for one, _ in self.records)",
+        "return once - self.repeated.keys()",
+        "return set()",
     ),
     Mutant(
         "any word of a stranger silences it",

@@ -23,6 +23,8 @@ FRESH_FROM = 1_000_000
 """Seeds below this are those of everyday runs; a soak takes its own, different ones each time."""
 TOLD_MAX = 3
 """Failures whose end is told in full; the seeds of the others are named, and tell it again."""
+STORY_BYTES = 2000
+"""What is kept of those others."""
 
 
 @dataclass
@@ -43,7 +45,8 @@ class Tally:
         self.virtual_s += other.virtual_s
         self.longest_s = max(self.longest_s, other.longest_s)
         self.probes += other.probes
-        self.failures |= other.failures
+        for seed, story in other.failures.items():
+            self.failures[seed] = story if len(self.failures) < TOLD_MAX else story[-STORY_BYTES:]
 
 
 def run_some(seeds: Sequence[int]) -> Tally:

@@ -419,6 +419,12 @@ class WorkerRecord:
         self.beat = 0  # the number of its last Beat or Join
         self.answer = False  # and it wants to hear that it was heard
 
+    def unsaid(self) -> set[int]:
+        """Leases here of calls that may begin once only, of which it was not told: that is not written, or
+        was a moment ago."""
+        once = {task.lease for task in self.granted if task.once and task.worker is self}
+        return once - self.repeated.keys()
+
     def has_room(self, room: int) -> None:
         """It takes leases for so many slots."""
         self.room = room

@@ -141,7 +141,7 @@ class Broker(Reception):
                 answer = why.answer(self, peer, message, now, principal)  # type: ignore[arg-type]
             self._send(peer, answer)
         else:
-            record = self.peers.get(peer)
+            record = self.peers.get(peer) or (self.lost_links.get(peer) if kind is Bye else None)
             if record is None:
                 self.coming(peer, now)
                 if kind is not Bye:
@@ -156,7 +156,7 @@ class Broker(Reception):
                 handler(record, message, payload, now)
 
     def coming(self, peer: Peer, now: float) -> None:
-        """A large message of this peer goes on to come: nothing else that it says can overtake it."""
+        """This peer lives: a large message of it goes on to come, or its link is not as dead as was said."""
         record = self.peers.get(peer) or self.lost_links.get(peer)
         if record is not None:
             record.heard_at = now
@@ -296,7 +296,7 @@ class Broker(Reception):
         self._bind(worker, peer, now)
         self.touch(worker)
         worker.grants_number += 1
-        unsaid = {lease for lease, task in worker.leases.items() if self.unsaid(worker, task)}
+        unsaid = worker.unsaid()
         worker.repeated = {}
         worker.told.clear()
         worker.granted, worker.revokes, worker.stops, worker.thanks = [], [], [], []
@@ -442,9 +442,10 @@ class Broker(Reception):
         self.touched.pop(id(worker), None)
         self.orphans.lose(worker)
         self.routes.lose(worker)
+        unsaid, fate = worker.unsaid(), Fate(host=worker.host, worker=worker.short_name, text=why)
         for task in list(reversed(worker.leases.values())):
             self.charge(task, min(now, worker.heard_at))  # nobody pays for its silence
-            self.lose_lease(worker, task, Fate(host=worker.host, worker=worker.short_name, text=why))
+            self.lose_lease(task, fate, unsaid)
 
     # ------------------------------------------------------------ time
 

@@ -232,8 +232,9 @@ class Client:
     def listen(self, task: int) -> bool:
         """Read the stream of ``task`` from where it stands; False: of that nothing is known any more."""
         asked = self._tasks.get(task)
-        self.deadline = NOW
-        return not self._over and self._inflow.listen(task, asked.token if asked is not None else None)
+        if known := not self._over and self._inflow.listen(task, asked.token if asked is not None else None):
+            self._speak()
+        return known
 
     def took(self, task: int, attempt: int, number: int) -> None:
         """The reader of ``task`` has used all items of this attempt up to this number."""
@@ -307,8 +308,6 @@ class Client:
                 self._hello_at = now + self._limits.beat_interval_s
                 self._hello = msgspec.structs.replace(self._hello, number=self._hello.number + 1)
                 actions.append(Send(BROKER, self._hello if self._attach is None else self._attach))
-            if now >= self._inflow.deadline:
-                self._inflow.advance(now, False, actions)
         else:
             self._send_all(actions, now >= self._pulse_at)
             if now >= self._pulse_at:
@@ -319,10 +318,10 @@ class Client:
                 self._pulse_at = now + self._limits.beat_interval_s
                 actions.append(Send(BROKER, Pulse(number=self._pulse, open=len(self._tasks))))
                 self._inflow.pulse(self._pulse, now)
-            if now >= self._inflow.deadline:
-                self._inflow.advance(now, True, actions)
-            if now >= self._pinning.deadline:
-                self._pinning.advance(now, actions)
+        if now >= self._inflow.deadline:
+            self._inflow.advance(now, self._welcome is not None, actions)
+        if now >= self._pinning.deadline and self._welcome is not None:
+            self._pinning.advance(now, actions)
         if now >= self._giving.deadline:
             self._giving.advance(now, self._tasks, actions)
         away_at = self._heard_at + self._limits.broker_away_max_s
@@ -445,7 +444,8 @@ class Client:
     def _on_echo(self, message: Echo, payload: Payload, now: float) -> None:
         self.slots = message.slots
         self._inflow.echo(message.number)
-        self._unconfirmed = {at: tasks for at, tasks in self._unconfirmed.items() if at > message.number}
+        if message.written:
+            self._unconfirmed = {at: told for at, told in self._unconfirmed.items() if at > message.number}
 
     def _on_progress(self, message: Progress, payload: Payload, now: float) -> None:
         asked = self._tasks.get(message.number)

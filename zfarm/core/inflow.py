@@ -45,6 +45,8 @@ SWEEP_S = 0.25
 """How often what has been kept for long enough is forgotten at most."""
 ALL = 1 << 62
 """Above the number of every item."""
+BEHIND_PULSES = 2
+"""Of these the broker owes an Echo at most, or else it is behind with what we say."""
 AHEAD_MAX = 10_000
 """Pieces kept behind a hole; what comes beyond is fetched when the hole is filled."""
 
@@ -62,6 +64,7 @@ class InStream:
         "fetch_at",
         "fetched",
         "gone",
+        "heard_at",
         "kept_until",
         "lease",
         "listen_due",
@@ -76,6 +79,7 @@ class InStream:
         "token",
         "told",
         "untaken",
+        "waits_since",
     )
 
     def __init__(self, task: int, token: Any) -> None:
@@ -107,7 +111,8 @@ class InStream:
         self.ask_at = NOW
         self.fetch_at = NOW
         self.fetched = 0  # what is fetched begins with this number
-        self.moved_at = NOW
+        self.moved_at = self.waits_since = NOW
+        self.heard_at = inf  # the broker was known then to have read something that was said after that
 
     @property
     def hole(self) -> tuple[int, int] | None:
@@ -138,7 +143,7 @@ class Inflow:
         self._due = inf  # when the turn after the last one was to be
         self._pulses: deque[tuple[int, float]] = deque()  # those without an Echo, and when they were sent
         self._heeded_at = NOW  # the broker has read what we said until then
-        self._given_up_at = inf  # the first stream is, when the broker has read what we said until then
+        self._heeded_due = inf  # and something is to be decided when it has read what we said until then
 
     @property
     def filing(self) -> bool:
@@ -305,13 +310,11 @@ class Inflow:
             self._pulses.clear()
 
     def echo(self, number: int) -> None:
-        """The broker has read all up to the Pulse of this number, or of the next one that has no Echo (0)."""
+        """The broker has read all that was said before the Pulse of this number."""
         pulses = self._pulses
-        while pulses and (not number or pulses[0][0] <= number):
+        while pulses and pulses[0][0] <= number:
             self._heeded_at = pulses.popleft()[1]
-            if not number:
-                break
-        if self._heeded_at >= self._given_up_at:
+        if self._heeded_at >= self._heeded_due:
             self.deadline = NOW
 
     def welcome(self) -> None:
@@ -366,7 +369,7 @@ class Inflow:
 
     def advance(self, now: float, joined: bool, actions: list[Action]) -> None:
         """Hand on what came, ask for what is missing, tell workers how far readers are."""
-        self.deadline = self._given_up_at = inf
+        self.deadline = self._heeded_due = inf
         if now > self._due + self._limits.beat_interval_s:  # we were stopped, and nobody is to blame for that
             for stream in self._reading.values():
                 stream.moved_at = now
@@ -394,14 +397,10 @@ class Inflow:
             stream.moved_at = now
         used = stream.taken >= stream.next - 1
         if stream.end >= 0 and stream.next <= stream.end and used:
-            patience_s = limits.stream_given_up_s if stream.task > 0 else limits.files_given_up_s
-            given_up_at = stream.moved_at + patience_s
-            if stream.gone or self._heeded_at >= given_up_at:  # it is no loss that the broker is behind
+            if stream.gone or self._waited_long(stream, now):
                 last = min(stream.ahead) - 1 if stream.ahead else stream.end
                 self._miss(stream, min(last, stream.end))
                 self._drain(stream)
-            else:
-                self._given_up_at = min(self._given_up_at, given_up_at)
         elif stream.gone and stream.ahead:
             self._miss(stream, min(stream.ahead) - 1)
             self._drain(stream)
@@ -411,6 +410,12 @@ class Inflow:
         if not (joined and stream.lease):
             return
         hole = stream.hole
+        if (
+            len(self._pulses) > BEHIND_PULSES
+        ):  # what was asked for waits there: asking again would add to that
+            stream.ask_at = max(stream.ask_at, now + limits.stream_retry_s)
+            if hole is not None and stream.fetched == hole[0]:
+                stream.fetch_at = max(stream.fetch_at, now + limits.stream_retry_s)
         if hole is not None and (now >= stream.fetch_at or (stream.ahead and stream.fetched != hole[0])):
             stream.fetched, stream.fetch_at = hole[0], now + limits.stream_retry_s
             self._actions.append(Send(BROKER, Fetch(stream.lease, *hole)))
@@ -432,6 +437,19 @@ class Inflow:
                 Listening(stream.lease, stream.taken + 1, stream.seen, True, self._subscribed, ask)
             )
         self.deadline = min(self.deadline, stream.ask_at)
+
+    def _waited_long(self, stream: InStream, now: float) -> bool:
+        """Nothing has come for so long that nothing will. It is no loss that the broker is behind: patience
+        begins when it has read that something is missing, and while it reads nothing no time passes."""
+        if stream.waits_since != stream.moved_at:
+            stream.waits_since, stream.heard_at = stream.moved_at, inf
+        if stream.heard_at == inf and self._heeded_at > stream.moved_at:
+            stream.heard_at = now
+        limits = self._limits
+        patience_s = limits.stream_given_up_s if stream.task > 0 else limits.files_given_up_s
+        due = stream.moved_at if stream.heard_at == inf else stream.heard_at + patience_s
+        self._heeded_due = min(self._heeded_due, due)
+        return self._heeded_at >= stream.heard_at + patience_s
 
     def _sweep(self, now: float) -> None:
         """Forget, after a while, what has ended and is read by nobody."""

@@ -103,7 +103,7 @@ class Kid:
     def __init__(self, number: int) -> None:
         self.number = number
         self.realm = ""  # of a fresh one
-        self.owner = ""  # the last client whose call came to it while it was idle
+        self.owner = ""  # that of the first call in the last message to it
         self.setup = b""
         self.given = Given()  # functions that it has by name
         self.sent: deque[Duty] = deque()

@@ -5,6 +5,7 @@ The broker's machine (zfarm.core.broker) is the ledger of one farm that listens 
 
 from __future__ import annotations
 
+from collections.abc import Container
 from heapq import heappop, heappush
 from typing import Final
 
@@ -344,11 +345,11 @@ class Ledger:
         client.leased -= 1
         client.pay(-task.advance_us)  # nothing, where it was charged
 
-    def lose_lease(self, worker: WorkerRecord, task: Task, fate: Fate) -> None:
-        """This worker of a task is lost; should it come back with the lease, it may go on. A task that was
+    def lose_lease(self, task: Task, fate: Fate, unsaid: Container[int]) -> None:
+        """The worker of this task is lost; should it come back with the lease, it may go on. A task that was
         not known to run there is not blamed, unless that happens to it again and again."""
         lease = task.lease
-        if self.unsaid(worker, task):
+        if lease in unsaid:
             self.give_back(task)
             return
         if task.began or task.once or task.losses >= self.limits.unstarted_losses_max:
@@ -357,10 +358,6 @@ class Ledger:
             task.losses += 1
             self.give_back(task)
         task.lease = lease
-
-    def unsaid(self, worker: WorkerRecord, task: Task) -> bool:
-        """A task leased here may begin once only, and this was not told: it is not, or was just written."""
-        return task.once and task.lease not in worker.repeated and any(one is task for one in worker.granted)
 
     def requeue(self, task: Task, behind: int = 0) -> None:
         """Put a task to the front of its client's queue, ``behind`` so many others."""

@@ -210,6 +210,7 @@ class Reception(Ledger):
             client.submit_seen = 0
             if client.peer is not None:  # what it still sends is not of this job any more
                 self.gone(client.peer, now)
+            self._forget_link(client)
             if self.stalled:
                 return  # it asks again, and it will be written then or there is no room for it
         tasks = [JobTask(t.number, t.function.name, t.items) for t in client.tasks.values()]
@@ -378,13 +379,14 @@ class Reception(Ledger):
         if client.away:
             client.away = False
             self.tell("info", f"client {client.host}/{client.pid} is back", "clients are back")
-        number = 0 if self.stalled else message.number  # else it would say that what was forgotten is written
-        self._send(client.peer, Echo(number=number, slots=self.slots()))
+        written = not self.stalled  # else it would say that what was forgotten is, too
+        self._send(client.peer, Echo(message.number, self.slots(), written))
 
     def _on_bye(self, client: ClientRecord, message: Bye, payload: Payload, now: float) -> None:
         client.hello_seen = LAST_HELLO
         if client.job and client.tasks:  # they go on without it
             self.gone(client.peer, now)
+            self._forget_link(client)
         else:
             self.drop_client(client, now)
 
@@ -459,6 +461,6 @@ class Reception(Ledger):
             if isinstance(record, ClientRecord):
                 self.lost_links[lost] = record
             if isinstance(record, WorkerRecord):  # what waits to be granted there would never be
-                for task in record.granted:
-                    if task.worker is record and self.unsaid(record, task):
-                        self.give_back(task)
+                unsaid = record.unsaid()
+                for task in [one for one in record.granted if one.lease in unsaid]:
+                    self.give_back(task)

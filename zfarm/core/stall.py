@@ -1,7 +1,7 @@
 """What a broker keeps to itself while its journal cannot be written. It knows no disk.
 
 Only what tells of a fact that is not written, or lets something begin that must be written first, has to
-wait: outcomes, Booked, Unknown, Thanks, grants of calls that may begin once only, and the number in an Echo,
+wait: outcomes, Booked, Unknown, Thanks, grants of calls that may begin once only, and the word in an Echo
 which says that what a client has forgotten is forgotten here as well. All of it waits where the books have
 it, not in a queue of messages, so that who comes back meanwhile hears it once, and what is stopped meanwhile
 is not granted. Who takes a job over is not answered until that is written, and asks again. All else is said
@@ -92,7 +92,7 @@ class Stall:
             elif not isinstance(action, Send):
                 rest.append(action)
             elif isinstance(action.message, Echo):
-                rest.append(Send(action.peer, structs.replace(action.message, number=0)))
+                rest.append(Send(action.peer, structs.replace(action.message, written=False)))
             elif not self._take_back(action):
                 rest.append(action)
         self._recount()
@@ -181,8 +181,8 @@ class Stall:
         Of what fits, only records that give room back use the last ``spare`` bytes, and half of them those of
         who speaks for a client: whoever takes a job over gives room back next. The order of the records of a
         task stays, and that of a client's beginnings and ends; nothing overtakes those, and an end overtakes
-        nothing. What may begin once only is recorded last: who has lost a grant that nobody was told must
-        still see that. After this, ``wrote`` or ``put_back`` has to follow.
+        nothing. What may begin once only is recorded last: who is killed before the grant is said must take
+        it for begun. After this, ``wrote`` or ``put_back`` has to follow.
         """
         broker = self._broker
         self.count()  # what this turn has recorded may be put back as well
