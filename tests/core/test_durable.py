@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pytest
 
+from zfarm.core import reception
 from zfarm.core.broker import Broker
 from zfarm.messages import (
     AGAIN,
@@ -232,6 +234,22 @@ def test_an_earlier_link_of_a_client_is_not_heard_after_a_later_one() -> None:
     assert rig.broker.tasks == 0
     rig.say("c again", *submit(2))
     assert rig.broker.tasks == 1
+
+
+def test_nobody_makes_the_broker_forget_who_of_another_key_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reception, "LEFT_MAX", 3)
+    rig = Rig()
+
+    def come(peer: str, session: str, number: int, principal: str) -> None:
+        rig.broker.receive(peer, Hello(session, V, "host", 1, "", number=number), (), rig.now, principal)
+
+    come("a", "one", 2, "client:alice")
+    rig.broker.receive("a", Bye(), (), rig.now, "client:alice")
+    for n in range(10):
+        come("m", f"m{n}", 1, "client:mallory")
+        rig.broker.receive("m", Bye(), (), rig.now, "client:mallory")
+    come("late", "one", 1, "client:alice")
+    assert list(rig.broker.clients) == ["client"]
 
 
 def test_an_earlier_link_does_not_bring_back_a_client_that_has_left() -> None:

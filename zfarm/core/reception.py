@@ -65,8 +65,8 @@ LIFE_TASKS: Final = 1 << 24
 """Task numbers that belong to one life of a job's client. The next one has others: a journal does not keep
 the numbers of what was forgotten, and a worker that comes back may still run those."""
 LEFT_MAX: Final = 10_000
-"""Clients that are gone, of which it is known that no earlier link is to be heard any more. Such a link is
-read late by seconds, while the broker has much to do."""
+"""Clients of one key that are gone, of which it is known that no earlier link is to be heard any more. Such a
+link is read late by seconds, while the broker has much to do."""
 LAST_HELLO: Final = 1 << 62
 """No Hello has a higher number: whoever said Bye says no other one."""
 
@@ -95,8 +95,8 @@ class Reception(Ledger):
         """Who gives what the broker keeps beyond the life of programs; None: nobody. Set by the shell."""
         self.routes = Routes(self)  # type: ignore[arg-type]  # a reception is always that of a broker
         self.pinboard = Pinboard(self)  # type: ignore[arg-type]
-        self._left: OrderedDict[str, tuple[str, int]] = OrderedDict()
-        """Sessions that ended: who spoke for them last, and the number of its last Hello."""
+        self._left: dict[str, OrderedDict[str, tuple[str, int]]] = {}
+        """Sessions that ended, by principal: who spoke for them last, and the number of its last Hello."""
         self._strangers: dict[Peer, bool] = {}
         self.lost_links: dict[Peer, ClientRecord] = {}
         """Whose they were, until it says Hello again: what still comes from there shows that it lives."""
@@ -122,7 +122,7 @@ class Reception(Ledger):
         client = self.clients.get(key)
         if self._comes_late(key, client, message):
             return
-        if client is None and key in self._left and self._left[key][0] != message.life:
+        if client is None and self._left_by(key)[0] not in (message.life, None):
             self._taken_over(peer, message.job)  # and has ended since
             return
         if client is None and (full := self._crowded(principal)):
@@ -158,9 +158,14 @@ class Reception(Ledger):
         """It was said over a link that was given up since, by a client that has spoken over another one, or
         has left. What follows was settled long ago: calls that were cancelled since, or that have run."""
         if client is None:
-            life, number = self._left.get(key, ("", 0))
+            life, number = self._left_by(key)
             return life == message.life and message.number < number
         return client.life == message.life and message.number < client.hello_seen
+
+    def _left_by(self, key: str) -> tuple[str | None, int]:
+        """Who spoke last for a session that has ended, and the number of its last Hello; None: nobody."""
+        left = self._left.get(principal_of(key))
+        return left[key] if left is not None and key in left else (None, 0)
 
     def _crowded(self, principal: str) -> str:
         """Why there can be no further client with this key; empty: there can be one. Each child of a worker
@@ -395,10 +400,11 @@ class Reception(Ledger):
         if client.peer is not None:
             del self.peers[client.peer]
         self._forget_link(client)
-        self._left[client.session] = client.life, client.hello_seen
-        self._left.move_to_end(client.session)
-        while len(self._left) > LEFT_MAX:
-            self._left.popitem(last=False)
+        left = self._left.setdefault(principal_of(client.session), OrderedDict())
+        left[client.session] = client.life, client.hello_seen
+        left.move_to_end(client.session)
+        while len(left) > LEFT_MAX:
+            left.popitem(last=False)
         self.drop(client, now)
         self.routes.drop(client.session)
         self.pinboard.over(client)
