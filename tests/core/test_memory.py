@@ -95,6 +95,29 @@ def test_a_result_in_the_same_turn_is_better_and_the_next_call_is_not_blamed() -
     assert not rig.killed()
 
 
+def test_the_limit_is_not_blamed_for_what_the_kernel_kills_below_it() -> None:
+    for left, told in (
+        (
+            Left("", 10, "the kernel killed something"),
+            "killed, though it was below its memory limit of 0.0 MB",
+        ),
+        (Left("", 0, "the kernel killed something"), "killed"),
+        (Left("", 10), "killed, with a memory limit of 0.0 MB: code that is refused memory may crash"),
+    ):
+        rig = Rig()
+        child = begun(rig, limited(1))
+        rig.worker.child_died(child, 1, 9, 0, "killed", rig.now, left)
+        rig.turn()
+        (fate,) = [
+            report.fate
+            for action in rig.actions
+            if isinstance(action, Send) and isinstance(action.message, Reports)
+            for report in action.message.reports
+        ]
+        assert fate is not None
+        assert fate.text == told
+
+
 def test_a_death_counts_as_that_only_if_something_says_so() -> None:
     for memory, left, kind in (
         (1000, Left("std::bad_alloc", 10, "", True), MEMORY),

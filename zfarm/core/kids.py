@@ -242,6 +242,9 @@ def starved(duty: Duty, left: Left) -> bool:
     return bool(duty.memory_bytes) and (left.starved or had_all)
 
 
-def limit_of(duty: Duty) -> str:
+def limit_of(duty: Duty, left: Left) -> str:
     """What a death under a call with a memory limit may have to do with that."""
-    return f", with a memory limit of {duty.memory_bytes / 1e6:.1f} MB: code that is refused memory may crash"
+    limit = f"memory limit of {duty.memory_bytes / 1e6:.1f} MB"
+    if left.oom and not starved(duty, left):  # the kernel has killed it for another limit than its own
+        return f", though it was below its {limit}" if left.peak_bytes else ""
+    return f", with a {limit}: code that is refused memory may crash"

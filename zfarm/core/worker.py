@@ -257,7 +257,7 @@ class Worker(Delivering):
         for duty in blamed:
             del self._leases[duty.lease]
             if duty.memory_bytes:
-                fate = structs.replace(fate, text=fate.text + limit_of(duty))
+                fate = structs.replace(fate, text=fate.text + limit_of(duty, left))
             kind = MEMORY if starved(duty, left) else CUT if duty.grace_us else LOST  # we have interrupted it
             self._owe(duty, Report(duty.lease, kind, fate=fate, held_us=held_us), b"")
             held_us = 0  # of the one that ran

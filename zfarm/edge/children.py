@@ -20,7 +20,7 @@ from msgspec import structs
 
 from zfarm.edge import wire
 from zfarm.edge.descriptors import allow_descriptors
-from zfarm.edge.fates import failure_of, fate_of, starved, unborn
+from zfarm.edge.fates import bereaved, failure_of, fate_of, starved, unborn
 from zfarm.edge.kid import Kid
 from zfarm.edge.lender import Lender
 from zfarm.edge.listener import Listener, Sources
@@ -502,10 +502,10 @@ class Children:
 
     def _lose_nursery(self) -> None:
         self._sources.remove_source(self._nursery.fileno())
+        evidence = self.ooms.evidence()
         for kid in list(self._kids.values()):
-            self._end(
-                kid, signal.SIGKILL, 0, "killed with the nursery, the process that all children come from"
-            )
+            left = Left("", 0, evidence.text)
+            self._end(kid, signal.SIGKILL, 0, bereaved(evidence), left)
         self._listener.nursery_died(self._clock())
 
     def _kill(self, kid: Kid, reason: str) -> None:

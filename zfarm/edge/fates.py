@@ -12,7 +12,7 @@ from zfarm.edge.nursery import Failed, Gone
 from zfarm.edge.ooms import Evidence
 from zfarm.edge.pipe import PIPE_LOST
 
-__all__ = ["failure_of", "fate_of", "starved", "unborn"]
+__all__ = ["bereaved", "failure_of", "fate_of", "starved", "unborn"]
 
 _REMEDIES: Final = {
     errno.EMFILE: " (raise the limit of the worker, as with ulimit -n, or give it fewer slots)",
@@ -51,6 +51,12 @@ def fate_of(gone: Gone, reason: str, stopping: bool, evidence: Evidence) -> str:
 def _memory() -> str:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return f"{total / 1e9:.1f} GB"
+
+
+def bereaved(evidence: Evidence) -> str:
+    """How all children of a nursery that has died came to their end."""
+    why = f", which died likely for lack of memory: {evidence.text}" if evidence.text else ""
+    return f"killed with the nursery, the process that all children come from{why}"
 
 
 def failure_of(failed: Failed) -> str:

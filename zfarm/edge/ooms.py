@@ -42,10 +42,8 @@ class Ooms:
         """Whether something was killed for lack of memory within the last moments."""
         now, before = self._read(), self._earlier
         known = now != (_UNKNOWN, _UNKNOWN)
-        killed = now.group - before.group
-        if _UNKNOWN not in (now.group, before.group) and killed > 0:
-            what = "a process" if killed == 1 else f"{killed} processes"
-            return Evidence(f"the kernel has just killed {what} of its control group for that", known)
+        if _UNKNOWN not in (now.group, before.group) and now.group > before.group:
+            return Evidence("the kernel has just killed a process of its control group for that", known)
         if _UNKNOWN not in (now.host, before.host) and now.host > before.host:
             return Evidence("the kernel has just killed a process of this host for that", known)
         return Evidence("", known)
