@@ -146,3 +146,32 @@ def test_time_in_which_the_client_was_stopped_is_no_patience() -> None:
     waiting.now += 60.0
     assert not waiting.beat(heard=True)
     assert not waiting.beat(heard=True)
+
+
+def behind_a_hole_of_a_lost_worker() -> Inflow:
+    """Its worker counts as lost, but was only cut off: what it publishes comes before it is welcome again."""
+    inflow = reading()
+    inflow.items(Items(LEASE, 1, 1), [b"1"], 1.0)
+    inflow.streams(Streams([], [LEASE]), {})
+    inflow.items(Items(LEASE, 3, 3), [b"3"], 20.0)
+    assert missed(inflow, 20.0) == []
+    return inflow
+
+
+def test_what_a_lost_worker_has_kept_is_fetched_when_it_is_welcome_again() -> None:
+    inflow = behind_a_hole_of_a_lost_worker()
+    inflow.streams(Streams([Streaming(LEASE, "c", TASK, 1)]), {})
+    assert advance(inflow, 21.0) == [Fetch(LEASE, 2, 2)]
+    assert missed(inflow, 20.0 + 2 * settings.stream_given_up_s) == []
+    inflow.items(Items(LEASE, 2, 2), [b"2"], 22.0)
+    assert missed(inflow, 22.0) == []
+
+
+def test_what_a_lost_worker_had_is_told_to_be_missing_if_it_is_not_welcome_again() -> None:
+    inflow = behind_a_hole_of_a_lost_worker()
+    enough = 20.0 + settings.stream_given_up_s
+    assert inflow.deadline <= enough
+    assert missed(inflow, enough - 0.1) == []
+    (told,) = missed(inflow, enough)
+    assert isinstance(told, Missed)
+    assert (told.first, told.last) == (2, 2)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -42,18 +43,28 @@ def slowly(path: str, number: int) -> tuple[int, str]:
     return mark(path, number), os.readlink("/proc/self/ns/net")
 
 
+def connection_of(farm: TcpFarm, one: Host) -> Path:
+    """A connection file for a host; the broker runs already."""
+    known = json.loads(farm.connection.read_text())
+    file = farm.directory / f"{one.name}.json"
+    file.touch(0o600)
+    there = {role: [f"tcp://{one.here}:{farm.door(role)}"] for role in known["addresses"]}
+    file.write_text(json.dumps({**known, "addresses": there}))
+    return file
+
+
+def start_on(farm: TcpFarm, one: Host, slots: int) -> None:
+    """A worker on a host."""
+    farm.before, farm.connection, straight = one.before, connection_of(farm, one), farm.connection
+    farm.start_worker(slots)
+    farm.before, farm.connection = (), straight
+
+
 def start(farm: TcpFarm, hosts: list[Host]) -> None:
     """A broker here, and a worker on each host."""
     farm.start_broker(host="0.0.0.0")
-    known = json.loads(farm.connection.read_text())
-    for number, one in enumerate(hosts):
-        file = farm.directory / f"host-{number}.json"
-        file.touch(0o600)
-        there = {role: [f"tcp://{one.here}:{farm.door(role)}"] for role in known["addresses"]}
-        file.write_text(json.dumps({**known, "addresses": there}))
-        farm.before, farm.connection, straight = one.before, file, farm.connection
-        farm.start_worker(2)
-        farm.before, farm.connection = (), straight
+    for one in hosts:
+        start_on(farm, one, 2)
     farm.wait_slots(2 * len(hosts))
 
 
@@ -101,3 +112,102 @@ def test_a_short_cut_runs_nothing_again(farm: TcpFarm, hosts: list[Host], tmp_pa
             far.mend()
         assert [future.result(90)[0] for future in futures] == list(range(CALLS))
     assert set(marked(runs).values()) == {1}
+
+
+CUT_S = 20.0
+"""Longer than it takes the library to give a silent connection up."""
+ITEMS = 1500
+PROGRAM = """
+import json, sys
+from concurrent.futures import ThreadPoolExecutor
+import zfarm
+from tests.integration.test_namespaces import emit_slowly, last_long, read, slowly
+_, connection, runs = sys.argv
+with zfarm.Executor(connection) as client, ThreadPoolExecutor(2) as readers:
+    long = [client.submit(last_long, runs, n, 25.0) for n in range(2)]
+    emitting = [client.submit(emit_slowly, runs, n) for n in range(2, 4)]
+    streams = [readers.submit(read, future.stream()) for future in emitting]
+    calls = [client.submit(slowly, runs, n) for n in range(4, 2000)]
+    print(json.dumps({
+        "ends": [future.result() for future in long + emitting] + [future.result()[0] for future in calls],
+        "streams": [one.result() for one in streams],
+    }))
+"""
+
+
+def last_long(path: str, number: int, seconds: float) -> int:
+    """Leave a mark, and take so long."""
+    from tests.integration.test_faults import mark
+
+    time.sleep(mark(path, number) * 0 + seconds)
+    return number
+
+
+def emit_slowly(path: str, number: int) -> Generator[int, None, int]:
+    """Leave a mark, and emit numbers for longer than the cut."""
+    from tests.integration.test_faults import mark
+
+    mark(path, number)
+    for n in range(ITEMS):
+        yield n
+        time.sleep(0.02)
+    return number
+
+
+def read(stream: zfarm.Stream[int]) -> list[tuple[int, int, int | None]]:
+    """All attempts, numbers and values; None for what cannot be had, and is told of."""
+    items: list[tuple[int, int, int | None]] = []
+    while True:
+        try:
+            for item in stream:
+                items.append((item.attempt, item.number, item.value))
+        except zfarm.StreamGap as gap:
+            items += ((gap.attempt, number, None) for number in range(gap.first, gap.last + 1))
+        else:
+            return items
+
+
+def cut_off(cut: list[Host], seconds: float) -> None:
+    """Nothing passes to and from these hosts for so long; nobody on this side could see when that is over."""
+    for one in cut:
+        one.cut()
+    time.sleep(seconds)
+    for one in cut:
+        one.mend()
+
+
+@pytest.mark.parametrize("where", ["client", "worker", "both"])
+@pytest.mark.parametrize("lost_after_s", ["3", "60"], ids=["moved", "adopted"])
+def test_after_a_cut_in_both_directions_each_outcome_and_item_is_there_once(
+    farm: TcpFarm, hosts: list[Host], tmp_path: Path, where: str, lost_after_s: str
+) -> None:
+    """The client is on one host and a worker on the other, and another worker beside the broker."""
+    near, far = hosts
+    farm.variables = {"ZFARM_WORKER_LOST_AFTER_S": lost_after_s}
+    farm.start_broker(host="0.0.0.0")
+    start_on(farm, far, 4)
+    farm.wait_slots(4)
+    runs = tmp_path / "runs"
+    farm.before = near.before
+    client = farm.start(str(connection_of(farm, near)), str(runs), program=["-c", PROGRAM])
+    farm.before = ()
+    wait_until(lambda: len(marked(runs)) == 4, "the first calls to run on the far host")
+    farm.start_worker(2)
+    wait_until(lambda: len(marked(runs)) > 40, "others to run here")
+
+    cut = {"client": [near], "worker": [far], "both": [near, far]}[where]
+    cut_off(cut, CUT_S)
+    assert client.wait(120) == 0, client.said
+
+    told = json.loads(client.out.read_text())
+    for items in told["streams"]:
+        last = max(attempt for attempt, _, _ in items)
+        assert [one for one in items if one[0] == last] == [[last, n + 1, n] for n in range(ITEMS)]
+        before = [one for one in items if one[0] != last]
+        assert before == [[1, n + 1, n] for n in range(len(before))], "whole as far as it came"
+    again = {number for number, count in marked(runs).items() if count > 1}
+    if far in cut and lost_after_s == "3":
+        assert again <= {0, 1, 2, 3}, "what was not begun elsewhere meanwhile was adopted"
+        assert again, "there was room for two of them"
+    else:
+        assert not again

@@ -64,6 +64,7 @@ class InStream:
         "fetch_at",
         "fetched",
         "gone",
+        "gone_until",
         "heard_at",
         "kept_until",
         "lease",
@@ -104,7 +105,8 @@ class InStream:
         self.seen = 0
         self.told = 0  # the worker has sent all up to this one
         self.end = UNKNOWN
-        self.gone = False  # the worker has nothing of it any more
+        self.gone = False  # the worker has nothing of it any more, or is lost
+        self.gone_until = inf  # though items come from it: till then it may be welcome again, with all of it
         self.ahead: dict[int, Payload] = {}  # what came behind a hole, by its first number
         self.sizes: deque[tuple[int, int]] = deque()  # of what was handed on and not used: last number, bytes
         self.untaken = 0  # bytes used by the reader and not told to the worker
@@ -236,7 +238,7 @@ class Inflow:
         if abs(one.lease) > abs(stream.lease) and stream.end == UNKNOWN:
             self._begin(stream, one.lease, one.attempt)
         if one.lease == stream.lease:
-            stream.gone = False
+            stream.gone, stream.gone_until = False, inf
             stream.listen_due = stream.reading
             stream.ask_at = stream.fetch_at = NOW
 
@@ -402,8 +404,12 @@ class Inflow:
                 self._miss(stream, min(last, stream.end))
                 self._drain(stream)
         elif stream.gone and stream.ahead:
-            self._miss(stream, min(stream.ahead) - 1)
-            self._drain(stream)
+            stream.gone_until = min(stream.gone_until, now + limits.stream_given_up_s)
+            if now >= stream.gone_until:
+                self._miss(stream, min(stream.ahead) - 1)
+                self._drain(stream)
+            else:
+                self.deadline = min(self.deadline, stream.gone_until)
         if stream.end >= 0 and stream.next > stream.end:
             stream.over = True
             return
