@@ -464,6 +464,7 @@ class BrokerShell:
             "senders": self.doors.refused,
             "kicked": self.doors.kicked,
             "crowded": self.doors.crowded,
+            "mute": self.doors.mute,
             "overflows": self.doors.dropped,
             "subscriptions": self.notes.refused,
             "items": self.relay.refused if self.relay is not None else 0,

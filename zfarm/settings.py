@@ -293,6 +293,9 @@ class Settings:
     """How long a message that made no sense is remembered."""
     handshake_s: float = 5.0
     """How long a new connection may take to prove who it is."""
+    mute_s: float = 15.0
+    """How long it may then be there, and nothing come on it, before it has said anything at all: no limit of
+    its key counts it until it does (on Linux)."""
     subscription_bytes_max: int = 2048
     """Bytes of a subscription to items: a topic has a principal and a session. It holds for each frame of
     the handshake, too, which needs about 300."""

@@ -136,9 +136,14 @@ class Doors:
         return sum(port.unfinished.ended for port in self.ports)
 
     @property
+    def mute(self) -> int:
+        """Connections ended since nothing was said on them."""
+        return sum(port.unfinished.mute for port in self.ports)
+
+    @property
     def watched(self) -> bool:
         """Whether there is anything for ``check_unfinished`` to do."""
-        return any(port.unfinished.active for port in self.ports)
+        return any(port.secure for port in self.ports)
 
     def tell_coming(self, on_coming: Callable[[bytes], None]) -> None:
         """Call this, within ``check_unfinished``, with each peer of which a large message goes on to come."""
@@ -146,9 +151,9 @@ class Doors:
             port.on_coming = on_coming
 
     def check_unfinished(self, now: float) -> None:
-        """As Unfinished.check, of all doors."""
+        """As RouterPort.check, of all doors."""
         for port in self.ports:
-            port.unfinished.check(now)
+            port.check(now)
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> None:
         """As RouterPort.send, at the peer's own door."""

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 import zmq
 
+from zfarm.edge.drawn import ROUTING_ID, Drawn
 from zfarm.edge.frames import FRAMES_MAX, OVERHEAD, Outbox, receive_rest, send_frames
 from zfarm.edge.knock import is_something_else
 from zfarm.edge.links import Links
@@ -47,8 +48,6 @@ __all__ = [
     "RouterPort",
 ]
 
-ROUTING_ID: Final = 5
-"""Bytes of a routing id that the library gave: a zero and a number. No peer of ours chooses its own."""
 FLUSH_S: Final = 0.005
 """A peer that can take more makes the socket's descriptor ready; should we miss that, we look after this."""
 MISUNDERSTOOD_MAX: Final = settings.misunderstandings_max
@@ -117,7 +116,8 @@ class RouterPort:
         """Connections ended since too much was wrong with their messages."""
         self.known: Container[str] | None = None
         """The principals that may speak; None: all whom the ZAP handler let in."""
-        self._secure = keys is not None
+        self.secure = keys is not None
+        """Whether there is anything to ``check``: who comes has a key, and is not only this user."""
         self._keys = keys
         self._domain = domain
         self._mark = mark
@@ -132,9 +132,10 @@ class RouterPort:
         """Called with a peer of which a large message goes on to come."""
         self.unfinished = Unfinished(
             self.socket, largest_message(size_max), self._end,
-            active=self._secure, share=share, coming=self._coming,
+            active=self.secure, share=share, coming=self._coming, mute_s=settings.mute_s,
         )  # fmt: skip
         """What has begun to come and does not end; to be checked a few times a second."""
+        self._drawn = Drawn(context, self.socket, self.secure)
         try:
             self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
             self.socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
@@ -169,17 +170,17 @@ class RouterPort:
             except zmq.Again:
                 break
             peer = mark + part.bytes
-            role, principal = self._who(part) if self._secure else (LOCAL, LOCAL)
+            role, principal = self._who(part) if self.secure else (LOCAL, LOCAL)
             frames = None
             if part.more:
                 frames = receive_rest(socket, socket.recv(_DONTWAIT, copy=False), FRAMES_MAX)
-            if frames is None or not role or (self._secure and not self._known(peer, principal, part)):
+            if frames is None or not role or (self.secure and not self._known(peer, principal, part)):
+                if not role and frames is not None and self._end_chosen(part.bytes, frames):
+                    continue
                 self.refused += 1
                 kick(part)
                 link = self._links.get(peer)
-                if frames is None and (
-                    not self._secure or (link is not None and link.principal == principal)
-                ):
+                if frames is None and (not self.secure or (link is not None and link.principal == principal)):
                     self.kick(peer)  # what it has said is lost: it may come back, and say who it is again
                 continue
             self.unfinished.heard(part, frames, principal)
@@ -214,7 +215,16 @@ class RouterPort:
                     self.crowded += 1
                     return False
             self._links.note(peer, principal, part)
+            self._drawn.met(peer[start:])
         return True
+
+    def _end_chosen(self, routing_id: bytes, frames: Sequence[Frame]) -> bool:
+        """Disconnect who has chosen an id that is to be given, if that is what we were told by ourselves."""
+        chosen = self._drawn.chosen(routing_id, frames)
+        for one in chosen or ():
+            self.refused += 1
+            self.kick(self._mark + one)
+        return chosen is not None
 
     def fault(self, peer: bytes) -> bool:
         """Something was wrong with what ``peer`` sent; True when that was once too often, and it is ended."""
@@ -255,6 +265,12 @@ class RouterPort:
             return hang_up(line)
         self.kick(peer)
         return True
+
+    def check(self, now: float) -> None:
+        """Disconnect who does not end a message, says none, or has an id that is to be given to others; to be
+        called a few times a second."""
+        self.unfinished.check(now)
+        self._drawn.draw()
 
     def sweep(self) -> None:
         """Forget the connections that have gone; ``on_lost`` is told. To be called now and then."""
@@ -317,6 +333,7 @@ class RouterPort:
     def close(self) -> None:
         """Close the socket; what waits is dropped. Harmless when done before."""
         self.unfinished.close()
+        self._drawn.close()
         self.socket.close(linger=0)
         self._outboxes.clear()
         if self._claim is not None:

@@ -37,6 +37,10 @@ what its sides say to each other to see whether the other one is still there."""
 SILENT_PER_S: Final = 20
 """How many of the latter a connection may add per second though nothing else comes: a ping and a pong, of 42
 bytes each, in five seconds."""
+SPEAKING_PER_S: Final = 4096
+"""And with how many its first message goes on to come, even on a slow network; less is as good as silence."""
+MUTE_STEP_S: Final = 1.0
+"""The most that a pause between two checks counts for: this process may have been stopped then."""
 OTHERS: Final = 1000
 """Messages of others, beside two of each, after which a peer had its turn for certain."""
 FULL: Final = 2 / 3
@@ -63,6 +67,7 @@ class _Connection:
         "fd",
         "lasting",
         "line",
+        "mute",
         "owed",
         "principal",
         "received",
@@ -74,7 +79,8 @@ class _Connection:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.line: Line | None = None  # None: heard before its beginning was told, or after its end
-        self.principal = ""
+        self.principal = ""  # until it has said something
+        self.mute = 0.0  # seconds in which nothing has come though nothing was said
         self.credit = 0  # bytes of messages that were given to us since the last check
         self.received = 0  # bytes that had come by then
         self.came = 0  # and since the check before that
@@ -102,18 +108,22 @@ class Unfinished:
         active: bool = True,
         share: int = 1,
         coming: Callable[[Line], None] = lambda line: None,
+        mute_s: float = inf,
     ) -> None:
         """Watch ``socket``, before it is bound, for messages of more than ``most`` bytes on the wire.
 
         All together may have ``unfinished_bytes_max`` divided by ``share``, and less when memory is short.
         ``end`` disconnects, and tells whether there was something to disconnect. ``coming`` is told at each
         check on which connections a large message goes on to come: their peers live, though no beat of
-        theirs can overtake it. Sockets that are not
+        theirs can overtake it. Who has said nothing for ``mute_s`` is disconnected. Sockets that are not
         ``active``, since only this user reaches them, are not watched; nor is any where the kernel does not
         count, which is logged.
         """
         self.ended = 0
         """Connections ended since a message of theirs did not end."""
+        self.mute = 0
+        """Connections ended since nothing was said on them."""
+        self._mute_s = mute_s
         self.active = active and _can_watch()
         self._socket = socket
         self._most = most + SLACK
@@ -162,7 +172,9 @@ class Unfinished:
         if not self.active:
             return
         self.meet()
-        heavy = self._weigh(int(max(now - self._checked_at, 0.0) * SILENT_PER_S))
+        passed = max(now - self._checked_at, 0.0)
+        heavy = self._weigh(int(passed * SILENT_PER_S))
+        self._end_mute(passed)
         self._checked_at = now
         # after the kernel was asked: what had come by then whole, and waits, is seen here
         self._drained = not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN
@@ -218,6 +230,17 @@ class Unfinished:
             else:
                 one.since, one.sure = -1, 0
         return heavy
+
+    def _end_mute(self, passed: float) -> None:
+        """End the connections on which nothing has come for long, and on which nothing was ever said."""
+        for one in list(self._connections.values()):
+            if one.principal:
+                continue
+            speaks = one.came > passed * SPEAKING_PER_S
+            one.mute = 0.0 if speaks else one.mute + min(passed, MUTE_STEP_S)
+            if one.mute > self._mute_s and one.line is not None:
+                del self._connections[one.fd]
+                self.mute += self._end(one.line)
 
     def _judge(self, one: _Connection) -> None:
         """How much of what it owes is certainly part of a message that has not ended."""
