@@ -39,6 +39,8 @@ class Foyer:
     def __init__(self, process: BrokerProcess) -> None:
         self._process = process
         self._said = 0
+        self.waited_s = 0.0
+        """How long anything waited here at most."""
         self._heard: dict[Any, int] = {}
         """The number of what was heard of each peer last."""
         self._turn_us = 0.0
@@ -51,10 +53,13 @@ class Foyer:
     def receive(self, peer: Any, message: Any, payload: Payload, clock: float, hear: Hear) -> None:
         """The broker has read this; ``hear`` gives it to its machine."""
         self._said += 1
-        told = partial(self._hear, peer, self._said, hear)
+        told = partial(self._hear, peer, self._said, clock, hear)
         self._process.machine.foyer.receive(peer, message, payload, clock, told)
 
-    def _hear(self, peer: Any, number: int, hear: Hear, message: Any, payload: Payload, clock: float) -> None:
+    def _hear(
+        self, peer: Any, number: int, since: float, hear: Hear, message: Any, payload: Payload, clock: float
+    ) -> None:
+        self.waited_s = max(self.waited_s, clock - since)
         last = self._heard.get(peer, 0)
         assert number >= last, f"{peer} said {number} before {last}"
         self._heard[peer] = number

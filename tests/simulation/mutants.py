@@ -409,7 +409,6 @@ MUTANTS = [
         "self._taken_over(peer, message.job)",
         "pass",
     ),
-    Mutant("a dead link tells of no life", "receive", "self.coming(peer, now)", "pass"),
     Mutant(
         "streams end while the broker is behind",
         "_waited_long",

@@ -59,6 +59,7 @@ class InStream:
         "acked_at",
         "ahead",
         "ask_at",
+        "asked_at",
         "attempt",
         "end",
         "fetch_at",
@@ -111,6 +112,7 @@ class InStream:
         self.sizes: deque[tuple[int, int]] = deque()  # of what was handed on and not used: last number, bytes
         self.untaken = 0  # bytes used by the reader and not told to the worker
         self.ask_at = NOW
+        self.asked_at = NOW
         self.fetch_at = NOW
         self.fetched = 0  # what is fetched begins with this number
         self.moved_at = self.waits_since = NOW
@@ -416,20 +418,20 @@ class Inflow:
         if not (joined and stream.lease):
             return
         hole = stream.hole
-        if (
-            len(self._pulses) > BEHIND_PULSES
-        ):  # what was asked for waits there: asking again would add to that
+        behind = len(self._pulses) > BEHIND_PULSES
+        if behind and self._heeded_at < stream.asked_at:  # asking again would add to what waits there
             stream.ask_at = max(stream.ask_at, now + limits.stream_retry_s)
             if hole is not None and stream.fetched == hole[0]:
                 stream.fetch_at = max(stream.fetch_at, now + limits.stream_retry_s)
         if hole is not None and (now >= stream.fetch_at or (stream.ahead and stream.fetched != hole[0])):
-            stream.fetched, stream.fetch_at = hole[0], now + limits.stream_retry_s
+            stream.fetched, stream.fetch_at, stream.asked_at = hole[0], now + limits.stream_retry_s, now
             self._actions.append(Send(BROKER, Fetch(stream.lease, *hole)))
         if hole is not None:
             self.deadline = min(self.deadline, max(stream.fetch_at, now + 1e-3))
         ask = now >= stream.ask_at
         if ask:
             hurry = stream.end >= 0 and used
+            stream.asked_at = now
             stream.ask_at = now + (limits.stream_retry_s if hurry else limits.beat_interval_s)
         if used and stream.taken > stream.acked:  # it may be that nothing comes before it is told
             if now >= stream.acked_at + ACK_S:

@@ -9,6 +9,7 @@ connection of our own: all that were given before are lower, and who has a highe
 
 from __future__ import annotations
 
+import errno
 import secrets
 from collections.abc import Sequence
 from typing import Final
@@ -55,10 +56,16 @@ class Drawn:
 
     def draw(self) -> None:
         """Draw a number if there are new peers; to be called a few times a second."""
-        if self.active and self._doubtful and self._dealer is None:
+        if not self.active or not self._doubtful or self._dealer is not None:
+            return
+        try:
             self._dealer = new_socket(self._context, zmq.DEALER, self._address, -1)
-            self._dealer.connect(self._address)
-            self._dealer.send(self._word)
+        except zmq.ZMQError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            return  # nobody else can come now either
+        self._dealer.connect(self._address)
+        self._dealer.send(self._word)
 
     def chosen(self, routing_id: bytes, frames: Sequence[Frame]) -> list[bytes] | None:
         """What nobody with a key has said: if it was ourselves, the ids that peers have chosen; else None."""
