@@ -32,6 +32,7 @@ from zfarm.messages import (
     CUT,
     LOST,
     MEMORY,
+    MISSING,
     Action,
     Beat,
     Began,
@@ -488,7 +489,8 @@ class Worker(Delivering):
             return
         self._join_at = now + self._limits.beat_interval_s
         held = [Held(d.lease, d.owner, d.task, d.kid is not None, d.takes) for d in self._leases.values()]
-        held += [Held(lease, owed.owner, owed.task, True) for lease, owed in self._owed.items()]
+        # no child ever had what lacks a file
+        held += [Held(n, o.owner, o.task, o.report.kind != MISSING) for n, o in self._owed.items()]
         join = Join(
             self.session, self._versions, self.slots, self._host, self._pid, held, self.resources,
             self.labels, self.tether.beat(now),
