@@ -399,9 +399,9 @@ MUTANTS = [
     Mutant("a worker is blamed for our interrupts", "child_died", "CUT if duty.grace_us else LOST", "LOST"),
     Mutant(
         "a child speaks for whoever found it idle",
-        "owner_of",
-        "kid.head().owner if kid.calls else kid.owner",
-        "kid.owner",
+        "speaks_for",
+        "self.sent[0].owner if self.sent else self.owner",
+        "self.owner",
     ),
     Mutant(
         "who had a job that has ended is not answered",

@@ -127,6 +127,11 @@ class Kid:
         self.stopped = False  # was told to end
 
     @property
+    def speaks_for(self) -> str:
+        """The client whose call is the first that has not ended, or was the last one."""
+        return self.sent[0].owner if self.sent else self.owner
+
+    @property
     def calls(self) -> int:
         """Calls that were sent to it and have not ended."""
         return len(self.sent)

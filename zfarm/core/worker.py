@@ -285,9 +285,7 @@ class Worker(Delivering):
     def owner_of(self, child: int) -> str:
         """The client whose calls run in that child; empty: none has yet."""
         kid = self._kids.get(child)
-        if kid is None:
-            return ""
-        return kid.head().owner if kid.calls else kid.owner
+        return kid.speaks_for if kid is not None else ""
 
     def drain(self, now: float) -> None:
         """Take nothing more, return what has not started, finish the rest, and leave."""
