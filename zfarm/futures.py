@@ -25,7 +25,7 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from zfarm.arguments import grace_of
+from zfarm.arguments import end_of, grace_of
 
 if TYPE_CHECKING:
     from zfarm.arrivals import Arrivals
@@ -280,7 +280,7 @@ class Future(StandardFuture[T], Generic[T]):
                 self._wait_done(timeout)
 
     def _wait_done(self, timeout: float | None) -> None:
-        end = None if timeout is None else monotonic() + timeout
+        end = end_of(timeout)
         condition = self._condition
         with condition:
             while self._state not in _DONE:

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias, dataclass_transform
 import msgspec
 
 PROTOCOL: Final = 1
+HELLO_MAX: Final = (1 << 62) - 1  # no Hello has a higher number
 
 Blob: TypeAlias = bytes | memoryview | bytearray
 Payload: TypeAlias = Sequence[Blob]

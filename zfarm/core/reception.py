@@ -24,6 +24,7 @@ from zfarm.core.pinboard import Pinboard
 from zfarm.core.routes import Routes
 from zfarm.messages import (
     CANCELLED,
+    HELLO_MAX,
     REFUSED,
     Ask,
     Attach,
@@ -67,8 +68,8 @@ the numbers of what was forgotten, and a worker that comes back may still run th
 LEFT_MAX: Final = 10_000
 """Clients of one key that are gone, of which it is known that no earlier link is to be heard any more. Such a
 link is read late by seconds, while the broker has much to do."""
-LAST_HELLO: Final = 1 << 62
-"""No Hello has a higher number: whoever said Bye says no other one."""
+LAST_HELLO: Final = HELLO_MAX + 1
+"""No Hello has this number: whoever said Bye says no other one."""
 
 
 class Reception(Ledger):

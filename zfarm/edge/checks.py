@@ -37,8 +37,6 @@ __all__ = ["CHECKS", "NAME_MAX", "Check", "Malformed"]
 
 Check = Callable[[Any, int], None]
 PATH_MAX: Final = 4096
-HELLO_MAX: Final = (1 << 62) - 1
-"""Above it is what the books have of a client that has left: it says no Hello any more."""
 
 
 def _versions(versions: m.Versions) -> None:
@@ -283,7 +281,7 @@ def _hello(message: m.Hello, blobs: int) -> None:
     _name("a job", message.job)
     if message.job or message.life:
         _session(message.life)
-    _number("number", message.number, HELLO_MAX)
+    _number("number", message.number, m.HELLO_MAX)
     _number("pid", message.pid, COUNT_MAX)
 
 
