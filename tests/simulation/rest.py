@@ -5,7 +5,7 @@ It looks into the machines in a general way: any container that is not on the sh
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -80,6 +80,8 @@ RESTLESS = {
     "Pinned",
 }
 """What a farm at rest has no reason to say."""
+_SLOTS: dict[type, tuple[str, ...]] = {}
+"""Of a class and its bases: they stay the same, and are asked for often."""
 
 
 def busy(farm: Farm) -> bool:
@@ -147,12 +149,12 @@ def _containers(thing: Any, path: str, seen: set[int]) -> Iterator[tuple[str, An
     if id(thing) in seen:
         return
     seen.add(id(thing))
-    for name in _attributes(thing):
+    slots = _slots(type(thing))
+    for name in (*vars(thing), *slots) if hasattr(thing, "__dict__") else slots:
         value = getattr(thing, name, None)
-        if isinstance(value, dict | OrderedDict | list | deque | set):
+        if isinstance(value, dict | list | deque | set):
             yield f"{path}.{name}", value
-            inner = list(value.values()) if isinstance(value, dict) else list(value)
-            for part in inner:
+            for part in value.values() if isinstance(value, dict) else value:
                 if _ours(part):
                     yield from _containers(part, f"{path}.{name}[]", seen)
         elif _ours(value):
@@ -164,6 +166,7 @@ def _ours(thing: Any) -> bool:
     return type(thing).__module__.startswith("zfarm.core")
 
 
-def _attributes(thing: Any) -> list[str]:
-    slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
-    return [*vars(thing), *slots] if hasattr(thing, "__dict__") else slots
+def _slots(kind: type) -> tuple[str, ...]:
+    if kind not in _SLOTS:
+        _SLOTS[kind] = tuple(name for base in kind.__mro__ for name in getattr(base, "__slots__", ()))
+    return _SLOTS[kind]

@@ -16,7 +16,7 @@ from itertools import islice
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tests.simulation.run import simulate
+from tests.simulation.run import simulate, spare_the_collector
 
 CHUNK = 50
 FRESH_FROM = 1_000_000
@@ -66,7 +66,8 @@ def soak(first: int, count: int, jobs: int, console: Console) -> Tally:
     columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     end = first + count
     chunks = (range(start, min(start + CHUNK, end)) for start in range(first, end, CHUNK))
-    with Progress(*columns, console=console) as progress, ProcessPoolExecutor(jobs) as pool:
+    pool = ProcessPoolExecutor(jobs, initializer=spare_the_collector)
+    with Progress(*columns, console=console) as progress, pool:
         bar = progress.add_task("", total=count)
         running: set[Future[Tally]] = {pool.submit(run_some, chunk) for chunk in islice(chunks, 2 * jobs)}
         while running:

@@ -63,4 +63,4 @@ class Errand:
         self.sought = False  # the store has said what it has of it
         self.moved_at = 0.0
         self.patience = 1
-        self.parts: set[Need] = set()
+        self.parts: dict[Need, None] = {}  # in an order that is the same in each run

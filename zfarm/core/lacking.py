@@ -184,8 +184,8 @@ class Lacking:
             errand.moved_at = now
             self._look_at = min(self._look_at, now + LOOK_AGAIN_S)
         elif errand.need.tree:
-            errand.parts = set(lacks)
-            for need in dict.fromkeys(lacks):
+            errand.parts = dict.fromkeys(lacks)
+            for need in errand.parts:
                 if need not in self._errands:
                     self._new(need).state = QUEUED
                     self._queue.append(need)
@@ -219,7 +219,7 @@ class Lacking:
 
     def _complete(self, errand: Errand) -> None:
         need = errand.need
-        errand.parts = set()
+        errand.parts = {}
         waiters = errand.waiters
         self._strike(errand)
         leases = {waiter for waiter in waiters if isinstance(waiter, int)}
@@ -237,7 +237,7 @@ class Lacking:
                         self._done.append(waiter)
                 continue
             tree = self._errands[waiter]
-            tree.parts.discard(need)
+            tree.parts.pop(need, None)
             if not tree.parts:
                 self._seek(tree)
 
