@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from tests.core.test_durable import Rig, V, restored, submit
 from zfarm.core.broker import Broker
 from zfarm.core.client import Client
@@ -126,6 +128,28 @@ def test_who_had_a_job_hears_so_also_when_that_has_ended_since() -> None:
     before = len(rig.sent)
     rig.say("1", hello("first"))
     assert [(peer, message.code) for peer, message in rig.sent[before:]] == [("1", "JobTakenOver")]
+
+
+@pytest.mark.parametrize("gone", ["second", "third"])
+def test_a_program_whose_job_has_ended_does_not_take_over_a_new_one_of_the_same_name(gone: str) -> None:
+    rig = founded()
+    rig.say("2", Attach("night", V, "second"))
+    rig.say("3", Attach("night", V, "third"))
+    rig.say("3", hello("third"))
+    lease, other = rig.leases()
+    rig.say("w", Reports([Report(lease, VALUE), Report(other, VALUE)]), [b"v", b"v"])
+    rig.say("3", Forget([1, 2]))
+    rig.say("3", Bye())
+    rig.say("4", hello("new", "new"))
+    rig.say("4", *submit(3))
+
+    rig.say("late", Attach("night", V, gone))  # over a link that was read after all of that
+    assert rig.sent[-1][0] == "late"
+    assert rig.heard(Refused)[-1].code == "JobUnknown"
+    rig.say("4", Ask([3]))
+    assert not [message for peer, message in rig.sent if peer == "4" and isinstance(message, Stranger)]
+    rig.say("5", Attach("night", V, "fifth"))
+    assert [task.task for task in rig.heard(Attached)[-1].tasks] == [3]
 
 
 def test_what_comes_over_the_link_of_who_had_a_job_before_is_no_life_of_it() -> None:

@@ -97,7 +97,8 @@ class Reception(Ledger):
         self.routes = Routes(self)  # type: ignore[arg-type]  # a reception is always that of a broker
         self.pinboard = Pinboard(self)  # type: ignore[arg-type]
         self._left: dict[str, OrderedDict[str, tuple[str, int]]] = {}
-        """Sessions that ended, by principal: who spoke for them last, and the number of its last Hello."""
+        """Sessions that ended, and lives that spoke for jobs among them, by principal: who did so last, and
+        the number of its last Hello."""
         self._strangers: dict[Peer, bool] = {}
         self.lost_links: dict[Peer, ClientRecord] = {}
         """Whose they were, until it says Hello again: what still comes from there shows that it lives."""
@@ -208,6 +209,10 @@ class Reception(Ledger):
             self._taken_over(peer, client.job)
             return
         if client.life != message.life:
+            if self._left_by(book_key(principal, message.life))[0] is not None:
+                text = f"job {client.job!r} is a new one: that of the program that asks for it has ended"
+                self._refuse(peer, "JobUnknown", text)
+                return
             highest = max(client.tasks, default=0)
             client.lives = max(client.lives, highest // LIFE_TASKS) + 1
             self.hand_over(client, message.life)
@@ -401,15 +406,21 @@ class Reception(Ledger):
         if client.peer is not None:
             del self.peers[client.peer]
         self._forget_link(client)
-        left = self._left.setdefault(principal_of(client.session), OrderedDict())
-        left[client.session] = client.life, client.hello_seen
-        left.move_to_end(client.session)
-        while len(left) > LEFT_MAX:
-            left.popitem(last=False)
+        self._remember_left(client)
         self.drop(client, now)
         self.routes.drop(client.session)
         self.pinboard.over(client)
         self.orphans.stop_of(client.session)
+
+    def _remember_left(self, client: ClientRecord) -> None:
+        owner = principal_of(client.session)
+        left = self._left.setdefault(owner, OrderedDict())
+        lives = (*client.former, client.life) if client.job else ()
+        for key in (*(book_key(owner, life) for life in lives), client.session):
+            left[key] = client.life, client.hello_seen
+            left.move_to_end(key)
+        while len(left) > LEFT_MAX:
+            left.popitem(last=False)
 
     # ------------------------------------------------------------ peers and sending
 
