@@ -202,6 +202,7 @@ class Left(Message):
     peak_bytes: int = 0
     oom: str = ""
     starved: bool = False  # its last words say that it was refused memory
+    doomed: bool = False  # its nursery has killed it: its worker had had no word from the broker for too long
 
 
 class Report(Message):
@@ -460,8 +461,7 @@ class Look(Message, tag="look"):
 class Why(Message, tag="why"):
     """Client or monitor -> broker: why is this task where it is? Answered with Reason; needs no Hello.
 
-    It is the asker's own, unless ``others``: then ``owner`` names its client as pictures do; empty: whoever
-    has it.
+    It is the asker's own, or with ``others`` anybody's: ``owner`` names its client as pictures do, if known.
     """
 
     number: int

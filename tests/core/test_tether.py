@@ -30,6 +30,7 @@ from zfarm.messages import (
     Hello,
     Join,
     Lease,
+    Left,
     Message,
     Noted,
     Report,
@@ -43,6 +44,7 @@ from zfarm.messages import (
 )
 from zfarm.settings import settings
 
+DOOMED = Left(doomed=True)
 SILENCE_S = 4.0
 
 
@@ -170,7 +172,7 @@ def test_a_child_that_its_nursery_has_killed_is_told_as_cut_off_and_not_as_dead(
     rig.grant(7)
     child = rig.running()
     rig.now = 60.0
-    rig.worker.child_died(child, 1, 9, 0, "killed by signal 9", rig.now)
+    rig.worker.child_died(child, 1, 9, 0, "killed by signal 9", rig.now, DOOMED)
     rig.turn()
     assert rig.reported() == [(7, CUT)]
 
@@ -183,7 +185,9 @@ def test_what_its_nursery_has_killed_in_time_was_cut_off_whatever_was_heard_sinc
     answered = rig.last_beat()
     rig.now = SILENCE_S * SHARE
     rig.worker.receive("broker", Noted(answered), (), rig.now)
-    rig.worker.child_died(child, 1, 9, 0, "killed by signal 9", rig.now)
+    rig.turn()
+    assert rig.dooms()[-1] == (child, 1.0 + SILENCE_S * SHARE), "which comes too late"
+    rig.worker.child_died(child, 1, 9, 0, "killed by signal 9", rig.now, DOOMED)
     rig.turn()
     assert rig.reported() == [(7, CUT)]
 
@@ -197,7 +201,7 @@ def test_what_had_ended_before_its_worker_woke_up_is_reported_though_another_chi
     rig.now = 60.0
     rig.worker.child_died(first, 1, 11, 0, "killed by signal 11", rig.now)
     rig.worker.child_reported(second, [Done(1, VALUE, 5)], [b"v"], rig.now)
-    rig.worker.child_died(second, 1, 9, 0, "killed by signal 9", rig.now)
+    rig.worker.child_died(second, 1, 9, 0, "killed by signal 9", rig.now, DOOMED)
     rig.turn()
     assert (9, VALUE) in rig.reported()
     assert CUT not in [kind for _, kind in rig.reported()]

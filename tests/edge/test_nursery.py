@@ -57,8 +57,12 @@ def test_a_child_is_killed_at_its_time_unless_that_is_put_off():
         rig.until(lambda: 1 in rig.deaths)
         assert time.monotonic() >= soon
         assert rig.deaths[1][1] == signal.SIGKILL
+        assert rig.left[1].doomed
         rig.send((number, 3), child=2)
         assert rig.outcome(2, child=2) == (3, None), "it was let live"
+        rig.send((die,), child=2)
+        rig.until(lambda: 2 in rig.deaths)
+        assert not rig.left[2].doomed
 
 
 def test_it_works_without_what_only_linux_has(monkeypatch):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tests.simulation.processes import ClientProcess, WorkerProcess
 
 SIGKILL, SIGSEGV = 9, 11
+DOOMED = Left(doomed=True)
 _SETUPS = msgspec.msgpack.Decoder(Setup)
 
 
@@ -149,7 +150,7 @@ class Child:
         """Its time is over, unless it was put off."""
         if self.alive and self.doomed_at == at:
             self.farm.story.probe("killed by its nursery")
-            self.die(SIGKILL, 0, stopped=True)
+            self.die(SIGKILL, 0, stopped=True, left=DOOMED)
 
     def die(self, signal: int, exit_code: int, stopped: bool = False, left: Left = NOTHING) -> None:
         """The process ends, whatever it is doing; the pipe is read to its end, then the worker learns of it.

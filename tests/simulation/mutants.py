@@ -346,6 +346,7 @@ MUTANTS = [
         "self._doomed if child not in busy",
         "self._doomed if False",
     ),
+    Mutant("what a nursery has killed has died", "child_died", "left.doomed or duty", "duty"),
     Mutant("beats are not answered", "_on_beat", "worker.answer = True", "pass"),
     # functions that travel once
     Mutant("nobody says which function is lacking", "_named", "client.lacks.append(digest)", "pass"),
@@ -396,7 +397,7 @@ MUTANTS = [
     Mutant("who drains has room for all", "_room", "Room(0, ", "Room(room, "),
     # what fresh seeds have found
     Mutant("what is put back was never counted", "pick", "self.count()", "pass"),
-    Mutant("a worker is blamed for our interrupts", "child_died", "CUT if duty.grace_us else LOST", "LOST"),
+    Mutant("a worker is blamed for our interrupts", "child_died", "duty.grace_us > 0", "False"),
     Mutant(
         "a child speaks for whoever found it idle",
         "speaks_for",

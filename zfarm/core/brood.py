@@ -34,10 +34,11 @@ from zfarm.messages import (
 )
 from zfarm.settings import Settings
 
-__all__ = ["NOTHING", "Brood"]
+__all__ = ["NOTHING", "NO_WORD", "Brood"]
 
 SIGKILL: Final = 9
 NOTHING: Final = Left()
+NO_WORD: Final = "stopped since its worker had no word from the broker"
 
 
 class Brood:
@@ -93,7 +94,7 @@ class Brood:
         """Stop a call that is alone in its child, or give it back if it waits for one."""
         if duty.kid is not None:
             del self._leases[duty.lease]
-            fate = self._fate(SIGKILL, 0, "stopped since its worker had no word from the broker")
+            fate = self._fate(SIGKILL, 0, NO_WORD)
             held_us = duty.kid.held_us(now)
             self._owe(duty, Report(duty.lease, CUT, fate=fate, held_us=held_us), b"")
             self._stop_kid(duty.kid, kill=True)

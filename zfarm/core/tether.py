@@ -85,14 +85,6 @@ class Tether:
         self.leases.clear()
         self._doomed.clear()
 
-    def died(self, child: int, now: float) -> None:
-        """This child is dead. If its time was over, its nursery has killed it, whatever was heard since.
-        Others may have ended their calls before, and say so in what has not been read yet."""
-        doomed = self._doomed.get(child, inf) <= now
-        for duty in [duty for duty in self.leases.values() if doomed and duty.lease in self._brood._leases]:
-            if duty.kid is not None and duty.kid.number == child:
-                self._brood._cut(duty, now)
-
     def arm(self) -> None:
         """Let the children of exclusive calls die in time even if this worker is stopped itself."""
         at = self.deadline

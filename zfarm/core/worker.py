@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec import structs
 
-from zfarm.core.brood import NOTHING
+from zfarm.core.brood import NO_WORD, NOTHING
 from zfarm.core.deaths import words_of_report
 from zfarm.core.delivering import Delivering
 from zfarm.core.farewell import Farewell
@@ -244,8 +244,6 @@ class Worker(Delivering):
         if kid is None:
             return
         self.deadline = NOW
-        if self.tether.leases:
-            self.tether.died(child, now)
         self._short_until = 0.0  # there is room for another one
         had_calls = kid.calls > 0
         held_us = kid.held_us(now) if had_calls else 0
@@ -253,16 +251,17 @@ class Worker(Delivering):
             kid.head().held_s = held_us / 1e6
         for duty in reversed(kid.void_after(started_seq)):
             self._take_home(duty, now)
-        fate = self._fate(signal, exit_code, text, left)
+        fate = self._fate(signal, exit_code, NO_WORD if left.doomed else text, left)
         blamed = [duty for duty in kid.duties() if duty.lease in self._leases]
         for duty in blamed:
             del self._leases[duty.lease]
             if duty.memory_bytes:
                 fate = structs.replace(fate, text=fate.text + limit_of(duty, left))
-            kind = MEMORY if starved(duty, left) else CUT if duty.grace_us else LOST  # we have interrupted it
+            stopped = left.doomed or duty.grace_us > 0  # by its nursery, or when we interrupted it
+            kind = MEMORY if starved(duty, left) else CUT if stopped else LOST
             self._owe(duty, Report(duty.lease, kind, fate=fate, held_us=held_us), b"")
             held_us = 0  # of the one that ran
-        if had_calls and not (kid.proven or blamed or kid.ending):
+        if had_calls and not (kid.proven or blamed or kid.ending or left.doomed):
             self._died_early(kid, fate)
 
     def child_unborn(self, child: int, text: str, now: float) -> None:

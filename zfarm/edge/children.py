@@ -476,8 +476,8 @@ class Children:
         elif isinstance(report, Gone):
             evidence = self.ooms.evidence()
             text = fate_of(report, kid.reason, kid.stopping, evidence)
-            oom = evidence.text if report.signal == signal.SIGKILL and not kid.reason else ""
-            left = Left("", report.peak_bytes, oom)
+            unasked = report.signal == signal.SIGKILL and not (kid.reason or report.doomed)
+            left = Left("", report.peak_bytes, evidence.text if unasked else "", doomed=report.doomed)
             self._end(kid, report.signal, report.exit_code, text, left)
         else:
             self._release(kid)

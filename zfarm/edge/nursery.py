@@ -38,6 +38,7 @@ _DOOM: Final = b"doom"
 _FORKED: Final = b"born"
 _FAILED: Final = b"fail"
 _GONE: Final = b"gone"
+_MET: Final = b"met "  # its doom: gone, too
 _FDS: Final = 7
 _CAN_PEEK: Final = hasattr(os, "waitid")
 _MAXRSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
@@ -58,12 +59,16 @@ class Failed(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """The child has ended: ``signal`` (0: none), exit code, and the most memory that it had in use."""
+    """The child has ended: ``signal`` (0: none), exit code, and the most memory that it had in use.
+
+    ``doomed``: it was killed since its time was over.
+    """
 
     child: int
     signal: int
     exit_code: int
     peak_bytes: int
+    doomed: bool
 
 
 Report: TypeAlias = Forked | Failed | Gone
@@ -169,7 +174,7 @@ def _report(verb: bytes, child: int, number: int, peak_bytes: int) -> Report:
     if verb == _FAILED:
         return Failed(child, number)
     code = os.waitstatus_to_exitcode(number)
-    return Gone(child, max(-code, 0), max(code, 0), peak_bytes)
+    return Gone(child, max(-code, 0), max(code, 0), peak_bytes, verb == _MET and code == -signal.SIGKILL)
 
 
 def flush_standard_streams() -> None:
@@ -186,6 +191,7 @@ class _Keeper:
         self._sock = sock
         self._pids: dict[int, int] = {}  # pid -> child
         self._dooms: dict[int, float] = {}  # child -> when it is to be killed
+        self._met: set[int] = set()  # children that were, and are not buried
         self._out = b""
 
     def keep(self) -> int:
@@ -258,6 +264,7 @@ class _Keeper:
         now = time.monotonic()
         for pid, child in self._pids.items():
             if self._dooms.get(child, inf) <= now:
+                self._met.add(child)
                 _kill_group(pid)
         self._dooms = {child: at for child, at in self._dooms.items() if at > now}
 
@@ -344,7 +351,9 @@ class _Keeper:
                     os.killpg(pid, signal.SIGKILL)
             child = self._pids.pop(pid)
             self._dooms.pop(child, None)
-            self._reply(_GONE, child, status, usage.ru_maxrss * _MAXRSS_UNIT)
+            verb = _MET if child in self._met else _GONE
+            self._met.discard(child)
+            self._reply(verb, child, status, usage.ru_maxrss * _MAXRSS_UNIT)
         bury_strays(self._pids)
 
     def _bury_all(self) -> None:
