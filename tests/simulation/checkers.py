@@ -63,6 +63,8 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
         self._asked_alone: Task | None = None
         self._able_since: float | None = None
         self._broker_born = 0.0
+        self.ended_at = 0.0
+        """When the last task was resolved."""
         self.quiet_kinds: set[str] | None = None
 
     # ------------------------------------------------------------ clients
@@ -87,6 +89,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
         assert outcome.task == task.number, f"{what} got the outcome of another"
         self.waits_no_more(task)
         task.outcome = outcome
+        self.ended_at = self.farm.now
         task.shown_to.append(client)
         self.pending.discard(task.token)
         self.changed()

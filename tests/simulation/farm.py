@@ -228,6 +228,12 @@ class Farm:
         found: list[Process] = [self.broker, *self.all_workers(), *self.clients.values(), *self.former]
         return [process for process in found if process.alive]
 
+    def living_sessions(self) -> set[str]:
+        """Of all clients, those in children among them."""
+        children = [child for worker in self.all_workers() for child in worker.children.all.values()]
+        inner = [child.client for child in children if child.client is not None]
+        return {one.session for one in (*self.clients.values(), *self.former, *inner) if one.alive}
+
     def all_workers(self) -> list[WorkerProcess]:
         """The present life of each worker, and those that still drain."""
         leaving = [worker for worker in self.leaving if worker is not self.workers[worker.name]]

@@ -279,6 +279,8 @@ class ClientProcess(Process):
         self._later: list[tuple[Any, ...]] = []
         self.tunnel = tunnel
         self.left = False
+        self.disowned = False
+        """It lives in a child, and was told that nobody is there in whose name it could speak: rightly."""
         self.books = 0  # of the broker it has last heard of
         self.new_books_at = 0.0  # when it heard that the broker had lost its books
         if tunnel is None:
@@ -307,6 +309,10 @@ class ClientProcess(Process):
                 self.farm.books.wanted(self, message)
             elif isinstance(message, m.Stranger) and message.later:
                 self.farm.story.probe("a client in a child has nobody to speak for")
+                child = self.tunnel.args[0]
+                owner = child.owner.worker.machine.owner_of(child.number)
+                known = self.session in self.farm.broker.machine.clients
+                self.disowned = not known and owner not in self.farm.living_sessions()
             self.machine.receive(m.BROKER, message, payload, clock)
         elif self.left:
             return  # whoever has left can ask for nothing more

@@ -13,7 +13,7 @@ from tests.simulation.people import Person
 from tests.simulation.rest import RESTLESS, busy, unrest
 
 REST_S = 3000.0
-"""Virtual seconds after the last fault within which a farm must be at rest."""
+"""Virtual seconds after the last fault, or the last task that ended, within which a farm must be at rest."""
 GIVEN_UP_S = 1000.0
 """The same for farms with a planted bug, since one that hangs is what takes longest. The seeds of every run
 need less without one."""
@@ -71,11 +71,11 @@ def _live(farm: Farm) -> None:
     heal(farm)
     healed_at = farm.now
     left = [""]
-    while left and farm.now < healed_at + REST_S:
-        farm.run(healed_at + REST_S, lambda: not busy(farm) and not unrest(farm))
+    while left and farm.now < (end := max(healed_at, farm.books.ended_at) + REST_S):
+        farm.run(end, lambda: not busy(farm) and not unrest(farm))
         farm.run(farm.now + SETTLE_S)  # what is in flight arrives
         left = unrest(farm)
-    assert not left, f"{REST_S} s after the last fault the farm is not at rest:\n  " + "\n  ".join(left)
+    assert not left, f"{REST_S} s after the last event there is no rest:\n  " + "\n  ".join(left)
     farm.books.quiet_kinds = set()
     farm.run(farm.now + QUIET_S)
     noisy = farm.books.quiet_kinds & RESTLESS
