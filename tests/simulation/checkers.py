@@ -63,8 +63,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
         self._asked_alone: Task | None = None
         self._able_since: float | None = None
         self._broker_born = 0.0
-        self.ended_at = 0.0
-        """When the last task was resolved."""
+        self.ended_at = 0.0  # when the last task was resolved
         self.quiet_kinds: set[str] | None = None
 
     # ------------------------------------------------------------ clients
@@ -149,7 +148,8 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
         text = outcome.deaths[0].text if outcome.deaths else ""
         if outcome.kind != m.LOST or not text.startswith("the broker was started anew"):
             return False
-        reason = task.unsure or task.submitted_at < max(self._broker_born, client.new_books_at)
+        lost_at = max(self._broker_born, self.new_books_at.get(client.name, 0.0))
+        reason = task.unsure or task.submitted_at < lost_at
         assert task.once, f"{what} was given up, and may run again: {outcome}"
         assert reason, f"{what} was given up for no reason: {outcome}"
         self.farm.story.probe(f"lost with the broker, {'had' if task.runs else 'had not'} begun")

@@ -32,6 +32,8 @@ class Inheritance:
         """The life that speaks for a job's session."""
         self._former: dict[str, set[str]] = {}
         """Those that did before it."""
+        self.new_books_at: dict[str, float] = {}
+        """When a client, or who had its job before, heard last that the broker has other books."""
         self.departed: dict[str, tuple[str, float]] = {}
         """Sessions that were given up: who spoke for them last, and the number of its last Hello."""
 

@@ -282,7 +282,6 @@ class ClientProcess(Process):
         self.disowned = False
         """It lives in a child, and was told that nobody is there in whose name it could speak: rightly."""
         self.books = 0  # of the broker it has last heard of
-        self.new_books_at = 0.0  # when it heard that the broker had lost its books
         if tunnel is None:
             self.link = Link(farm, name, partial(self.hand, "message"), principal=principal)
             self.link.denied = partial(farm.locked_out, self)
@@ -392,7 +391,7 @@ class ClientProcess(Process):
             farm.books.running(farm.tasks[action.token])
         elif isinstance(action, m.Connected):
             if self.books and self.books != action.welcome.books:
-                self.new_books_at = farm.now
+                farm.books.new_books_at[self.name] = farm.now
             self.books = action.welcome.books
         else:
             raise AssertionError(f"a client should not do {action}")
