@@ -301,6 +301,8 @@ class Link:
             raise self.fork_error()
         if self.failure is not None:
             return Reason("broken", f"nothing can go on here: {self.failure}")
+        if not future._task:
+            self.flush()  # it may have been submitted a moment ago
         if not future._task or self.ended or threading.get_ident() == self._thread.ident:
             return Reason("unsent", "this process has not sent it yet, or is in no position to ask now")
         return self.questions.ask(future._task, self.call, time.monotonic)

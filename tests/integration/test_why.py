@@ -62,6 +62,18 @@ def test_a_future_tells_why_it_waits_runs_and_is_done(tmp_path: Path) -> None:
         assert isinstance(again.exception(30), OSError)
 
 
+def test_a_call_that_was_submitted_a_moment_ago_has_its_reason_at_once(tmp_path: Path) -> None:
+    go = str(tmp_path / "go")
+    with zfarm.Executor(max_workers=1) as farm:
+        first = farm.submit(hold_until, go)
+        of_the_first = first.why().code  # the farm boots meanwhile
+        wait_why(first, "running")
+        codes = {farm.submit(pow, 2, n).why().code for n in range(20)}
+        (tmp_path / "go").touch()
+    assert of_the_first != "unsent"
+    assert codes == {"slots"}
+
+
 def test_a_call_that_waits_for_calls_of_its_own_says_so(tmp_path: Path) -> None:
     go = tmp_path / "go"
     with zfarm.Executor(max_workers=1) as farm:
