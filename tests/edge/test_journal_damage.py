@@ -157,6 +157,21 @@ def test_a_file_that_is_empty_or_missing_is_refused(place, gone):
     assert contents_or_refusal(place / "made" / "journal") is None
 
 
+@pytest.mark.parametrize("tables", [b"", None], ids=["empty", "missing"])
+def test_a_log_without_its_tables_is_refused_and_kept(place, tables):
+    files = killed(place, checkpointed=99)  # the log has all of it
+    path = files.restore(place / "made", **{"": tables or b""})
+    if tables is None:
+        path.unlink()
+
+    for _ in range(2):
+        refused = refusal(path)
+        assert "it is empty or missing, and its log is there" in str(refused)
+        assert refused.kept.startswith("nothing was removed")
+    assert (place / "made" / "journal-wal").read_bytes() == files.contents["journal-wal"]
+    assert contents_or_refusal(files.restore(place / "made")) == model_of(files.turns).expected()
+
+
 @pytest.mark.parametrize("make", [killed, closed])
 def test_tables_cut_anywhere_are_whole_or_refused(place, make):
     files = make(place)

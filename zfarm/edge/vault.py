@@ -144,6 +144,7 @@ class Vault:
                 private_directory(self.path.parent, create=create, shared=True)
                 self._check_kind(create)
                 self._lock()
+                self._check_log()
                 self._check_file()
                 self.db = self._connect()
         except BaseException:
@@ -199,6 +200,12 @@ class Vault:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+    def _check_log(self) -> None:
+        """Refuse a log without its tables: it may hold all that there is, and SQLite would remove it."""
+        size, log = (file.stat().st_size if file.exists() else 0 for file in (self.path, self.wal))
+        if log and not size:
+            raise self.corrupt(self.path.name, "it is empty or missing, and its log is there")
 
     def _check_file(self) -> None:
         try:
