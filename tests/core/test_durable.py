@@ -191,6 +191,19 @@ def test_what_runs_during_a_restart_is_adopted_and_not_run_again() -> None:
     assert len(after.leases()) == 1, "and only the task that waited is granted"
 
 
+def test_what_was_cancelled_before_its_worker_came_back_is_stopped_when_it_comes() -> None:
+    before = Rig(slots=1)
+    before.say("c", *submit(1))
+    (lease,) = before.leases()
+    after = Rig(restored(before.journal), slots=0)
+    after.say("c", Cancel([1], force=True, grace_us=1_000_000))
+    after.say("c", Forget([1]))
+    after.say("w", Join("worker", V, 1, "host", 2, [Held(lease, "client", 1, True)]))
+
+    assert [(m.leases, m.force) for m in after.heard(Revoke)] == [([lease], True)]
+    assert not after.broker.orphans.leases()
+
+
 def test_a_job_outlives_its_client_and_a_client_that_leaves_does_not() -> None:
     rig = Rig(slots=0)
     rig.say("j", hello("other", job="night"))

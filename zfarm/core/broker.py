@@ -89,7 +89,7 @@ class Broker(Reception):
         super().__init__(epoch, versions, limits, journal)
         self.deadline = NOW
         self.started_at = now
-        self.orphans = Orphans(self)
+        self.orphans = Orphans(self, now)
         self.aside = Aside(self)
         self.crews = Crews(limits.worker_sessions_max)
         self.stall = Stall(self)

@@ -9,7 +9,7 @@ for a while.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from zfarm.core.books import ANY_LEASE, ClientRecord, Task, WorkerRecord
 from zfarm.messages import Blob, Held, Report
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from zfarm.core.broker import Broker
 
 __all__ = ["Orphans"]
+
+CANCELLED_MAX: Final = 100_000
+"""Cancelled tasks that are remembered: some ten megabytes. Leases of others are kept for longer in vain."""
 
 
 class Orphan:
@@ -37,9 +40,11 @@ class Orphan:
 class Orphans:
     """All such leases of one broker, by client session and task number."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, now: float) -> None:
         self._broker = broker
         self._kept: dict[tuple[str, int], Orphan] = {}
+        self._cancelled: set[tuple[str, int]] = set()  # of these none is kept for long
+        self._cancelled_until = now + broker.limits.client_grace_s
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -59,12 +64,14 @@ class Orphans:
         client = broker.clients.get(held.owner)
         task = client.tasks.get(held.task) if client is not None else None
         ours = held.lease >> 32 == broker.epoch  # granted by this very broker: it would know task and client
-        if task is None and not ours and broker.knows(held.owner):
-            until = now + broker.limits.client_grace_s
-            before = self._kept.get((held.owner, held.task))
+        if task is None and not (ours or self._ended(held, client)) and broker.knows(held.owner):
+            key = held.owner, held.task
+            limits = broker.limits
+            until = now + (limits.restart_hold_s if key in self._cancelled else limits.client_grace_s)
+            before = self._kept.get(key)
             if before is not None:
                 before.worker.give(before.lease)
-            self._kept[(held.owner, held.task)] = Orphan(worker, held.lease, held.started, until)
+            self._kept[key] = Orphan(worker, held.lease, held.started, until)
             worker.take(held.lease, held.takes)
         elif task is None or not self._may_live(task, held.lease, ours):
             self._stop(worker, held.lease)
@@ -75,6 +82,11 @@ class Orphans:
             if task.cancelling:
                 worker.revokes.append(held.lease)
                 broker.touch(worker)
+
+    def _ended(self, held: Held, client: ClientRecord | None) -> bool:
+        """Whether these very books of its client knew the task: its outcome was booked, and has arrived. If
+        they are newer than the lease, as all are without a journal, its client may yet ask for it."""
+        return self._broker.journal and client is not None and held.lease >> 32 >= client.books >> 32
 
     def _may_live(self, task: Task, lease: int, ours: bool) -> bool:
         """Whether the task waits, and this lease is the one with which it may go on."""
@@ -110,6 +122,16 @@ class Orphans:
                 broker.touch(orphan.worker)
                 broker.report(orphan.worker, task, orphan.report, orphan.blob, now)
 
+    def cancelled(self, client: ClientRecord, number: int, now: float) -> None:
+        """The client has cancelled a task that no worker has here. One that comes with it from an earlier
+        broker, or has come, keeps it only until the client had time to ask for it even so."""
+        key = client.session, number
+        if key in self._kept:
+            orphan = self._kept[key]
+            orphan.until = min(orphan.until, now + self._broker.limits.restart_hold_s)
+        elif now < self._cancelled_until and len(self._cancelled) < CANCELLED_MAX:
+            self._cancelled.add(key)
+
     def keep(self, worker: WorkerRecord, report: Report, blob: Blob) -> bool:
         """Keep a report until its client comes back; False if it is about no lease kept here."""
         for orphan in self._kept.values():
@@ -133,6 +155,8 @@ class Orphans:
 
     def sweep(self, now: float) -> None:
         """Stop what no client came back for in time."""
+        if now >= self._cancelled_until:
+            self._cancelled.clear()
         self._stop_where([key for key, orphan in self._kept.items() if now >= orphan.until])
 
     def _stop_where(self, keys: list[tuple[str, int]]) -> None:

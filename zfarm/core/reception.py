@@ -353,11 +353,13 @@ class Reception(Ledger):
             task = client.tasks.get(number)
             if task is None:
                 client.unknown.append(number)
+                self.orphans.cancelled(client, number, now)
             elif task.outcome is not None:
                 continue  # it was shown when it ended, and is shown again when asked
             elif task.worker is None and task.spent and not message.force:
                 task.cancelling = True  # it may have begun: the worker that comes back with it will say
             elif task.worker is None:
+                self.orphans.cancelled(client, number, now)
                 self.settle(task, Outcome(task=number, kind=CANCELLED, deaths=task.deaths), b"")
             elif message.force and not message.grace_us:
                 task.worker.stops.append(task.lease)
