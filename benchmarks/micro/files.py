@@ -49,7 +49,8 @@ if role == "push":
         out.send(data, copy=False)
     context.destroy(linger=-1)
 elif role == "relay":
-    into, out = socket(zmq.PULL, sys.argv[5], True), socket(zmq.PUSH, sys.argv[6], False)
+    into, out = socket(zmq.PULL, "tcp://127.0.0.1:0", True), socket(zmq.PUSH, sys.argv[5], False)
+    print(into.getsockopt(zmq.LAST_ENDPOINT).rstrip(bytes(1)).decode(), flush=True)
     for _ in range(mib):
         out.send(into.recv(copy=False), copy=False)
     context.destroy(linger=-1)
@@ -66,16 +67,14 @@ def raw_rate(mib: int, relayed: bool) -> tuple[float, float]:
     sink = context.socket(zmq.PULL)
     sink.set_hwm(16)
     sink.curve_server, sink.curve_secretkey, sink.curve_publickey = 1, secret.encode(), public.encode()
-    port = sink.bind_to_random_port("tcp://127.0.0.1")
-    address = f"tcp://127.0.0.1:{port}"
-    begin = [sys.executable, "-c", RAW]
-    commands = []
-    if relayed:
-        between = f"tcp://127.0.0.1:{port + 1 if port < 60000 else port - 1}"
-        commands.append(["relay", str(mib), public, secret, between, address])
-        address = between
-    commands.append(["push", str(mib), public, secret, address])
-    started = [subprocess.Popen([*begin, *each], stdout=subprocess.PIPE) for each in commands]
+    address = f"tcp://127.0.0.1:{sink.bind_to_random_port('tcp://127.0.0.1')}"
+    started = []
+    for role in ("relay", "push") if relayed else ("push",):
+        command = [sys.executable, "-c", RAW, role, str(mib), public, secret, address]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        if role == "relay":
+            assert started[0].stdout is not None
+            address = started[0].stdout.readline().strip()
     sink.recv()
     began, busy = time.perf_counter(), time.process_time()
     for _ in range(mib - 1):
