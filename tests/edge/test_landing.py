@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from zfarm.edge import landing as landing_module
-from zfarm.edge import parcels
+from zfarm.edge import parcels, writing
 from zfarm.edge.handover import Givers, take_back
 from zfarm.edge.landing import PARTS, Landed, Landing, Lost
 from zfarm.edge.parcels import Handed, Head, directory_item, file_items, handed_item, refusal_item, tail_item
@@ -136,14 +136,14 @@ def test_the_disk_begins_with_a_large_file_while_its_rest_comes(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[tuple[int, int]] = []
-    begin = landing_module._begin_writing
+    begin = writing.begin_writing
 
     def noted(fd: int, start: int, size: int) -> None:
         begun.append((start, size))
         begin(fd, start, size)
 
-    monkeypatch.setattr(landing_module, "_begin_writing", noted)
-    monkeypatch.setattr(landing_module, "_WRITING_BYTES", 40)
+    monkeypatch.setattr(writing, "begin_writing", noted)
+    monkeypatch.setattr(writing, "WRITING_BYTES", 40)
     data = os.urandom(200)
     pour(Landing(home), items_of(data, "big", tmp_path))
 

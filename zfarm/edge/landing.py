@@ -14,12 +14,11 @@ import os
 import secrets
 import shutil
 import stat
-import sys
 import threading
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from time import thread_time
+from typing import Final, NamedTuple
 
 from zfarm.edge.handover import Givers
 from zfarm.edge.names import OURS, Names, fold
@@ -36,6 +35,7 @@ from zfarm.edge.parcels import (
     read_item,
     whole_digest,
 )
+from zfarm.edge.writing import WRITING_BYTES, Writing, linux_function
 from zfarm.errors import DamagedFile, TransferError, UnsafeName
 from zfarm.messages import Blob
 from zfarm.settings import settings
@@ -46,11 +46,6 @@ PARTS: Final = OURS + "parts-"
 PENDING_MAX: Final = 2048
 """Complete files that are synced and renamed together, at most."""
 _SYNC_ALL_FROM: Final = 8
-_WRITING_BYTES: Final = 8 * CHUNK_BYTES
-"""Of a large file that the disk is told to begin with: it works while the rest comes, and little is left for
-the sync at the end."""
-_RANGE_WRITE: Final = 2
-"""SYNC_FILE_RANGE_WRITE: begin to write what nobody writes yet, and wait for nothing."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -79,7 +74,7 @@ class _Part:
         self.fd = fd
         self.temporary = temporary
         self.at = 0
-        self.writing = 0  # the disk was told of all before
+        self.writing = Writing(fd)
         self.digests = bytearray()
         self.digest = b""
         self.handed = False
@@ -229,7 +224,7 @@ class Landing:
         part = self._part = _Part(head, fd, temporary)
         part.handed = True
         os.fchmod(fd, 0o600)
-        if head.size >= _WRITING_BYTES:  # while it is read: the disk and the processor work at once
+        if head.size >= WRITING_BYTES:  # while it is read: the disk and the processor work at once
             part.syncing = threading.Thread(target=_try_sync, args=(fd,), name="zfarm-sync", daemon=True)
             part.syncing.start()
         part.digest = digest_of_file(fd, head.size, head.name)
@@ -247,16 +242,14 @@ class Landing:
             )
         if digest_of(chunk.data) != chunk.digest:
             raise DamagedFile(f"bytes {part.at} and on of {part.head.name!r} are not those that were sent")
-        view = memoryview(chunk.data)
+        view, before = memoryview(chunk.data), thread_time()
         while view:
             written = os.pwrite(part.fd, view, part.at)
             part.at += written
             view = view[written:]
+        part.writing.wrote(part.at, thread_time() - before)
         part.digests += chunk.digest
         self.received += len(chunk.data)
-        if part.at - part.writing >= _WRITING_BYTES:
-            _begin_writing(part.fd, part.writing, part.at - part.writing)
-            part.writing = part.at
 
     def _complete(self, tail: Tail) -> None:
         part = self._part
@@ -275,7 +268,7 @@ class Landing:
         self._part = None
         self._pending.append(part)
         if len(self._pending) > _SYNC_ALL_FROM:  # descriptors are few, and these will be synced together
-            if _libc("syncfs", ctypes.c_int) is None:
+            if linux_function("syncfs", ctypes.c_int) is None:
                 os.fsync(part.fd)
             os.close(part.fd)
             part.fd = -1
@@ -412,33 +405,13 @@ def _check_target(fd: int, base: str) -> None:
 
 def sync_files(folder: int, fds: list[int], count: int) -> None:
     """Bring these files to the disk: each, or all of the file system if they are many. Raises OSError."""
-    every = _libc("syncfs", ctypes.c_int) if count > _SYNC_ALL_FROM else None
+    every = linux_function("syncfs", ctypes.c_int) if count > _SYNC_ALL_FROM else None
     if every is not None:
         if every(folder) != 0:
             raise OSError(ctypes.get_errno(), "the disk could not be synced")
         return
     for fd in fds:
         os.fsync(fd)
-
-
-def _begin_writing(fd: int, start: int, size: int) -> None:
-    """Begin early what will be done in any case, when its errors are told: no answer is looked at."""
-    begin = _libc("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    if begin is not None:
-        begin(fd, start, size, _RANGE_WRITE)
-
-
-@lru_cache(maxsize=2)
-def _libc(name: str, *arguments: Any) -> Any:
-    """A function that Linux alone has, or None."""
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        function = getattr(ctypes.CDLL(None, use_errno=True), name)
-    except (OSError, AttributeError):
-        return None
-    function.argtypes, function.restype = arguments, ctypes.c_int
-    return function
 
 
 def _sweep(root: int) -> None:

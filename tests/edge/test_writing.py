@@ -1,0 +1,92 @@
+"""How a large file is written: its pages are used again where fresh ones are dear, and only there."""
+
+from __future__ import annotations
+
+import os
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from zfarm.edge import writing
+from zfarm.edge.landing import Landed, Landing, Lost
+from zfarm.edge.parcels import file_items
+from zfarm.edge.writing import BEHIND_BYTES, DEAR_S, DEAR_WINDOWS, TRIED_WINDOWS, WRITING_BYTES, Writing
+
+CHEAP_S = DEAR_S * WRITING_BYTES / 3
+FRESH_S = DEAR_S * WRITING_BYTES * 3
+WINDOWS = 40
+
+
+@pytest.fixture
+def dropped(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """What was to be kept in memory no more."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(writing, "begin_writing", lambda fd, start, size: None)
+    monkeypatch.setattr(writing, "drop", lambda fd, start, end: asked.append((start, end)))
+    return asked
+
+
+def test_where_pages_are_cheap_a_file_stays_in_memory(dropped: list[tuple[int, int]]) -> None:
+    one = Writing(-1)
+    for n in range(WINDOWS):
+        one.wrote((n + 1) * WRITING_BYTES, FRESH_S if n % 5 == 4 else CHEAP_S)
+
+    assert not dropped
+
+
+def test_where_pages_are_dear_those_on_the_disk_are_used_again(dropped: list[tuple[int, int]]) -> None:
+    one = Writing(-1)
+    for n in range(WINDOWS):  # now and then the disk was not done, so that fresh ones had to do
+        one.wrote((n + 1) * WRITING_BYTES, FRESH_S if n < DEAR_WINDOWS or n % 5 == 4 else CHEAP_S)
+
+    asked_for = range(DEAR_WINDOWS - 1, WINDOWS)
+    assert dropped == [(max(0, n * WRITING_BYTES - BEHIND_BYTES), n * WRITING_BYTES) for n in asked_for], (
+        "all but what was written last"
+    )
+
+
+def test_a_file_stays_in_memory_where_it_helps_nothing_to_drop_it(dropped: list[tuple[int, int]]) -> None:
+    one = Writing(-1)
+    for n in range(WINDOWS):
+        one.wrote((n + 1) * WRITING_BYTES, FRESH_S)
+
+    assert len(dropped) == TRIED_WINDOWS
+
+
+def test_a_small_file_is_left_alone(dropped: list[tuple[int, int]]) -> None:
+    one = Writing(-1)
+    one.wrote(WRITING_BYTES - 1, FRESH_S)
+
+    assert not dropped
+
+
+def test_what_is_dropped_while_it_is_written_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "DEAR_S", 0.0)
+    monkeypatch.setattr(writing, "WRITING_BYTES", 1 << 20)
+    asked: list[tuple[int, int]] = []
+    drop = writing.drop
+
+    def noted(fd: int, start: int, end: int) -> None:
+        os.fsync(fd)  # all of it can go
+        asked.append((start, end))
+        drop(fd, start, end)
+
+    monkeypatch.setattr(writing, "drop", noted)
+    data = os.urandom(9 << 20)
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    landing = Landing(tmp_path / "home")
+    with source.open("rb") as file:
+        said: list[Landed | Lost] = list(
+            chain.from_iterable(landing.take(item) for item in file_items(file.fileno(), "big"))
+        )
+    said += landing.finish()
+
+    [landed] = said
+    assert isinstance(landed, Landed)
+    assert landed.path.read_bytes() == data
+    assert asked
+    assert all(end < len(data) for _, end in asked)

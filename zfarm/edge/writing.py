@@ -1,0 +1,103 @@
+"""A large file on its way to the disk: begun early, and its memory had again where fresh memory is dear; it
+opens no file.
+
+What a program writes stays in memory for whoever reads it next, in pages that nobody has used. On most
+machines they cost next to nothing. Where a host gives a machine its memory page by page, and takes back what
+is free, each costs several times what it takes to write to it, and a program that wrote a gigabyte would
+spend most of its time on them. There, those that are on the disk already are used for what comes next.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from contextlib import suppress
+from functools import lru_cache
+from time import thread_time
+from typing import Any, Final
+
+from zfarm.messages import CHUNK_BYTES
+
+__all__ = ["WRITING_BYTES", "Writing", "linux_function"]
+
+WRITING_BYTES: Final = 8 * CHUNK_BYTES
+"""Of a large file that the disk is told to begin with: it works while the rest comes, and little is left for
+the sync at the end."""
+DEAR_S: Final = 0.6e-9
+"""Of the processor per byte that is written. Copying takes a tenth of that; with pages that were used before
+it is 0.2 to 0.4, with fresh ones of a host 1.3 to 2."""
+DEAR_WINDOWS: Final = 2
+"""So many times ``WRITING_BYTES`` in a row must cost that: once may be chance."""
+TRIED_WINDOWS: Final = 8
+"""After so many it must have paid off to use pages again: it does not where the processor is what is slow."""
+BEHIND_BYTES: Final = 4 * WRITING_BYTES
+"""How far back it is tried to have them: what a disk has not taken until then stays in memory."""
+_RANGE_WRITE: Final = 2
+"""SYNC_FILE_RANGE_WRITE: begin to write what nobody writes yet, and wait for nothing."""
+
+
+class Writing:
+    """One file that is written from its beginning to its end."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._begun = 0  # the disk was told of all before
+        self._spent_s = 0.0  # on what was written since
+        self._dear = 0  # windows in a row that cost too much
+        self._fresh_s = 0.0  # what a byte cost in the last of them
+        self._tried = 0  # windows since then
+        self._tried_s = 0.0  # the sum of what a byte cost in each
+        self._hopeless = False
+
+    def wrote(self, upto: int, spent_s: float) -> None:
+        """All below is written; the last of it took so much of the processor."""
+        self._spent_s += spent_s
+        size = upto - self._begun
+        if size < WRITING_BYTES:
+            return
+        start, self._begun = self._begun, upto
+        begin_writing(self._fd, start, size)
+        cost_s, self._spent_s = self._spent_s / size, 0.0
+        if self._reuses(cost_s):
+            before = thread_time()
+            drop(self._fd, max(0, start - BEHIND_BYTES), start)
+            self._spent_s = thread_time() - before
+
+    def _reuses(self, cost_s: float) -> bool:
+        """Whether pages shall be had again, now that a byte has cost this."""
+        if self._dear < DEAR_WINDOWS:
+            self._dear = self._dear + 1 if cost_s > DEAR_S else 0
+            self._fresh_s = cost_s
+        elif not self._hopeless:
+            self._tried += 1
+            self._tried_s += cost_s
+            self._hopeless = self._tried >= TRIED_WINDOWS and self._tried_s > self._tried * self._fresh_s / 2
+        return self._dear == DEAR_WINDOWS and not self._hopeless
+
+
+def begin_writing(fd: int, start: int, size: int) -> None:
+    """Begin early what will be done in any case, when its errors are told: no answer is looked at."""
+    begin = linux_function("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    if begin is not None:
+        begin(fd, start, size, _RANGE_WRITE)
+
+
+def drop(fd: int, start: int, end: int) -> None:
+    """Keep nothing of this part of a file in memory that is on its disk; nobody is waited for."""
+    if sys.platform.startswith("linux"):
+        with suppress(OSError):
+            os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
+
+
+@lru_cache(maxsize=2)
+def linux_function(name: str, *arguments: Any) -> Any:
+    """A function that Linux alone has, or None."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        function = getattr(ctypes.CDLL(None, use_errno=True), name)
+    except (OSError, AttributeError):
+        return None
+    function.argtypes, function.restype = arguments, ctypes.c_int
+    return function
