@@ -71,9 +71,9 @@ class Rig:
         self.worker.receive("broker", message, payload, self.now)
         self.turn()
 
-    def grant(self, *leases: int, exclusive: bool = True) -> None:
+    def grant(self, *leases: int, exclusive: bool = True, memory_bytes: int = 0) -> None:
         self.grants += 1
-        given = [Lease(lease, 0, lease, 0, 0, 0, 10, demand=1) for lease in leases]
+        given = [Lease(n, 0, n, 0, 0, 0, 10, demand=1, memory_bytes=memory_bytes) for n in leases]
         demands = [Demand(exclusive=exclusive)]
         grants = Grants(self.grants, given, ["owner"], 1, 1, demands, beat=self.beat)
         self.hear(grants, (b"function", SETUP, *(b"body" for _ in leases)))
@@ -190,6 +190,21 @@ def test_what_its_nursery_has_killed_in_time_was_cut_off_whatever_was_heard_sinc
     rig.worker.child_died(child, 1, 9, 0, "killed by signal 9", rig.now, DOOMED)
     rig.turn()
     assert rig.reported() == [(7, CUT)]
+
+
+def test_a_call_with_a_memory_limit_that_its_nursery_has_killed_was_cut_off_whatever_it_had_written() -> None:
+    rig = Rig()
+    rig.grant(7, memory_bytes=1 << 30)
+    child = rig.running()
+    words = Left(stderr="MemoryError, and another way was found", starved=True, doomed=True)
+    rig.worker.child_died(child, 1, 9, 0, "killed by signal 9", rig.now, words)
+    rig.turn()
+    assert rig.reported() == [(7, CUT)]
+    (reports,) = rig.sent(Reports)
+    assert isinstance(reports, Reports)
+    (report,) = reports.reports
+    assert report.fate is not None
+    assert "memory" not in report.fate.text
 
 
 def test_what_had_ended_before_its_worker_woke_up_is_reported_though_another_child_died_before() -> None:

@@ -242,9 +242,10 @@ class Kid:
 
 def starved(duty: Duty, left: Left) -> bool:
     """Whether a call with a memory limit has died of that: it was refused memory, or the kernel killed it
-    when it had all that it may have."""
+    when it had all that it may have. Of what its nursery has killed, a word in what it had written tells
+    nothing."""
     had_all = bool(left.oom) and left.peak_bytes >= duty.memory_bytes
-    return bool(duty.memory_bytes) and (left.starved or had_all)
+    return bool(duty.memory_bytes) and not left.doomed and (left.starved or had_all)
 
 
 def limit_of(duty: Duty, left: Left) -> str:

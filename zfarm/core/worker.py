@@ -255,7 +255,7 @@ class Worker(Delivering):
         blamed = [duty for duty in kid.duties() if duty.lease in self._leases]
         for duty in blamed:
             del self._leases[duty.lease]
-            if duty.memory_bytes:
+            if duty.memory_bytes and not left.doomed:
                 fate = structs.replace(fate, text=fate.text + limit_of(duty, left))
             stopped = left.doomed or duty.grace_us > 0  # by its nursery, or when we interrupted it
             kind = MEMORY if starved(duty, left) else CUT if stopped else LOST
