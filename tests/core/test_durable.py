@@ -18,6 +18,7 @@ from zfarm.messages import (
     VALUE,
     Append,
     Ask,
+    Beat,
     Booked,
     Bye,
     Call,
@@ -37,6 +38,7 @@ from zfarm.messages import (
     Submit,
     Versions,
 )
+from zfarm.settings import settings
 
 V = Versions(1, "0", "3.11.0")
 SETUP = msgspec.msgpack.encode(Setup("realm", "/", ()))
@@ -191,17 +193,63 @@ def test_what_runs_during_a_restart_is_adopted_and_not_run_again() -> None:
     assert len(after.leases()) == 1, "and only the task that waited is granted"
 
 
-def test_what_was_cancelled_before_its_worker_came_back_is_stopped_when_it_comes() -> None:
+def test_what_was_cancelled_before_its_worker_came_back_is_stopped_soon_when_it_comes() -> None:
     before = Rig(slots=1)
     before.say("c", *submit(1))
     (lease,) = before.leases()
     after = Rig(restored(before.journal), slots=0)
     after.say("c", Cancel([1], force=True, grace_us=1_000_000))
     after.say("c", Forget([1]))
-    after.say("w", Join("worker", V, 1, "host", 2, [Held(lease, "client", 1, True)]))
+    comes_back(after, lease)
 
+    assert not after.heard(Revoke), "the books cannot be certain"
+    for now in range(1, 1 + int(settings.restart_hold_s)):
+        after.now = float(now)
+        after.say("w", Beat(0, [lease], 0))
     assert [(m.leases, m.force) for m in after.heard(Revoke)] == [([lease], True)]
     assert not after.broker.orphans.leases()
+
+
+def comes_back(rig: Rig, lease: int) -> None:
+    """A worker comes to this broker with that lease on the first task."""
+    rig.say("w", Join("worker", V, 1, "host", 2, [Held(lease, "client", 1, True)]))
+
+
+def goes_on(rig: Rig, lease: int, attempts: int) -> bool:
+    """Whether it still runs when its client has asked for it again."""
+    message, payload = submit(1, attempts=attempts)
+    calls = [msgspec.structs.replace(message.calls[0], begun=attempts == 1)]
+    rig.say("c", msgspec.structs.replace(message, calls=calls), payload)
+    return not rig.heard(Revoke) and lease in rig.broker.workers["worker"].leases
+
+
+def test_what_was_granted_in_the_turn_that_a_full_disk_did_not_take_goes_on() -> None:
+    before = Rig(slots=1)
+    written = list(before.journal)
+    before.say("c", *submit(1))
+    (lease,) = before.leases()
+    after = Rig(restored(written), slots=0)
+    comes_back(after, lease)
+    assert goes_on(after, lease, attempts=3)
+
+
+def test_what_was_granted_before_its_client_was_given_up_and_came_back_goes_on() -> None:
+    before = Rig(slots=1)
+    before.say("c", *submit(1, attempts=1))
+    (lease,) = before.leases()
+    before.broker.drop_client(before.broker.clients["client"], before.now)
+    before.say("c", hello("client"))
+    after = Rig(restored(before.journal), slots=0)
+    comes_back(after, lease)
+    assert goes_on(after, lease, attempts=1)
+
+
+def test_a_lease_of_a_broker_with_other_books_is_kept_for_as_long_as_any() -> None:
+    rig = Rig(slots=0)
+    lease = 5 << 32 | 1  # later than this one
+    comes_back(rig, lease)
+    rig.broker.orphans.sweep(settings.client_grace_s - 1.0)
+    assert rig.broker.orphans.leases() == {lease}
 
 
 def test_a_job_outlives_its_client_and_a_client_that_leaves_does_not() -> None:

@@ -64,10 +64,11 @@ class Orphans:
         client = broker.clients.get(held.owner)
         task = client.tasks.get(held.task) if client is not None else None
         ours = held.lease >> 32 == broker.epoch  # granted by this very broker: it would know task and client
-        if task is None and not (ours or self._ended(held, client)) and broker.knows(held.owner):
+        if task is None and not ours and broker.knows(held.owner):
             key = held.owner, held.task
             limits = broker.limits
-            until = now + (limits.restart_hold_s if key in self._cancelled else limits.client_grace_s)
+            unwanted = key in self._cancelled or self._seems_over(held, client)
+            until = now + (limits.restart_hold_s if unwanted else limits.client_grace_s)
             before = self._kept.get(key)
             if before is not None:
                 before.worker.give(before.lease)
@@ -83,10 +84,13 @@ class Orphans:
                 worker.revokes.append(held.lease)
                 broker.touch(worker)
 
-    def _ended(self, held: Held, client: ClientRecord | None) -> bool:
-        """Whether these very books of its client knew the task: its outcome was booked, and has arrived. If
-        they are newer than the lease, as all are without a journal, its client may yet ask for it."""
-        return self._broker.journal and client is not None and held.lease >> 32 >= client.books >> 32
+    def _seems_over(self, held: Held, client: ClientRecord | None) -> bool:
+        """Whether books of its client that are as old as the lease have no such task: its outcome was booked,
+        and has arrived. That is not certain, so its client has time to ask for it: a task with retries is
+        granted in the turn that a full disk does not take, and a client that was given up may have come back
+        to the same broker. A journal knows nothing of a lease from brokers that did not have it."""
+        broker, epoch = self._broker, held.lease >> 32
+        return broker.journal and client is not None and client.books >> 32 <= epoch < broker.epoch
 
     def _may_live(self, task: Task, lease: int, ours: bool) -> bool:
         """Whether the task waits, and this lease is the one with which it may go on."""
