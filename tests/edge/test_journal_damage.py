@@ -168,6 +168,8 @@ def test_a_log_without_its_tables_is_refused_and_kept(place, tables):
         refused = refusal(path)
         assert "it is empty or missing, and its log is there" in str(refused)
         assert refused.kept.startswith("nothing was removed")
+        assert "SQLite removes journal-wal" in str(refused)
+        assert ".recover" not in str(refused), "it would remove it"
     assert (place / "made" / "journal-wal").read_bytes() == files.contents["journal-wal"]
     assert contents_or_refusal(files.restore(place / "made")) == model_of(files.turns).expected()
 

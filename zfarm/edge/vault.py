@@ -205,7 +205,9 @@ class Vault:
         """Refuse a log without its tables: it may hold all that there is, and SQLite would remove it."""
         size, log = (file.stat().st_size if file.exists() else 0 for file in (self.path, self.wal))
         if log and not size:
-            raise self.corrupt(self.path.name, "it is empty or missing, and its log is there")
+            what, log_name = "it is empty or missing, and its log is there", self.wal.name
+            cure = f"SQLite removes {log_name} if it opens what has no tables: put those back first"
+            raise self.corrupt(self.path.name, what, cure=cure)
 
     def _check_file(self) -> None:
         try:
@@ -362,15 +364,18 @@ class Vault:
 
     # ------------------------------------------------------------ errors
 
-    def corrupt(self, where: str, what: str, file: Path | None = None, offset: int = 0) -> JournalCorrupt:
-        """The error to raise for damage. ``offset``: the byte of ``file`` where what is damaged begins."""
+    def corrupt(
+        self, where: str, what: str, file: Path | None = None, offset: int = 0, cure: str = ""
+    ) -> JournalCorrupt:
+        """The error to raise for damage. ``offset``: the byte of ``file`` where what is damaged begins.
+        ``cure``: what is to be said of SQLite if its own means would do harm."""
         file = self._keep_log() if file == self.wal else file or self.path
         kept = f"nothing was removed: {self.path.name}* in {self.path.parent} are all that there is"
         return JournalCorrupt(
             f"the journal {self.path} is damaged: {where}: {what} (byte {offset} of {file.name}). "
             f"{kept[0].upper()}{kept[1:]}; copy them away before anything else. "
-            f"`sqlite3 {self.path.name} .recover` reads the rows that are whole; a broker starts anew with "
-            "another journal",
+            f"{cure or f'`sqlite3 {self.path.name} .recover` reads the rows that are whole'}; "
+            "a broker starts anew with another journal",
             path=str(self.path),
             where=f"{where}: {what}",
             kept=kept,
