@@ -98,6 +98,11 @@ class Exclusion:
                 if report.kind == m.CUT and report.lease not in self._cut:
                     self._cut.add(report.lease)
                     task, _ = self.granted[report.lease]
+                    if report.fate is not None and "another run" in report.fate.text:
+                        self.farm.story.probe("a result that nobody takes any more")
+                        assert task.pieces, f"task {task.token} had not given a large result"
+                        task.blames += 1
+                        continue
                     if not task.exclusive:
                         assert task.grace_s is not None, f"task {task.token} is not exclusive, and was cut"
                         self.farm.story.probe("a child ends by an interrupt")

@@ -90,11 +90,11 @@ class Brood:
             duty.queued_at = now
             self._queue.appendleft(duty)
 
-    def _cut(self, duty: Duty, now: float) -> None:
+    def _cut(self, duty: Duty, now: float, text: str = NO_WORD) -> None:
         """Stop a call that is alone in its child, or give it back if it waits for one."""
         if duty.kid is not None:
             del self._leases[duty.lease]
-            fate = self._fate(SIGKILL, 0, NO_WORD)
+            fate = self._fate(SIGKILL, 0, text)
             held_us = duty.kid.held_us(now)
             self._owe(duty, Report(duty.lease, CUT, fate=fate, held_us=held_us), b"")
             self._stop_kid(duty.kid, kill=True)

@@ -49,8 +49,14 @@ class Delivering(Supply):
                 return duty if duty.lease in self._leases else None
         return None
 
-    def _tell_delivered(self) -> None:
-        """Let the calls end whose clients have what they have given."""
+    def _end_deliveries(self, now: float) -> None:
+        """Let the calls end whose clients have what they have given. Stop those whose clients had gone over to
+        a later run, which is lost since, and have dropped what had come of this one."""
+        voided, self._outflow.voided = self._outflow.voided, []
+        for lease in voided:
+            duty = self._leases.get(lease)
+            if duty is not None:
+                self._cut(duty, now, "stopped since its client had gone over to another run of it")
         delivered, self._outflow.delivered = self._outflow.delivered, []
         for lease in delivered:
             duty = self._leases.get(lease)

@@ -64,6 +64,7 @@ class OutStream:
         "flight",
         "gauge",
         "lease",
+        "left",
         "next",
         "outstanding",
         "outstanding_bytes",
@@ -105,6 +106,7 @@ class OutStream:
         self.reading = False
         self.subscribed = False
         self.away = False  # its reader has made no progress for too long
+        self.left = False  # for the stream of a later run: it comes back to this one no more
         self.paused = False
         self.stuck_since = now
         self.result_at = 0  # what its task gives begins with this item; nothing of that is dropped
@@ -226,6 +228,8 @@ class Outflow:
         self._anew = False  # the broker is to know these streams and no others
         self._touched: dict[int, OutStream] = {}
         self._answers: list[Action] = []
+        self.voided: list[int] = []
+        """Leases whose results nobody takes: their clients have gone over to later runs."""
         self.delivered: list[int] = []
         """Leases whose results have come to their clients, to be told."""
         self.deadline = inf
@@ -340,6 +344,7 @@ class Outflow:
                 stream.used(one.next)
                 if stream.ended:
                     self._ended_bytes += stream.bytes - before
+            stream.left = one.next > stream.count + 1 and not one.reading
             stream.reading, stream.subscribed = one.reading, one.subscribed
             stream.read = True
             if one.ask and stream.sent > one.seen:
@@ -395,6 +400,8 @@ class Outflow:
                 stream.over_at = min(stream.over_at, now + self._limits.stream_kept_s)
                 if stream.next > stream.count:
                     self._forget(stream)
+            elif stream.left and stream.result_at:
+                self.voided.append(-stream.lease)
             elif stream.whole and stream.next > stream.count:
                 stream.whole = False
                 self.delivered.append(-stream.lease)

@@ -353,7 +353,8 @@ class Reception(Ledger):
             task = client.tasks.get(number)
             if task is None:
                 client.unknown.append(number)
-                self.orphans.cancelled(client, number, now)
+                if message.force:  # else it may run, and its client submits it again
+                    self.orphans.cancelled(client, number, now)
             elif task.outcome is not None:
                 continue  # it was shown when it ended, and is shown again when asked
             elif task.worker is None and task.spent and not message.force:

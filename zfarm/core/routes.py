@@ -84,11 +84,19 @@ class Routes:
             for start in range(0, len(leases), most):
                 self._to_client(owner, Streams([], leases[start : start + most]))
 
+    def _runs_elsewhere(self, one: Streaming) -> bool:
+        """Its task runs under another lease: this one is stopped, and its client is not to go over to it."""
+        client = self._broker.clients.get(one.owner)
+        task = client.tasks.get(abs(one.task)) if client is not None else None
+        return task is not None and task.worker is not None
+
     def _new_route(self, worker: WorkerRecord, one: Streaming) -> Route | None:
         task = worker.leases.get(abs(one.lease))
         if task is not None:
             number = task.number if one.lease > 0 else -task.number
             route = Route(task.client.session, number, worker, len(task.deaths) + task.tries + 1)
+        elif self._runs_elsewhere(one):
+            return None
         elif abs(one.lease) >> 32 != self._broker.epoch:  # from before this broker was started
             route = Route(one.owner, one.task, worker, 1)
         else:

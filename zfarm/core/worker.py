@@ -469,8 +469,8 @@ class Worker(Delivering):
         super()._owe(duty, report, blob)
 
     def _pause_kids(self, now: float) -> None:
-        if self._outflow.delivered:
-            self._tell_delivered()
+        if self._outflow.delivered or self._outflow.voided:
+            self._end_deliveries(now)
         for lease, paused in self._outflow.pauses(now):
             duty = self._leases.get(lease)
             if duty is not None and duty.kid is not None:
