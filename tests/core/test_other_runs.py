@@ -1,4 +1,4 @@
-"""A client goes over from one run of a call to a later one, which is lost: nobody waits for the one before."""
+"""A client goes over from one run of a call to a later one, which is lost: nobody waits for the first."""
 
 from __future__ import annotations
 

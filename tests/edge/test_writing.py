@@ -24,6 +24,7 @@ def dropped(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(writing, "begin_writing", lambda fd, start, size: None)
     monkeypatch.setattr(writing, "drop", lambda fd, start, end: asked.append((start, end)))
+    monkeypatch.setattr(writing, "_trial", writing.Trial())
     return asked
 
 
@@ -52,6 +53,10 @@ def test_a_file_stays_in_memory_where_it_helps_nothing_to_drop_it(dropped: list[
         one.wrote((n + 1) * WRITING_BYTES, FRESH_S)
 
     assert len(dropped) == TRIED_WINDOWS
+    another = Writing(-1)
+    for n in range(WINDOWS):
+        another.wrote((n + 1) * WRITING_BYTES, FRESH_S)
+    assert len(dropped) == TRIED_WINDOWS, "nor is it tried again"
 
 
 def test_a_small_file_is_left_alone(dropped: list[tuple[int, int]]) -> None:
@@ -65,6 +70,7 @@ def test_what_is_dropped_while_it_is_written_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writing, "DEAR_S", 0.0)
+    monkeypatch.setattr(writing, "_trial", writing.Trial())
     monkeypatch.setattr(writing, "WRITING_BYTES", 1 << 20)
     asked: list[tuple[int, int]] = []
     drop = writing.drop

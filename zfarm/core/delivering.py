@@ -50,8 +50,8 @@ class Delivering(Supply):
         return None
 
     def _end_deliveries(self, now: float) -> None:
-        """Let the calls end whose clients have what they have given. Stop those whose clients had gone over to
-        a later run, which is lost since, and have dropped what had come of this one."""
+        """Let the calls end whose clients have what they have given. Stop those whose clients had gone over
+        to a later run, which is lost since, and have dropped what had come of this one."""
         voided, self._outflow.voided = self._outflow.voided, []
         for lease in voided:
             duty = self._leases.get(lease)

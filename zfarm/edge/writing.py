@@ -37,6 +37,27 @@ _RANGE_WRITE: Final = 2
 """SYNC_FILE_RANGE_WRITE: begin to write what nobody writes yet, and wait for nothing."""
 
 
+class Trial:
+    """Whether it pays off in this process to use pages again, in whatever files."""
+
+    def __init__(self) -> None:
+        self._windows = 0
+        self._shares = 0.0  # the sum of what each has cost of what fresh pages had
+
+    def note(self, share: float) -> None:
+        """A byte has cost this share of what it had with fresh pages."""
+        self._windows += 1
+        self._shares += share
+
+    @property
+    def hopeless(self) -> bool:
+        """It was tried, and has not halved the cost."""
+        return self._windows >= TRIED_WINDOWS and self._shares > self._windows / 2
+
+
+_trial = Trial()
+
+
 class Writing:
     """One file that is written from its beginning to its end."""
 
@@ -46,9 +67,6 @@ class Writing:
         self._spent_s = 0.0  # on what was written since
         self._dear = 0  # windows in a row that cost too much
         self._fresh_s = 0.0  # what a byte cost in the last of them
-        self._tried = 0  # windows since then
-        self._tried_s = 0.0  # the sum of what a byte cost in each
-        self._hopeless = False
 
     def wrote(self, upto: int, spent_s: float) -> None:
         """All below is written; the last of it took so much of the processor."""
@@ -69,11 +87,9 @@ class Writing:
         if self._dear < DEAR_WINDOWS:
             self._dear = self._dear + 1 if cost_s > DEAR_S else 0
             self._fresh_s = cost_s
-        elif not self._hopeless:
-            self._tried += 1
-            self._tried_s += cost_s
-            self._hopeless = self._tried >= TRIED_WINDOWS and self._tried_s > self._tried * self._fresh_s / 2
-        return self._dear == DEAR_WINDOWS and not self._hopeless
+        elif not _trial.hopeless:
+            _trial.note(cost_s / self._fresh_s)
+        return self._dear == DEAR_WINDOWS and not _trial.hopeless
 
 
 def begin_writing(fd: int, start: int, size: int) -> None:
