@@ -109,7 +109,8 @@ class Exclusion:
                         continue
                     task.blames += 1
                     if task.runs and not task.runs[-1].interrupted:
-                        self._excuse(task)  # what it says of its end was not read yet
+                        self._excuse(task)  # what it says of its end was not read yet, and will not be
+                        task.runs[-1].interrupted = task.runs[-1].worker is worker
 
     def hears(self, worker: WorkerProcess, message: m.Message) -> None:
         """A worker notes this message of a broker."""
