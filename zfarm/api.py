@@ -106,7 +106,6 @@ class Executor(Beyond):
         self._portable = portable
         self._setups = setups
         self._named = (b"", "")
-        self._bytes_max = settings.payload_bytes_max
         self._submitted = link.inbox.append
         self._wake = link.loop.wake
 
@@ -142,7 +141,7 @@ class Executor(Beyond):
 
         Raises:
             NotPortable: the function or an argument cannot be pickled; the text says which and why.
-            TooLarge: the pickled call exceeds ``settings.payload_bytes_max``.
+            TooLarge: the pickled call exceeds ``settings.payload_bytes_max``, here or of the broker.
             FarmClosed: the executor was shut down.
             FarmBroken: the farm is beyond repair.
             ForkError: this process was forked after the executor was made.
@@ -173,10 +172,10 @@ class Executor(Beyond):
         """Name, function and body of a call."""
         function = self._encode_function(fn)
         body = self._encode_arguments(args, kwargs, fn)
-        if len(body) + len(function) > self._bytes_max:
+        if len(body) + len(function) > self._link.bytes_max:
             from zfarm.mapping import too_large
 
-            raise too_large(f"the call of {name_of(fn)}", len(body) + len(function))
+            raise too_large(f"the call of {name_of(fn)}", len(body) + len(function), self._link.bytes_max)
         known, name = self._named
         if known is not function:  # the same bytes again are the same function
             name = name_of(fn)

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from textwrap import indent
 
-from zfarm.errors import Death, FarmBusy, FarmError, MemoryLimit, TaskLost, TaskTimeout, TransferError
-from zfarm.messages import LOST, MEMORY, MISSING, TIMEOUT, Fate, Outcome
+from zfarm.errors import (
+    Death,
+    FarmBusy,
+    FarmError,
+    MemoryLimit,
+    TaskLost,
+    TaskTimeout,
+    TooLarge,
+    TransferError,
+)
+from zfarm.messages import LOST, MEMORY, MISSING, OVERSIZED, TIMEOUT, Fate, Outcome
 
 __all__ = ["ending", "tries"]
 
@@ -21,6 +30,8 @@ def ending(name: str, outcome: Outcome) -> FarmError:
         return MemoryLimit(f"{name}: {deaths[-1]}{_last_words(deaths[-1].stderr)}", used, deaths)
     if outcome.kind == MISSING:
         return TransferError(f"{name} did not run, a file that it needs cannot be had: {deaths[-1].text}")
+    if outcome.kind == OVERSIZED:
+        return TooLarge(f"{name}: {deaths[-1].text}")
     if outcome.kind != LOST:
         return FarmBusy(outcome.deaths[0].text)
     counted = Counter(map(str, deaths))

@@ -146,7 +146,7 @@ class FarmBusy(LimitExceeded):
 
 
 class TooLarge(LimitExceeded):
-    """A pickled call or result is above ``payload_bytes_max``."""
+    """A pickled call or result is above ``payload_bytes_max``, here or of the broker."""
 
 
 class TransferError(FarmError, OSError):

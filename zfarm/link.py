@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from zfarm import exits
 from zfarm.core.client import Client
+from zfarm.core.oversize import most_of
 from zfarm.edge.cargo import Cargo
 from zfarm.edge.loop import Loop
 from zfarm.edge.outcomes import add_note, decode_batch, decode_outcome
@@ -46,6 +47,7 @@ from zfarm.messages import (
     MEMORY,
     MISSING,
     MIXED,
+    OVERSIZED,
     REFUSED,
     TIMEOUT,
     VALUE,
@@ -104,6 +106,9 @@ FLUSH_WAIT_S: Final = 2.0
 
 class Link:
     """The loop thread of one client, and what users' threads may ask of it."""
+
+    bytes_max: float = settings.payload_bytes_max
+    """Of one call: what is larger is not taken here, or by the broker that answered last."""
 
     def __init__(
         self,
@@ -536,7 +541,7 @@ class Link:
         elif kind == MIXED:  # of a map whose job was taken over: its first error stands for the batch
             failed = decode_batch(MIXED, blob, len(decode_outcome(VALUE, blob)[0][0]))[1]
             token._settle(FINISHED, None, failed[min(failed)])
-        elif kind in (LOST, REFUSED, TIMEOUT, MEMORY, MISSING):
+        elif kind in (LOST, REFUSED, TIMEOUT, MEMORY, MISSING, OVERSIZED):
             token._fail(ending(token._name, outcome))
         else:
             value, error = decode_outcome(kind, blob)
@@ -624,6 +629,7 @@ class Link:
 
     def _connected(self, action: Connected) -> None:
         self._welcome = action.welcome
+        self.bytes_max = min(settings.payload_bytes_max, most_of(action.welcome))
         self._subscribe()
         if self._job and not action.welcome.journal:
             self.fail(

@@ -22,6 +22,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from zfarm.arguments import picklers
+from zfarm.core.oversize import text_of_call
 from zfarm.core.pace import BATCHES_PER_SLOT, Pace
 from zfarm.edge.cargo import weigh
 from zfarm.edge.outcomes import add_note, decode_batch
@@ -33,6 +34,7 @@ from zfarm.messages import (
     LOST,
     MEMORY,
     MISSING,
+    OVERSIZED,
     REFUSED,
     TIMEOUT,
     Outcome,
@@ -272,9 +274,12 @@ class Map:
             self._blame(batch, error)
             return
         batch.size = weigh(body)
-        if batch.size > settings.payload_bytes_max or (several and batch.size > 2 * settings.batch_bytes_max):
+        most: float = settings.payload_bytes_max
+        if len(body) > self.link.bytes_max:  # of what travels beside it, the broker takes more
+            most = self.link.bytes_max
+        if batch.size > most or (several and batch.size > 2 * settings.batch_bytes_max):
             self._portable.drop(body)
-            self._blame(batch, too_large(f"item {batch.first} of a map", batch.size))
+            self._blame(batch, too_large(f"item {batch.first} of a map", batch.size, most))
             return
         if picklers or self.link.named:
             try:
@@ -321,7 +326,7 @@ class Map:
             self.failed(batch, CancelledError())
         elif kind in (REFUSED, TIMEOUT, MEMORY, MISSING):
             self.failed(batch, ending(self._function.name, outcome))
-        elif kind == LOST:
+        elif kind in (LOST, OVERSIZED):
             self._blame(batch, ending(self._function.name, outcome))
         elif kind == ERROR and len(batch.items) > 1:
             self._blame(batch, NotPortable("the batch could not be opened"))
@@ -366,8 +371,10 @@ class Map:
                 self.link.cancel_task(batch._task)
 
 
-def too_large(what: str, size: int) -> TooLarge:
-    """The error for something whose pickle is above the limit."""
+def too_large(what: str, size: int, most: float) -> TooLarge:
+    """The error for something whose pickle is above the limit, ours or that of the broker."""
+    if most < settings.payload_bytes_max:
+        return TooLarge(text_of_call(what, size, most))
     return TooLarge(
         f"{what} has {size:,} bytes when pickled, at most {settings.payload_bytes_max:,} are allowed; "
         "the environment variable ZFARM_PAYLOAD_BYTES_MAX raises that"

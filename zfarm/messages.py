@@ -51,6 +51,7 @@ REFUSED: Final = 6  # no payload; the farm did not take it, and ``deaths`` holds
 TIMEOUT: Final = 7  # no payload; it ran for longer than it may, and the last of ``deaths`` is its end
 MEMORY: Final = 9  # no payload; it was stopped at its memory limit, and the last of ``deaths`` is its end
 MISSING: Final = 10  # no payload; a file that it needs cannot be had, and the last of ``deaths`` says why
+OVERSIZED: Final = 12  # no payload; its broker does not take what it was given, or has given: so ``deaths``
 CUT: Final = 11  # of reports alone, no payload; was interrupted, or exclusive and no broker was heard of
 AGAIN: Final = 8  # of reports alone, payload as of ERROR or MIXED; the call wants to be run again for it
 
@@ -127,8 +128,7 @@ class Keep(Message):
 
 
 class ArchivedFile(Message):
-    """A file or directory that the archive keeps under a name: ``bytes`` in so many ``files``, since a time
-    of day."""
+    """What the archive keeps under a name: ``bytes`` in so many ``files``, since a time of day."""
 
     name: str
     need: Need
@@ -140,8 +140,7 @@ class ArchivedFile(Message):
 
 
 class Call(Message):
-    """One call as a client asks for it. ``function`` and ``setup`` are indices into the message's payload
-    parts."""
+    """One call as a client asks for it. ``function`` and ``setup`` are indices into the payload."""
 
     task: int
     function: int
@@ -231,8 +230,7 @@ class Outcome(Message):
 
 
 class Vitals(Message):
-    """Vital stats of a worker's host, and of the worker with its children. Percentages are 0 to 100 of the
-    whole host."""
+    """Vital stats of a worker and its children, and of its host. Percentages are 0 to 100 of all of that."""
 
     cpu_percent: float = 0.0
     load_1m: float = 0.0
@@ -487,6 +485,7 @@ class Welcome(Message, tag="welcome"):
     topic: str = ""  # to a client: under which its items are published
     items: str = ""  # where items are published (to a worker) or had (to a client): an address or :PORT
     silence_us: int = 0  # to a worker: silent for longer than this, and its leases move
+    blob_bytes: int = 0  # a larger blob is not taken: no call, no result; 0: nothing is said
 
 
 class Stranger(Message, tag="stranger"):
@@ -895,6 +894,7 @@ class Run(Message, tag="run"):
     worker: str = ""  # with it: whose child this is, as HOST/PID
     digests: list[bytes] = []
     drops: list[bytes] = []
+    blob_bytes: int = 0  # as in Welcome
 
 
 class Done(Message):

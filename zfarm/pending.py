@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from zfarm.arguments import picklers
 from zfarm.futures import Future
 from zfarm.reasons import Reason
-from zfarm.settings import settings
 from zfarm.terms import Terms
 
 if TYPE_CHECKING:
@@ -121,10 +120,10 @@ class Pending:
             args = tuple(map(_value, self._args))
             kwargs = {name: _value(value) for name, value in self._kwargs.items()}
             body = self._encode(args, kwargs, function)
-            if len(body) + len(blob) > settings.payload_bytes_max:
+            if len(body) + len(blob) > link.bytes_max:
                 from zfarm.mapping import too_large
 
-                raise too_large(f"the call of {future._name}", len(body) + len(blob))
+                raise too_large(f"the call of {future._name}", len(body) + len(blob), link.bytes_max)
             if picklers or link.named:
                 future._terms = self._with_files(future._terms, function, blob, (args, kwargs))
         except BaseException as error:  # of user code, too: a result may not let itself be pickled

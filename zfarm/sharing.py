@@ -35,8 +35,8 @@ class Shared(Generic[T]):
         blob = farm._portable.encode_object(obj)
         self.nbytes = weigh(blob)
         """Bytes of its pickle."""
-        if len(blob) > settings.payload_bytes_max:
-            raise _too_large(obj, len(blob))
+        if len(blob) > link.bytes_max:
+            raise _too_large(obj, len(blob), link.bytes_max)
         self._kind = type(obj).__name__
         self._key = os.urandom(16)
         self._blob = bytes(blob)
@@ -60,5 +60,5 @@ def _retire(link: Link, hold: Hold | None, key: bytes) -> None:
         harbour.retire(lambda: harbour.unshare(hold, key))
 
 
-def _too_large(obj: object, size: int) -> TooLarge:
-    return too_large(f"an object of {type(obj).__name__}", size)
+def _too_large(obj: object, size: int, most: float) -> TooLarge:
+    return too_large(f"an object of {type(obj).__name__}", size, most)

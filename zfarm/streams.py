@@ -67,15 +67,16 @@ def emit(value: object, *, latest: bool = False) -> None:
 
     Raises:
         NotPortable: it cannot be pickled; the text says why.
-        TooLarge: it exceeds ``settings.payload_bytes_max``, or over TCP ``settings.undivided_bytes_max``.
+        TooLarge: it exceeds ``settings.payload_bytes_max``, here or of the broker, or over TCP
+            ``settings.undivided_bytes_max``.
         RuntimeError: this process does not run a task of a farm.
     """
     inside = inside_task("emit()")
     blob = inside.encode(value)
-    if len(blob) > ITEM_MAX:
+    if len(blob) > ITEM_MAX or len(blob) > inside.blob_max:
         from zfarm.edge.delivery import check_item
 
-        check_item(blob, 0 if inside.setup is None else inside.setup.results)
+        check_item(blob, 0 if inside.setup is None else inside.setup.results, inside.blob_max)
     if inside.emitter.muted:
         return
     if latest:

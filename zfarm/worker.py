@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Progress,
         PublishItems,
         Rejected,
+        RunCalls,
         Tell,
         Versions,
         Vitals,
@@ -86,6 +87,7 @@ class WorkerShell:
         self.rejected: Rejected | None = None
         self.barren = False
         """It ends since it can start no more children."""
+        self._blob_bytes = 0
         self._loop = loop
         self._nursery = nursery
         self._send = send
@@ -96,7 +98,7 @@ class WorkerShell:
         self._perform: dict[type, Callable[[Any], None]] = {
             messages.Send: lambda action: send(action.message, action.payload),
             messages.StartChild: lambda action: children.start(action.child),
-            messages.RunCalls: lambda action: children.run(action.child, action.run, action.payload),
+            messages.RunCalls: self._run,
             messages.TakeBack: lambda action: children.take_back(action.child),
             messages.PauseChild: lambda action: children.pause(action.child, action.paused),
             messages.ToldDelivered: lambda action: children.tell(
@@ -236,8 +238,20 @@ class WorkerShell:
         self.machine.store = str(root)
 
     def _on_connected(self, action: Connected) -> None:
+        from zfarm.settings import settings
+
         log.info("joined the farm (epoch %d)", action.welcome.epoch)
         self._publisher.welcome(action.welcome.items)
+        most = action.welcome.blob_bytes
+        self._blob_bytes = most if most < settings.payload_bytes_max else 0
+
+    def _run(self, action: RunCalls) -> None:
+        run = action.run
+        if self._blob_bytes:  # less than children know of
+            from msgspec import structs
+
+            run = structs.replace(run, blob_bytes=self._blob_bytes)
+        self.children.run(action.child, run, action.payload)
 
     def _publish(self, action: PublishItems) -> None:
         if not self._publisher.publish(action.topic, action.items, action.payload):

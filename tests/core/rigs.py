@@ -50,7 +50,9 @@ BOOKS = EPOCH << 32 | 1
 
 def welcome(workers: int, slots: int, grants: int = 0, books: int = 0, topic: str = "") -> Welcome:
     silence_us = 5_000_000 if grants else 0  # that of a worker, with the ordinary settings
-    return Welcome(EPOCH, VERSIONS, workers, slots, grants, False, books, topic, silence_us=silence_us)
+    most = LIMITS.payload_bytes_max
+    about = workers, slots, grants, False, books, topic
+    return Welcome(EPOCH, VERSIONS, *about, silence_us=silence_us, blob_bytes=most)
 
 
 def submit(*tasks: int, items: int = 0, attempts: int = 3) -> tuple[Submit, list[Blob]]:

@@ -16,6 +16,7 @@ from tests.simulation.exclusion import Exclusion
 from tests.simulation.fullness import Fullness
 from tests.simulation.inheritance import Inheritance
 from tests.simulation.leaving import Leaving
+from tests.simulation.narrow import JUDGED, judge_oversized
 from tests.simulation.needs import Known, Needs
 from tests.simulation.people import Run, Task
 from tests.simulation.promptness import Promptness
@@ -49,8 +50,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
         self.unstarted: dict[str, set[int]] = {}
         """Tokens granted to a worker's life that have neither started there nor been returned."""
         self.again: dict[int, Task] = {}
-        """Leases that the broker has heard to have ended in an error to be run again for, and has not thanked
-        for."""
+        """Leases that were heard to have ended in an error to be run again for, and not thanked for yet."""
         self.pending: set[int] = set()
         """Tokens submitted and neither resolved nor abandoned."""
         self.waiting = 0
@@ -98,9 +98,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
         assert outcome.tries <= sum(run.raised for run in task.runs), f"{what} did not raise so often"
         doubted = self._doubted(client, what, task, outcome)
         own = (
-            doubted
-            or kind in (m.BROKEN, m.REFUSED)
-            or len(outcome.deaths) - (kind in (m.TIMEOUT, m.MEMORY, m.MISSING)) <= task.blames
+            doubted or kind in (m.BROKEN, m.REFUSED) or len(outcome.deaths) - (kind in JUDGED) <= task.blames
         )
         assert own, f"{what} is blamed for deaths that were not its own: {outcome}"
         if kind == m.ERROR and bytes(blob) == task.raised_blob:
@@ -130,8 +128,8 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
             assert any(run.overshot_at is not None for run in task.runs), f"{what} had not too much memory"
             assert outcome.deaths, f"{what} was stopped, and nobody knows where"
             self.farm.story.probe("had too much memory")
-        elif kind in (m.REFUSED, m.MISSING):
-            (self.missing if kind == m.MISSING else self.judge_refused)(what, task)
+        elif kind in (m.REFUSED, m.MISSING, m.OVERSIZED):
+            {m.REFUSED: self.judge_refused, m.MISSING: self.missing}.get(kind, judge_oversized)(what, task)
         elif kind == m.LOST:
             most = 1 if task.items > 1 else task.max_attempts
             assert attempts == most, f"{what} was given up after {outcome.deaths}"

@@ -113,6 +113,8 @@ class Pins:
 def outcome_of(shelf: Shelf, task: Task) -> tuple[int, bytes]:
     """A call has come to its end. If its result stays, the blob says which it is; what is equal is one."""
     kind, blob = task.outcome_of_run()
+    if task.gives and not task.keep:
+        return kind, blob + b"@" + task.gives
     if not task.keep or kind != m.VALUE:
         return kind, blob
     from tests.simulation.shelves import digest
@@ -138,7 +140,7 @@ class Handles:
 
     def is_kept(self, client: ClientProcess, blob: m.Blob) -> None:
         """A client has a kept result: its handle lives for a while."""
-        _, _, number = bytes(blob).partition(b"@")
+        _, _, number = bytes(blob).rstrip().partition(b"@")
         if not number:
             return
         farm, kept = self.farm, self.farm.kept[int(number)]

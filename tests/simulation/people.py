@@ -16,6 +16,7 @@ from msgspec import structs
 
 from tests.simulation.bulk import pieces
 from tests.simulation.exclusion import exclude
+from tests.simulation.narrow import burden
 from tests.simulation.promptness import PRIORITY_MAX
 from zfarm.core.greeting import book_key
 from zfarm.core.named import digest_of
@@ -120,6 +121,10 @@ class Task:
     """Its result stays at its worker."""
     pieces: int = 0
     """Of its result, if that is large."""
+    ballast: bytes = b""
+    """What makes it large."""
+    gives: bytes = b""
+    """What makes its result large."""
     priority: int = 0
     number: int = 0
     outcome: Outcome | None = None
@@ -172,7 +177,7 @@ class Task:
 
     @property
     def body(self) -> bytes:
-        return b"%d" % self.token
+        return b"%d" % self.token + self.ballast
 
     @property
     def run_s(self) -> float:
@@ -316,6 +321,7 @@ class Person:
         if mix.flaky_share and attempts > 1 and not task.items and rng.random() < mix.flaky_share:
             task.flaky = rng.choice((0.5, 0.9))
         task.pieces = pieces(mix, rng)
+        burden(task, mix)
         if mix.choosy_share:
             self.choose(task)
             delay = rng.choice((0.001, 0.1, 3.0)) * rng.random()

@@ -14,6 +14,7 @@ from tests.simulation.children import Children
 from tests.simulation.foyer import Foyer
 from tests.simulation.fullness import write_what_fits, written_first
 from tests.simulation.keyring import Gate
+from tests.simulation.narrow import judge_message, settings_of
 from tests.simulation.network import Link
 from tests.simulation.people import Task
 from tests.simulation.process import Process
@@ -41,7 +42,7 @@ class BrokerProcess(Process):
         super().__init__(farm, "broker")
         self.epoch = epoch
         self.watched = False
-        self.machine = Broker(epoch, VERSIONS, self.clock, farm.mix.settings, farm.disk is not None)
+        self.machine = Broker(epoch, VERSIONS, self.clock, settings_of(farm, epoch), farm.disk is not None)
         self.gate = Gate(self)
         self.archive = Archive(self)
         self.foyer = Foyer(self)
@@ -94,6 +95,7 @@ class BrokerProcess(Process):
             write_what_fits(self)
 
     def _hear(self, peer: Any, principal: str, message: Any, payload: m.Payload, clock: float) -> None:
+        judge_message(self.farm, self.machine, peer, message, payload)
         self.farm.books.heard(peer, message, principal)
         self.machine.receive(peer, message, payload, clock, principal)
 
@@ -102,6 +104,7 @@ class BrokerProcess(Process):
     ) -> None:
         if not isinstance(message, m.Hello) or self.farm.books.may_tunnel(worker, owner, message):
             self.farm.books.heard((worker, channel), message, principal_of(owner))
+        judge_message(self.farm, self.machine, (worker, channel), message, payload)
         self.machine.tunnelled(worker, channel, owner, message, payload, clock)
 
     def end(self, peer: Any, clock: float) -> None:

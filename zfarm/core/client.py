@@ -23,11 +23,13 @@ from zfarm.core.giving import Giving
 from zfarm.core.inflow import Inflow
 from zfarm.core.machine import NOW, Indexed
 from zfarm.core.named import Told, name_of
+from zfarm.core.oversize import most_of, why_unsent
 from zfarm.core.pinning import Pinning
 from zfarm.messages import (
     BROKER,
     CANCELLED,
     LOST,
+    OVERSIZED,
     Action,
     Advanced,
     Ask,
@@ -86,8 +88,7 @@ __all__ = ["Client"]
 
 FORGETS_AT_ONCE = 256
 """Forgets wait for something to travel with, or for the next beat: alone they would wake the broker for
-nothing.
-Unless an outcome was large, which the broker holds until it is forgotten."""
+nothing. Unless an outcome was large, which the broker holds until it is forgotten."""
 
 
 class Client:
@@ -362,9 +363,7 @@ class Client:
             if asked.sent:
                 asked.sent = EARLIER
                 self._asks.append(number)
-        self._cancels.extend(
-            number for number, asked in self._tasks.items() if asked.sent and asked.cancelling
-        )
+        self._cancels += [n for n, asked in self._tasks.items() if asked.sent and asked.cancelling]
 
     def _on_stranger(self, message: Stranger, payload: Payload, now: float) -> None:
         if self._welcome is not None:
@@ -391,14 +390,12 @@ class Client:
             forgets.append(outcome.task)
             if len(blob) > large:
                 self._forget_now = True
-            asked = tasks.get(outcome.task)
-            if asked is not None:
+            if (asked := tasks.get(outcome.task)) is not None:
                 self._resolve(asked, outcome, blob)
 
     def _on_booked(self, message: Booked, payload: Payload, now: float) -> None:
         for number in message.tasks:
-            asked = self._tasks.get(number)
-            if asked is not None:
+            if (asked := self._tasks.get(number)) is not None:
                 self._actions.append(Safe(asked.token))
 
     def _on_attached(self, message: Attached, payload: Payload, now: float) -> None:
@@ -448,13 +445,11 @@ class Client:
             self._unconfirmed = {at: told for at, told in self._unconfirmed.items() if at > message.number}
 
     def _on_progress(self, message: Progress, payload: Payload, now: float) -> None:
-        asked = self._tasks.get(message.number)
-        if asked is not None:
+        if (asked := self._tasks.get(message.number)) is not None:
             self._actions.append(Advanced(asked.token, message))
 
     def _on_printed(self, message: Printed, payload: Payload, now: float) -> None:
-        asked = self._tasks.get(message.number)
-        if asked is not None:
+        if (asked := self._tasks.get(message.number)) is not None:
             self._actions.append(Heard(asked.token, asked.name, message, payload[0]))
 
     # ------------------------------------------------------------ sending
@@ -526,7 +521,7 @@ class Client:
         room = self._limits.batch_bytes_max
         last_function = last_setup = last_name = None
         function = setup = 0
-        books = self._welcome.books if self._welcome is not None else 0
+        books, most = self._welcome.books if self._welcome is not None else 0, most_of(self._welcome)
         while unsent and len(calls) < calls_max:
             asked = unsent[0]
             body = asked.body
@@ -539,6 +534,10 @@ class Client:
                 break
             unsent.popleft()
             if asked.number not in tasks:  # cancelled before it was sent
+                continue
+            if size > most and (fate := why_unsent(asked, most)):
+                self._resolve(asked, Outcome(task=asked.number, kind=OVERSIZED, deaths=(fate,)), b"")
+                actions.append(self._actions.pop())
                 continue
             room -= size
             if asked.function is not last_function or asked.name is not last_name:

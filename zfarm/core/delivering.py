@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from math import inf
 
+from msgspec import structs
+
 from zfarm.core.kids import Duty
 from zfarm.core.machine import NOW
 from zfarm.core.outflow import Outflow
+from zfarm.core.oversize import most_of, text_of_result
 from zfarm.core.supply import Supply
-from zfarm.messages import ToldDelivered
+from zfarm.messages import OVERSIZED, Blob, Report, ToldDelivered, Welcome
 from zfarm.settings import Settings
 
 __all__ = ["Delivering"]
@@ -26,6 +29,25 @@ class Delivering(Supply):
     ) -> None:
         super().__init__(slots, host, pid, limits, resources)
         self._outflow = Outflow(limits)
+        self._blob_bytes = inf
+        """Of the largest result that the broker takes."""
+
+    def _obey(self, welcome: Welcome) -> None:
+        """This broker, perhaps another one, says what it takes: some of what is owed may not be."""
+        self._blob_bytes = most_of(welcome)
+        for lease, owed in self._owed.items():
+            if len(owed.blob) > self._blob_bytes:
+                report = self._oversized(owed.report, len(owed.blob))
+                self._owed[lease] = owed._replace(report=report, blob=b"")
+
+    def _owe(self, duty: Duty, report: Report, blob: Blob) -> None:
+        if len(blob) > self._blob_bytes:
+            report, blob = self._oversized(report, len(blob)), b""
+        super()._owe(duty, report, blob)
+
+    def _oversized(self, report: Report, size: int) -> Report:
+        fate = self._fate(0, 0, text_of_result(size, self._blob_bytes))
+        return structs.replace(report, kind=OVERSIZED, fate=fate)
 
     def child_delivers(self, child: int, seq: int, whole: bool, now: float) -> None:
         """Call ``seq`` of this child has come to its end: what follows of its files is its result, or that

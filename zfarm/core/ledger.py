@@ -21,6 +21,7 @@ from zfarm.messages import (
     MEMORY,
     MISSING,
     MIXED,
+    OVERSIZED,
     TIMEOUT,
     VALUE,
     Accepted,
@@ -82,7 +83,7 @@ class Ledger:
         self.grants_said = epoch << 32  # no number of Grants to whoever left or was before us is higher
         self.served_us = 0.0  # what the account had been served with that had the last turn
         # items, not batches
-        kinds = VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT, MEMORY, MISSING
+        kinds = VALUE, ERROR, MIXED, CANCELLED, LOST, BROKEN, TIMEOUT, MEMORY, MISSING, OVERSIZED
         self.counts = dict.fromkeys(kinds, 0)
         self.retried = 0
         self.tasks = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import chain, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from zfarm.core.books import ClientRecord
 from zfarm.core.greeting import LOCAL, bare, sees
@@ -19,6 +19,7 @@ from zfarm.messages import (
     MEMORY,
     MISSING,
     MIXED,
+    OVERSIZED,
     TIMEOUT,
     VALUE,
     ClientPicture,
@@ -40,6 +41,8 @@ QUEUE_SAMPLE = 1000
 """Queued tasks of a client that are looked at to say what waits; the rest is assumed to be alike."""
 QUEUE_NAMES = 8
 """Function names listed in a picture of the queue."""
+
+FAILED: Final = (ERROR, MIXED, BROKEN, TIMEOUT, MEMORY, MISSING, OVERSIZED)
 
 
 def picture(broker: Broker, now: float, tasks_max: int, principal: str = LOCAL) -> Picture:
@@ -83,7 +86,7 @@ def _farm(broker: Broker, now: float) -> FarmPicture:
         queued=sum(_queued(client) for client in broker.clients.values()),
         leased=sum(len(worker.leases) for worker in broker.workers.values()),
         values=counts[VALUE],
-        errors=sum(counts[kind] for kind in (ERROR, MIXED, BROKEN, TIMEOUT, MEMORY, MISSING)),
+        errors=sum(counts[kind] for kind in FAILED),
         cancelled=counts[CANCELLED],
         lost=counts[LOST],
         retried=broker.retried,

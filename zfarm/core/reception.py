@@ -438,8 +438,9 @@ class Reception(Ledger):
         self.tell("warning", f"refused a peer: {text}", "peers were refused")
 
     def _welcome(self, grants: int = 0, books: int = 0) -> Welcome:
-        slots = self.slots()
-        return Welcome(self.epoch, self.versions, len(self.workers), slots, grants, self.journal, books)
+        slots, most = self.slots(), self.limits.payload_bytes_max
+        about = self.epoch, self.versions, len(self.workers), slots, grants, self.journal, books
+        return Welcome(*about, blob_bytes=most)
 
     def _bind(self, record: ClientRecord | WorkerRecord, peer: Peer, now: float) -> None:
         """From now on this record speaks through ``peer``; what still comes from its old link is a

@@ -21,6 +21,7 @@ from zfarm.messages import (
     LOST,
     MEMORY,
     MIXED,
+    OVERSIZED,
     TIMEOUT,
     VALUE,
     Demand,
@@ -53,6 +54,7 @@ ENDINGS: Final = {
     BROKEN: "with a broken initializer",
     TIMEOUT: "at its timeout",
     MEMORY: "at its memory limit",
+    OVERSIZED: "as too large for its broker",
 }
 
 

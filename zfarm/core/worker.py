@@ -353,6 +353,7 @@ class Worker(Delivering):
         self._joined = True
         self._farewell.welcome()
         self._seen = message.grants
+        self._obey(message)
         self.tether.allow(message.silence_us / 1e6)
         self._beat_at = now
         self._reports = list(self._owed)

@@ -147,7 +147,7 @@ def _reports(message: m.Reports, blobs: int) -> None:
     _blobs(message, blobs, len(reports))
     _numbers("leases", [report.lease for report in reports])
     for kind in {report.kind for report in reports}:
-        if not 0 <= kind <= m.CUT or kind == m.REFUSED:
+        if not 0 <= kind <= m.OVERSIZED or kind == m.REFUSED:
             raise Malformed(f"kinds: a worker reports kind {kind}")
     _numbers("run times", [report.run_us for report in reports])
     _numbers("times of children", [report.held_us for report in reports])
@@ -156,7 +156,7 @@ def _reports(message: m.Reports, blobs: int) -> None:
     for report in reports:
         if report.fate is not None:
             _fate(report.fate)
-        elif report.kind in (m.LOST, m.TIMEOUT, m.MEMORY, m.MISSING, m.CUT):
+        elif report.kind in (m.LOST, m.TIMEOUT, m.MEMORY, m.MISSING, m.CUT, m.OVERSIZED):
             raise Malformed(f"the report of lost lease {report.lease} has no fate")
 
 
@@ -166,7 +166,7 @@ def _ended(message: m.Ended, blobs: int) -> None:
     _blobs(message, blobs, len(outcomes))
     _numbers("tasks", [outcome.task for outcome in outcomes])
     for kind in {outcome.kind for outcome in outcomes}:
-        if not 0 <= kind <= m.MISSING or kind == m.AGAIN:
+        if not 0 <= kind <= m.OVERSIZED or kind in (m.AGAIN, m.CUT):
             raise Malformed(f"kinds: no task ends in kind {kind}")
     _numbers("run times", [outcome.run_us for outcome in outcomes])
     _numbers("tries", [outcome.tries for outcome in outcomes], COUNT_MAX)
@@ -188,6 +188,7 @@ def _run(message: m.Run, blobs: int) -> None:
     _named(message.drops)
     _blobs(message, blobs, functions + message.setup + len(calls))
     _numbers("seqs", [call.seq for call in calls])
+    _number("blob_bytes", message.blob_bytes)
     _numbers("functions", [call.function for call in calls], functions - 1)
     _numbers("items", [call.items for call in calls], COUNT_MAX)
     _numbers("memory_bytes", [call.memory_bytes for call in calls])
@@ -329,6 +330,7 @@ def _welcome(message: m.Welcome, blobs: int) -> None:
     counts = message.epoch, message.workers, message.slots, message.grants, message.books
     _numbers("epoch, workers, slots, grants and books", counts)
     _number("silence_us", message.silence_us)
+    _number("blob_bytes", message.blob_bytes)
     _name("a topic or an address", message.topic, message.items)
 
 

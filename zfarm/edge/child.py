@@ -122,6 +122,7 @@ class Child:
         if not isinstance(message, Run):
             raise Malformed(f"{type(message).__name__} on the pipe of a child")
         first_body = message.functions
+        self._here.blob_max = message.blob_bytes or _PAYLOAD_MAX
         if message.store:
             self._here.store, self._here.worker = message.store, message.worker
         if message.setup:
@@ -244,8 +245,8 @@ class Child:
                 return self._failed(over)
             kind, blob = self._failed(error)
             return (AGAIN if function.retry_on and function.retries(error) else kind), blob
-        if len(blob) > _PAYLOAD_MAX:
-            return ERROR, unfit("result", len(blob), _PAYLOAD_MAX)
+        if len(blob) > self._here.blob_max:
+            return ERROR, unfit("result", len(blob), self._here.blob_max)
         return kind, blob
 
     def _emit_all(self, items: Generator[Any, Any, Any]) -> Any:
@@ -254,8 +255,8 @@ class Child:
         try:
             while True:
                 blob = encode_value(next(items))
-                if len(blob) > ITEM_MAX:
-                    check_item(blob, self._delivery.way)
+                if len(blob) > ITEM_MAX or len(blob) > self._here.blob_max:
+                    check_item(blob, self._delivery.way, self._here.blob_max)
                 emit(seq, blob)
         except StopIteration as stop:
             return stop.value
@@ -268,10 +269,12 @@ class Child:
         self._flush()  # what it emitted comes before its end
         if len(blob) > _PAYLOAD_MAX:
             blob = unfit("exception", len(blob), _PAYLOAD_MAX)
-        if not self._delivery.way:
-            return ERROR, blob
-        self._delivery.forget()
-        return self._delivery.ended(self._here.seq, ERROR, blob)
+        if self._delivery.way:
+            self._delivery.forget()
+            blob = self._delivery.ended(self._here.seq, ERROR, blob)[1]
+        if len(blob) > self._here.blob_max:
+            blob = unfit("exception", len(blob), self._here.blob_max)
+        return ERROR, blob
 
     def _answer(self) -> tuple[list[Done], list[bytes], int]:
         """Send what is done; room for what comes next."""

@@ -44,10 +44,12 @@ def too_large(size: int) -> TooLarge:
     )
 
 
-def check_item(blob: bytes, way: int) -> None:
-    """Raise TooLarge if an emitted item may not travel to a client with this ``way`` of results."""
-    name = "PAYLOAD" if way == AS_THEY_ARE or ITEM_MAX == _PAYLOAD_MAX else "UNDIVIDED"
-    most = _PAYLOAD_MAX if name == "PAYLOAD" else ITEM_MAX
+def check_item(blob: bytes, way: int, most: int) -> None:
+    """Raise TooLarge if an emitted item may not travel to a client with this ``way`` of results; ``most``
+    bytes may in each of them."""
+    name = "PAYLOAD"
+    if way != AS_THEY_ARE and most > ITEM_MAX:
+        name, most = "UNDIVIDED", ITEM_MAX
     if len(blob) > most:
         raise TooLarge(
             f"the emitted value has {len(blob):,} bytes pickled, at most {most:,} may travel; emit less at a "

@@ -18,6 +18,7 @@ from zfarm.edge.outcomes import encode_value
 from zfarm.edge.page import ChildPage
 from zfarm.edge.pipe import Frames, Outbox, Reader, send_all
 from zfarm.messages import Blob, Message, Released, Setup, Waits
+from zfarm.settings import settings
 
 __all__ = ["Inside", "TunnelPort", "current"]
 
@@ -107,6 +108,8 @@ class Inside:
         """Where the files are that calls here have needed; empty: none has."""
         self.worker = ""
         """With it: whose child this is, as HOST/PID."""
+        self.blob_max = settings.payload_bytes_max
+        """Bytes of a blob that may travel."""
         self.batch = False
         """The call that runs is one of a map's batches."""
         self._pipe = pipe

@@ -38,7 +38,7 @@ from zfarm.edge.sockets import (
     new_socket,
 )
 from zfarm.edge.unfinished import Unfinished, largest_message
-from zfarm.edge.wire import Frame
+from zfarm.edge.wire import FRAME_BYTES_MAX, Frame
 from zfarm.errors import AccessDenied, BrokerUnreachable, FarmError
 from zfarm.settings import settings
 
@@ -126,7 +126,7 @@ class RouterPort:
         self._outboxes: dict[bytes, Outbox] = {}
         path = ipc_path(address)
         self._claim: Claim | None = claim_socket(Path(path)) if path else None
-        size_max = settings.payload_bytes_max + OVERHEAD
+        size_max = FRAME_BYTES_MAX + OVERHEAD
         self.socket = new_socket(context, zmq.ROUTER, address, size_max)
         self.on_coming: Callable[[bytes], None] = lambda peer: None
         """Called with a peer of which a large message goes on to come."""
@@ -374,7 +374,7 @@ class DealerPort:
         self._redial_at = inf
         self._misunderstood = 0
         self._misunderstood_at = -inf
-        self.socket = new_socket(context, zmq.DEALER, access.address, settings.payload_bytes_max + OVERHEAD)
+        self.socket = new_socket(context, zmq.DEALER, access.address, FRAME_BYTES_MAX + OVERHEAD)
         self.monitor: Socket = self.socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED
             | zmq.EVENT_HANDSHAKE_FAILED_AUTH

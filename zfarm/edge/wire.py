@@ -21,6 +21,7 @@ from zfarm.packed import Packed
 from zfarm.settings import settings
 
 __all__ = [
+    "FRAME_BYTES_MAX",
     "NAME_MAX",
     "Decoder",
     "Frame",
@@ -42,6 +43,11 @@ __all__ = [
 
 Frame: TypeAlias = Blob
 M = TypeVar("M")
+
+BLOB_BYTES_MAX: Final = max(settings.payload_bytes_max, 2 * settings.batch_bytes_max)
+"""Of one call or result, and in any case of what is cut to measure for a full message, and of a message of a
+client in a child, which travels in another one."""
+FRAME_BYTES_MAX: Final = max(BLOB_BYTES_MAX, settings.header_bytes_max)
 
 _BAD: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError)
 _VIEW_FROM: Final = 16 * 1024
@@ -155,8 +161,8 @@ def _mixed_blobs(sizes: list[int], frames: Sequence[Frame]) -> list[Blob]:
         blob = next(shared) if size >= 0 else next(own)
         if size < 0 and len(blob) != ~size:
             raise Malformed(f"a blob of {~size} bytes in a frame of {len(blob)}")
-        if len(blob) > settings.payload_bytes_max:
-            raise Malformed(f"a blob of {len(blob)} bytes, at most {settings.payload_bytes_max} allowed")
+        if len(blob) > BLOB_BYTES_MAX:
+            raise Malformed(f"a blob of {len(blob)} bytes, at most {BLOB_BYTES_MAX} allowed")
         blobs.append(blob)
     return blobs
 
