@@ -132,3 +132,16 @@ def test_a_farm_that_does_not_answer_cannot_hold_up_a_cancel(farm: zfarm.Executo
     Path(release).touch()
 
     assert all(one.result(DEADLINE_S) for one in held)
+
+
+def test_force_is_a_bool_and_a_grace_without_it_means_nothing(farm: zfarm.Executor, tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    running = farm.submit(touch_and_wait, str(tmp_path / "began"), str(release))
+    wait_until((tmp_path / "began").exists)
+    for wrong in ("yes", 1, None):
+        with pytest.raises(TypeError, match="force must be True or False"):
+            running.cancel(force=wrong)  # type: ignore[arg-type]
+
+    assert not running.cancel(grace=0.01)
+    release.touch()
+    assert running.exception(DEADLINE_S) is None, "it was neither interrupted nor killed"

@@ -379,11 +379,15 @@ class Future(StandardFuture[T], Generic[T]):
         has started, and the slot is back within two seconds, also if the call holds the interpreter. With a
         ``grace`` in seconds the call first gets a KeyboardInterrupt, in the main thread of its child: what
         it returns or raises within that time is its outcome, and then this returns False; it waits as long.
-        A call that lets the KeyboardInterrupt through is cancelled.
+        A call that lets the KeyboardInterrupt through is cancelled. Without ``force``, here or in the
+        options of the call, a ``grace`` means nothing.
 
         Raises:
+            TypeError: ``force`` is no bool.
             TypeError, ValueError: ``grace`` is no number, negative, or more than ten years.
         """
+        if not isinstance(force, bool):
+            raise TypeError(f"force must be True or False, not {type(force).__name__}")
         grace_us = grace_of(grace)
         force = force or self._force
         if self._state == FINISHED or (self._state == RUNNING and not force):
@@ -392,7 +396,7 @@ class Future(StandardFuture[T], Generic[T]):
             return True
         if self._home is None or self._withdraw():
             return self._drop()
-        return self._home.cancel(self, force, grace_us)
+        return self._home.cancel(self, force, grace_us if force else 0)
 
     def _withdraw(self) -> bool:
         """True: the link has not taken this yet, and never will."""
