@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import zfarm
+from zfarm import errors
 
 LIGHT = """
 import sys
@@ -35,3 +36,7 @@ def test_every_public_name_is_there() -> None:
 
 
 ROOT = __file__.rpartition("/tests/")[0]
+
+
+def test_every_error_is_there() -> None:
+    assert set(errors.__all__) <= set(zfarm.__all__)
