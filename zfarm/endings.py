@@ -36,6 +36,8 @@ def ending(name: str, outcome: Outcome) -> FarmError:
         return FarmBusy(outcome.deaths[0].text)
     counted = Counter(map(str, deaths))
     ways = ", ".join(f"{way} ({count} times)" if count > 1 else way for way, count in counted.items())
+    if deaths and not deaths[-1].worker:  # no word of any worker that had it
+        return TaskLost(f"{name} is lost, and may have run or not: {ways}{_traces(deaths)}", deaths)
     times = "once" if len(deaths) == 1 else f"{len(deaths)} times"
     return TaskLost(f"{name}: what ran it died {times}: {ways or 'no word how'}{_traces(deaths)}", deaths)
 
