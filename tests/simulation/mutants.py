@@ -260,7 +260,7 @@ MUTANTS = [
     Mutant("results are dropped like items", "pauses", "stream.result_at > 0 or ", ""),
     Mutant("times out on its way", "child_delivers", "kid.stop_at = inf", "pass"),
     Mutant(
-        "delivered to a child that is told of another call", "_tell_delivered", "duty.seq)", "duty.seq + 1)"
+        "delivered to a child that is told of another call", "_end_deliveries", "duty.seq)", "duty.seq + 1)"
     ),
     # resources and labels
     Mutant("labels ignored", "suits", "self.labels.issuperset(demand.labels)", "True"),
