@@ -44,6 +44,13 @@ def founded() -> Rig:
     return rig
 
 
+def ended(rig: Rig, peer: str) -> None:
+    """That job has ended, and the program behind this peer has left."""
+    rig.say("w", Reports([Report(lease, VALUE) for lease in rig.leases()]), [b"v", b"v"])
+    rig.say(peer, Forget([1, 2]))
+    rig.say(peer, Bye())
+
+
 def test_who_attaches_hears_of_all_tasks_and_who_had_the_job_before_is_a_stranger() -> None:
     rig = founded()
 
@@ -120,10 +127,7 @@ def test_who_had_a_job_hears_so_also_when_that_has_ended_since() -> None:
     rig = founded()
     rig.say("2", Attach("night", V, "second"))
     rig.say("2", hello("second"))
-    lease, other = rig.leases()
-    rig.say("w", Reports([Report(lease, VALUE), Report(other, VALUE)]), [b"v", b"v"])
-    rig.say("2", Forget([1, 2]))
-    rig.say("2", Bye())
+    ended(rig, "2")
 
     before = len(rig.sent)
     rig.say("1", hello("first"))
@@ -136,10 +140,7 @@ def test_a_program_whose_job_has_ended_does_not_take_over_a_new_one_of_the_same_
     rig.say("2", Attach("night", V, "second"))
     rig.say("3", Attach("night", V, "third"))
     rig.say("3", hello("third"))
-    lease, other = rig.leases()
-    rig.say("w", Reports([Report(lease, VALUE), Report(other, VALUE)]), [b"v", b"v"])
-    rig.say("3", Forget([1, 2]))
-    rig.say("3", Bye())
+    ended(rig, "3")
     rig.say("4", hello("new", "new"))
     rig.say("4", *submit(3))
 
