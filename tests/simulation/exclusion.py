@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from zfarm import messages as m
+from zfarm.core.delivering import GONE_OVER
 
 if TYPE_CHECKING:
     from tests.simulation.farm import Farm
@@ -98,7 +99,7 @@ class Exclusion:
                 if report.kind == m.CUT and report.lease not in self._cut:
                     self._cut.add(report.lease)
                     task, _ = self.granted[report.lease]
-                    if report.fate is not None and "another run" in report.fate.text:
+                    if report.fate is not None and report.fate.text == GONE_OVER:
                         self.farm.story.probe("a result that nobody takes any more")
                         assert task.pieces, f"task {task.token} had not given a large result"
                         task.blames += 1

@@ -7,6 +7,7 @@ its client has what belongs to it, and whatever dies before that has died under 
 from __future__ import annotations
 
 from math import inf
+from typing import Final
 
 from msgspec import structs
 
@@ -18,7 +19,9 @@ from zfarm.core.supply import Supply
 from zfarm.messages import OVERSIZED, Blob, Report, ToldDelivered, Welcome
 from zfarm.settings import Settings
 
-__all__ = ["Delivering"]
+__all__ = ["GONE_OVER", "Delivering"]
+
+GONE_OVER: Final = "stopped since its client had gone over to another run of it"
 
 
 class Delivering(Supply):
@@ -78,7 +81,7 @@ class Delivering(Supply):
         for lease in voided:
             duty = self._leases.get(lease)
             if duty is not None:
-                self._cut(duty, now, "stopped since its client had gone over to another run of it")
+                self._cut(duty, now, GONE_OVER)
         delivered, self._outflow.delivered = self._outflow.delivered, []
         for lease in delivered:
             duty = self._leases.get(lease)

@@ -237,12 +237,11 @@ class Inflow:
         return stream
 
     def _announced(self, stream: InStream, one: Streaming) -> None:
-        if abs(one.lease) > abs(stream.lease) and stream.end == UNKNOWN:
-            self._begin(stream, one.lease, one.attempt)
-        elif (
-            one.task < 0 and one.lease != stream.lease and stream.end == UNKNOWN
-        ):  # what had come of it is dropped
-            self._closing.append(Listening(one.lease, ALL, 0, reading=False))
+        if stream.end == UNKNOWN and one.lease != stream.lease:
+            if abs(one.lease) > abs(stream.lease):
+                self._begin(stream, one.lease, one.attempt)
+            elif one.task < 0:  # what had come of it is dropped
+                self._closing.append(Listening(one.lease, ALL, 0, reading=False))
         if one.lease == stream.lease:
             stream.gone, stream.gone_until = False, inf
             stream.listen_due = stream.reading
