@@ -1,11 +1,12 @@
 """Hosts that are network namespaces of this machine: links between them that can be cut and mended.
 
-Needs root, and a kernel that lets it. Nothing outside of the namespaces that are made here is touched but one
-end of each link, which goes with its namespace.
+Needs root, and a kernel that lets it. A namespace lives as long as a process in it, and one end of each link
+lives in a namespace, so nothing stays behind however the tests end.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,20 +16,31 @@ from dataclasses import dataclass
 
 NET = "10.213"
 """Addresses of the links: private, and unlikely to be in use here."""
+NETS = 250
+LINK = "zf0"
+"""The end of a link that is in the namespace."""
 
 
 class NotAllowed(Exception):
     """This machine makes no network namespaces for us; the text says why."""
 
 
-def _ip(*arguments: str) -> None:
-    ip = shutil.which("ip") or "/usr/sbin/ip"
+def _tool(name: str) -> str:
+    return shutil.which(name) or f"/usr/sbin/{name}"
+
+
+def _run(*command: str) -> str:
     try:
-        subprocess.run([ip, *arguments], check=True, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=20)
     except FileNotFoundError:
-        raise NotAllowed("there is no command `ip`") from None
+        raise NotAllowed(f"there is no command {command[0]}") from None
     except subprocess.CalledProcessError as error:
-        raise NotAllowed(f"ip {' '.join(arguments)}: {error.stderr.strip()}") from None
+        raise NotAllowed(f"{' '.join(command)}: {error.stderr.strip()}") from None
+    return done.stdout
+
+
+def _ip(*arguments: str) -> str:
+    return _run(_tool("ip"), *arguments)
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,9 @@ class Host:
     """A namespace with one link to this machine."""
 
     name: str
-    link: str
+    """Also that of this machine's end of the link."""
+    pid: int
+    """Of a process that is there as long as the namespace is."""
     here: str
     """The address of this machine on that link."""
     there: str
@@ -44,46 +58,85 @@ class Host:
     @property
     def before(self) -> Sequence[str]:
         """What makes a command run there."""
-        return [shutil.which("ip") or "/usr/sbin/ip", "netns", "exec", self.name]
+        return [_tool("nsenter"), f"--net=/proc/{self.pid}/ns/net"]
+
+    def ip(self, *arguments: str) -> None:
+        """Run the command ``ip`` there."""
+        _run(*self.before, _tool("ip"), *arguments)
 
     def cut(self) -> None:
         """Nothing passes any more, and nobody is told."""
-        _ip("-n", self.name, "link", "set", self.link, "down")
+        self.ip("link", "set", LINK, "down")
 
     def mend(self) -> None:
         """It passes again."""
-        _ip("-n", self.name, "link", "set", self.link, "up")
+        self.ip("link", "set", LINK, "up")
 
     def swallow(self) -> None:
         """What it sends goes nowhere, while it hears all."""
-        _ip("-n", self.name, "route", "add", "blackhole", f"{self.here}/32")
+        self.ip("route", "add", "blackhole", f"{self.here}/32")
 
     def release(self) -> None:
         """What it sends arrives again."""
-        _ip("-n", self.name, "route", "del", "blackhole", f"{self.here}/32")
+        self.ip("route", "del", "blackhole", f"{self.here}/32")
 
 
 @contextmanager
 def host(number: int) -> Iterator[Host]:
-    """Make host ``number`` (0 to 60), and take it away.
+    """Make a host, the ``number``-th of this process, and take it away.
 
     Raises:
         NotAllowed: it cannot be made here.
     """
     if os.geteuid() != 0:
         raise NotAllowed("only root may make network namespaces")
-    name, link = f"zf{os.getpid()}n{number}", f"zf{os.getpid()}l{number}"
-    made = Host(name, link, f"{NET}.{number}.1", f"{NET}.{number}.2")
-    ours = f"zf{os.getpid()}h{number}"
-    _ip("netns", "add", name)
+    with _namespace() as pid:
+        net = _free_net()
+        made = Host(f"zf{os.getpid()}h{number}", pid, f"{net}.1", f"{net}.2")
+        _ip("link", "add", made.name, "type", "veth", "peer", "name", LINK, "netns", str(pid))
+        try:
+            _ip("addr", "add", f"{made.here}/30", "dev", made.name)
+            _ip("link", "set", made.name, "up")
+            made.ip("addr", "add", f"{made.there}/30", "dev", LINK)
+            made.ip("link", "set", LINK, "up")
+            yield made
+        finally:
+            with suppress(NotAllowed):  # gone already
+                _ip("link", "del", made.name)
+
+
+@contextmanager
+def _namespace() -> Iterator[int]:
+    """A process with a network namespace of its own, which ends with us: it reads what we never write."""
     try:
-        _ip("link", "add", ours, "type", "veth", "peer", "name", link, "netns", name)
-        _ip("addr", "add", f"{made.here}/30", "dev", ours)
-        _ip("link", "set", ours, "up")
-        _ip("-n", name, "addr", "add", f"{made.there}/30", "dev", link)
-        _ip("-n", name, "link", "set", link, "up")
-        yield made
-    finally:
-        with suppress(NotAllowed):  # gone already, or never made
-            _ip("link", "del", ours)
-        _ip("netns", "del", name)
+        # it says so when it is in its namespace
+        command = [_tool("unshare"), "--net", "sh", "-c", "echo && exec cat"]
+        keeper = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    except FileNotFoundError:
+        raise NotAllowed("there is no command unshare") from None
+    with keeper:
+        assert keeper.stdin is not None
+        assert keeper.stdout is not None
+        assert keeper.stderr is not None
+        if keeper.stdout.readline() != "\n":
+            raise NotAllowed(f"{' '.join(command)}: {keeper.stderr.read().strip()}")
+        try:
+            yield keeper.pid
+        finally:
+            keeper.stdin.close()
+
+
+def _free_net() -> str:
+    """Three numbers of an address that no link of this machine has; others may look for one just now."""
+    used = {
+        one["local"].rpartition(".")[0]
+        for link in json.loads(_ip("-4", "-json", "addr"))
+        for one in link["addr_info"]
+    }
+    nets = (f"{NET}.{(os.getpid() + n) % NETS}" for n in range(NETS))
+    for net in nets:
+        if net not in used:
+            return net
+    raise NotAllowed(f"all addresses of {NET} are in use")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import zfarm
-from tests.face.processes import TcpFarm, wait_until
+from tests.face.processes import ROOT, TcpFarm, wait_until
 from tests.integration.namespaces import Host, NotAllowed, host
 from tests.integration.test_faults import marked
 
@@ -30,6 +32,27 @@ def hosts() -> Iterator[list[Host]]:
         except NotAllowed as reason:
             pytest.skip(f"no network namespaces here: {reason}")
         yield made
+
+
+MAKER = """
+from tests.integration.namespaces import host
+with host(0) as made:
+    print(made.name, flush=True)
+    input()
+"""
+
+
+@pytest.mark.usefixtures("hosts")
+def test_who_is_killed_leaves_no_link_behind() -> None:
+    """Else the next to use its addresses would wonder why nobody answers."""
+    with subprocess.Popen(
+        [sys.executable, "-c", MAKER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as maker:
+        assert maker.stdout is not None
+        link = Path("/sys/class/net", maker.stdout.readline().strip())
+        assert link.is_dir()
+        maker.kill()
+    wait_until(lambda: not link.exists(), "the link is gone")
 
 
 def slowly(path: str, number: int) -> tuple[int, str]:
