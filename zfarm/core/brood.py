@@ -65,7 +65,7 @@ class Brood:
         self._kids: dict[int, Kid] = {}
         self._next_kid = 1
         self._short_until = 0.0  # no child can be started, and none is tried until then; 0: nothing is known
-        self._init_deaths: dict[str, int] = {}
+        self._init_deaths: dict[str, tuple[int, int]] = {}  # how many of a realm, and the first child since
         # what this turn has for the broker
         self._reports: list[int] = []
         self._returns: list[int] = []
@@ -292,11 +292,18 @@ class Brood:
                 self._stop_kid(kid, kill=False)
 
     def _died_early(self, kid: Kid, fate: Fate) -> None:
-        """A child died before it started its first call: after a few in a row its realm counts as broken."""
-        deaths = self._init_deaths[kid.realm] = self._init_deaths.get(kid.realm, 0) + 1
-        if deaths < self._limits.initializer_deaths_max:
+        """A child died before it started its first call: after a few in a row its realm counts as broken.
+
+        A death counts where the child was started after the one before was known: those that were there
+        already may all have been killed at once, and before they had read their calls.
+        """
+        deaths, first = self._init_deaths.get(kid.realm, (0, 0))
+        if kid.number < first:
             return
-        del self._init_deaths[kid.realm]
+        if deaths + 1 < self._limits.initializer_deaths_max:
+            self._init_deaths[kid.realm] = deaths + 1, self._next_kid
+            return
+        self._init_deaths.pop(kid.realm, None)
         self._end_shortage()
         broken = [duty for duty in self._queue if duty.realm == kid.realm]
         self._queue = deque(duty for duty in self._queue if duty.realm != kid.realm)
