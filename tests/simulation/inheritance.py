@@ -155,15 +155,18 @@ class Inheritance:
             farm.former.append(client)
             self.former_ended(client)
             return
-        if code != "JobUnknown":  # by one who is dead, and whose word came late
+        tasks = [farm.tasks[token] for token in sorted(self.pending)]
+        mine = [task for task in tasks if task.client == client.name]
+        known = disk.sessions if disk is not None else ()
+        begun = any(task.asked_by is not None and task.asked_by.session in known for task in mine)
+        # by one who is dead, and whose word came late; or the word did which was true before the job began
+        if code != "JobUnknown" or begun:
             client.over = False
             farm.comes_back(client)
             return
-        for token in sorted(self.pending):
-            task = farm.tasks[token]
-            if task.client == client.name:
-                assert not task.safe, f"task {token} was safe, and its job is lost: {task}"
-                self.abandon(task)
+        for task in mine:
+            assert not task.safe, f"task {task.token} was safe, and its job is lost: {task}"
+            self.abandon(task)
         self.changed()
 
     def former_ended(self, client: ClientProcess) -> None:
