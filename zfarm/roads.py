@@ -177,9 +177,7 @@ class SocketRoad:
         link.loop.remove_source(port.socket)
         if linger_s and port.up:
             port.flush()
-            port.socket.disable_monitor()
-            port.monitor.close(linger=0)
-            port.socket.close(linger=int(linger_s * 1000))
+            port.close(int(linger_s * 1000))
         else:
             port.close()
 

@@ -395,9 +395,7 @@ class _Process:
         """End the children, say the last words within a moment, and close the connection."""
         self.shell.close()
         self._port.flush()
-        self._port.socket.disable_monitor()
-        self._port.monitor.close(linger=0)
-        self._port.socket.close(linger=LINGER_MS)
+        self._port.close(LINGER_MS)
         self._context.term()
         self.loop.close()
 

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 
-from zfarm.edge import ports, redial
+from zfarm.edge import redial
 from zfarm.edge.notes import NotesReader
 from zfarm.edge.ports import DealerPort
 from zfarm.edge.security import Access, ServerKeys
@@ -38,7 +38,6 @@ class Plain:
 
 def main(kind: str) -> None:
     """Dial as a control socket ("control") or as a reader of notes ("notes")."""
-    ports.REDIAL_S = (0.0, 0.0)  # type: ignore[attr-defined]
     redial.REDIAL_S = (0.0, 0.0)  # type: ignore[misc]
     context, plain, keys = new_context(), Plain(), ServerKeys.fresh()
     access = Access(plain.address, plain.address, keys.server.public, keys.roles["client"])

@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from tests.edge.waiting import DEADLINE_S, until
-from zfarm.edge import frames, ports
+from zfarm.edge import frames, ports, redial
 from zfarm.edge.frames import KEEP_FROM
 from zfarm.edge.loop import Loop
 from zfarm.edge.notes import NotesPort, NotesReader
@@ -282,7 +282,7 @@ def test_what_is_no_message_of_the_broker_makes_its_peer_dial_anew(
     context: Context, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(frames, "MESSAGE_BYTES_MAX", 1_000)
-    monkeypatch.setattr(ports, "REDIAL_S", (0.0, 0.01))
+    monkeypatch.setattr(redial, "REDIAL_S", (0.0, 0.01))
     address = f"ipc://{directory}/broker"
     links: list[bool] = []
     router = RouterPort(context, address)

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import zmq
 
+from tests.edge.damaged import ROUNDS as DAMAGES
 from tests.edge.dialler import ROUNDS
 from tests.edge.joiner import Joiner
 from tests.edge.waiting import DEADLINE_S, until
-from zfarm.edge import ports
+from zfarm.edge import ports, redial
 from zfarm.edge.frames import KEEP_FROM
 from zfarm.edge.knock import is_something_else
 from zfarm.edge.notes import NotesPort, NotesReader
@@ -116,6 +117,13 @@ def test_to_dial_anew_crashes_nobody(kind: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert int(done.stdout) >= ROUNDS
+
+
+def test_a_link_that_ends_after_a_byte_was_damaged_crashes_nobody() -> None:
+    command = [sys.executable, "-m", "tests.edge.damaged"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > DAMAGES
 
 
 def test_options_of_a_socket_are_set_before_its_first_connection(context: Context, keys: ServerKeys) -> None:
@@ -293,7 +301,7 @@ def test_a_link_on_which_something_was_misunderstood_is_made_anew(
     joined: tuple[RouterPort, DealerPort, Joiner, list[bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     router, dealer, joiner, links = joined
-    monkeypatch.setattr(ports, "REDIAL_S", (0.0, 0.01))
+    monkeypatch.setattr(redial, "REDIAL_S", (0.0, 0.01))
     dealer.send([b"hello"])
     until(router.receive)
     until(lambda: links == [True], dealer.watch_link)

@@ -45,7 +45,7 @@ class Proxy:
         """Connections that were made through it."""
         self.corrupted = 0
         """Bytes that were flipped."""
-        self._corrupt = 0
+        self._corrupt: list[tuple[str, ...]] = []
         self._until = {DOWN: 0.0, UP: 0.0}
         self._pairs: list[tuple[_Pump, _Pump]] = []
         self._asked: list[Callable[[], None]] = []
@@ -76,18 +76,15 @@ class Proxy:
         until = time.monotonic() + seconds
         self._ask(lambda: self._until.update(dict.fromkeys(directions or (DOWN, UP), until)))
 
-    def corrupt(self) -> None:
-        """Flip one bit of what comes next."""
-        self._ask(self._corrupt_next)
+    def corrupt(self, *directions: str) -> None:
+        """Flip one bit of what comes next in one of these directions (either, if none is named)."""
+        self._ask(lambda: self._corrupt.append(directions or (DOWN, UP)))
 
     def _ask(self, what: Callable[[], None]) -> None:
         with self._lock:
             self._asked.append(what)
 
     # ------------------------------------------------------------ the proxy's thread
-
-    def _corrupt_next(self) -> None:
-        self._corrupt += 1
 
     def _reset_all(self) -> None:
         for pair in list(self._pairs):
@@ -160,8 +157,8 @@ class Proxy:
         got = pump.source.recv(CHUNK)
         if not got:
             raise EOFError
-        if self._corrupt:
-            self._corrupt -= 1
+        if self._corrupt and pump.direction in self._corrupt[0]:
+            del self._corrupt[0]
             self.corrupted += 1
             middle = len(got) // 2
             got = got[:middle] + bytes([got[middle] ^ 1]) + got[middle + 1 :]

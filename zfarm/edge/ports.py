@@ -8,7 +8,6 @@ confirmed, so their outboxes hold references and need no bound.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Container, Sequence
 from math import inf
@@ -22,16 +21,13 @@ from zfarm.edge.frames import FRAMES_MAX, OVERHEAD, Outbox, receive_rest, send_f
 from zfarm.edge.knock import is_something_else
 from zfarm.edge.links import Links
 from zfarm.edge.places import Claim, claim_socket
-from zfarm.edge.redial import REDIAL_S, STUCK_S
+from zfarm.edge.redial import NO_PROTOCOL, UNJUDGED, UNKNOWN, Redial
 from zfarm.edge.security import CLIENT, DOORS, LOCAL, Access, KeyPair
 from zfarm.edge.sockets import (
     Context,
     Line,
     Socket,
     bind,
-    connect,
-    dial_anew,
-    disconnect,
     hang_up,
     ipc_path,
     kick,
@@ -343,9 +339,8 @@ class RouterPort:
 class DealerPort:
     """A client's or worker's one connection to the broker.
 
-    The library connects again by itself, but not after it has read something that makes no sense, such as a
-    byte that was damaged on the way: then the port dials anew. Nor does encryption protect the one bit of a
-    frame that says whether more follows: one that was flipped joins two messages to a malformed one.
+    Encryption does not protect the one bit of a frame that says whether more follows: one that was flipped
+    joins two messages to a malformed one. Then the port gives the connection up and dials anew.
     """
 
     def __init__(
@@ -357,9 +352,9 @@ class DealerPort:
     ) -> None:
         """Connect as ``access`` says.
 
-        ``on_trouble`` is called, within ``watch_link``, with AccessDenied or BrokerUnreachable when we are
-        not let in; ``on_link`` when the connection has come up or gone down. Once it has been up, only a key
-        that is refused is such trouble: all else may pass.
+        ``on_trouble`` is called, within ``watch_link`` or ``flush``, with AccessDenied or BrokerUnreachable
+        when we are not let in; ``on_link`` when the connection has come up or gone down. Once it has been up,
+        only a key that is refused is such trouble: all else may pass.
 
         Raises:
             ConfigurationError: the address cannot be used.
@@ -367,26 +362,28 @@ class DealerPort:
         self.address = access.address
         self.on_trouble = on_trouble
         self.on_link = on_link
-        self.up = False
         self._outbox = Outbox()
         self._failures = 0  # of handshakes, since one went well
         self._known = False  # it has been up
-        self._redial_at = inf
         self._misunderstood = 0
         self._misunderstood_at = -inf
         self.socket = new_socket(context, zmq.DEALER, access.address, FRAME_BYTES_MAX + OVERHEAD)
-        self.monitor: Socket = self.socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED
-            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-            | zmq.EVENT_DISCONNECTED
+        self._redial = Redial(
+            self.socket, access.address, access.server, access.keys, self._note_link, self._failed
         )
+        self.monitor = self._redial.monitor
+        self.watch_link = self._redial.watch_link
+        """Read the socket's monitor; the handler for ``Loop.add_source(port.monitor, ...)``."""
         try:
-            connect(self.socket, access.address, access.server, access.keys)
+            self._redial.dial()
         except BaseException:
             self.close()
             raise
+
+    @property
+    def up(self) -> bool:
+        """Whether the connection is there, as far as is known."""
+        return self._redial.up
 
     def receive(self, limit: int = 200) -> list[list[Frame]]:
         """Up to ``limit`` messages that have arrived; after what is no message the link is made anew."""
@@ -420,12 +417,9 @@ class DealerPort:
     def flush(self) -> float:
         """Send what waits and can go now; seconds until the next look. For ``Loop.add_flusher``."""
         outbox = self._outbox
-        left_s = inf
-        if self._redial_at != inf:
-            left_s = self._redial_at - time.monotonic()
-            if left_s <= 0:
-                self._redial_at = left_s = inf
-                dial_anew(self.socket, self.address)
+        left_s = self._redial.flush()
+        if self.socket.closed:
+            return inf  # since it had no success
         try:
             while outbox.messages:
                 send_frames(self.socket, outbox.messages[0])
@@ -444,10 +438,7 @@ class DealerPort:
         self._misunderstood, self._misunderstood_at = recently * self._misunderstood + 1, now
         if self._misunderstood > MISUNDERSTOOD_MAX:
             return False
-        disconnect(self.socket, self.address)
-        self._redial_at = now + random.uniform(*REDIAL_S)
-        self.up = False
-        self.on_link(False)
+        self._redial.hang_up()
         return True
 
     @property
@@ -455,46 +446,30 @@ class DealerPort:
         """Messages in the outbox."""
         return len(self._outbox.messages)
 
-    def watch_link(self) -> None:
-        """Read the socket's monitor; the handler for ``Loop.add_source(port.monitor, ...)``."""
-        while _readable(self.monitor):
-            head, _ = self.monitor.recv_multipart(_DONTWAIT)
-            self._note_link(int.from_bytes(head[:2], "little"), int.from_bytes(head[2:6], "little"))
-
-    def _note_link(self, what: int, value: int) -> None:
-        if what == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+    def _note_link(self, up: bool) -> None:
+        if up:
             self._failures = 0
-            self._redial_at = inf
-            self._known = self.up = True
-            self.on_link(True)
-        elif what == zmq.EVENT_DISCONNECTED:
-            if self.up:
-                self.up = False
-                self._redial_at = time.monotonic() + random.uniform(*STUCK_S)  # unless the library is faster
-                self.on_link(False)
-        elif value == 400 and what == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            self.on_trouble(AccessDenied(_UNKNOWN_KEY.format(self.address)))
-        else:
-            self._failed(what, value)
+            self._known = True
+        self.on_link(up)
 
-    def _failed(self, what: int, value: int) -> None:
+    def _failed(self, why: int) -> None:
         """A handshake failed: for good, or the broker died in it, or the network harmed it, but not twice."""
+        if why == UNKNOWN:
+            self.on_trouble(AccessDenied(_UNKNOWN_KEY.format(self.address)))
+            return
         self._failures += 1
-        if what != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:  # else the library tries again
-            self._redial_at = time.monotonic() + random.uniform(*REDIAL_S)
         if self._known or self._failures != 2:
             return
-        if what == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+        if why == UNJUDGED:
             text = _NO_CURVE if is_something_else(self.address) else _WRONG_SERVER
             self.on_trouble(AccessDenied(text.format(self.address)))
-        elif what == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+        elif why == NO_PROTOCOL:
             self.on_trouble(AccessDenied(_NO_CURVE.format(self.address)))
         else:
-            self.on_trouble(BrokerUnreachable(_NO_JUDGE.format(self.address, value)))
+            self.on_trouble(BrokerUnreachable(_NO_JUDGE.format(self.address, why)))
 
-    def close(self) -> None:
-        """Close the socket; what was not sent is dropped. Harmless when done before."""
+    def close(self, linger_ms: int = 0) -> None:
+        """Close the socket; what was not sent within ``linger_ms`` is dropped. Harmless when done before."""
         if not self.socket.closed:
-            self.socket.disable_monitor()
-            self.monitor.close(linger=0)
-            self.socket.close(linger=0)
+            self._redial.close()
+            self.socket.close(linger=linger_ms)
