@@ -291,6 +291,8 @@ class Child:
 
     def finish(self, call: ChildCall, task: Task) -> None:
         """The call has come to its end."""
+        if task.endless:
+            return
         if self.alive and task.pieces and self.running is not None and not self.running.result_at:
             deliver(self, call, task, self.running)
         elif self.alive:

@@ -336,6 +336,8 @@ MUTANTS = [
     Mutant("the dead lock their key out", "drop_worker", "self.crews.leave(worker.session)", "pass"),
     Mutant("a worker gives up that must wait", "_on_refused", 'message.code == "FarmBusy"', "False"),
     Mutant("as many workers as may come", "full", "many < self._most", "True"),
+    # calls that end only when they are stopped
+    Mutant("what nobody came back for runs on", "sweep", "now >= orphan.until", "False"),
     # exclusive calls
     Mutant("silent for twice as long as it may be", "allow", "silence_s * SHARE", "silence_s * 2"),
     Mutant("cut off at once", "allow", "silence_s * SHARE", "silence_s * SHARE / 2"),

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import structs
 
 from tests.simulation.bulk import pieces
+from tests.simulation.endless import may_last
 from tests.simulation.exclusion import exclude
 from tests.simulation.narrow import burden
 from tests.simulation.promptness import PRIORITY_MAX
@@ -115,6 +116,8 @@ class Task:
     """After what part of its run it has too much memory in use, if it has a limit."""
     grace_s: float | None = None
     """It is cancelled with force, if at all."""
+    endless: bool = False
+    """It ends only when it is stopped."""
     demand: Demand | None = None
     needs: tuple[Need, ...] = ()
     keep: bool = False
@@ -348,6 +351,7 @@ class Person:
             if mix.force_share and rng.random() < mix.force_share:
                 task.grace_s = rng.choice((0.0, 0.0, 0.01, 0.5))
             farm.after(delay, partial(self.hand, "cancel", task))
+        may_last(self, task)
         return task
 
     def choose(self, task: Task) -> None:
