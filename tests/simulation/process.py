@@ -62,7 +62,9 @@ class Process:
     def stop(self, seconds: float) -> None:
         """SIGSTOP, and SIGCONT so much later."""
         self.farm.story.tell(self.farm.now, self.name, "stops", seconds)
-        self.stopped_until = self.farm.now + seconds
+        before, self.stopped_until = self.stopped_until, self.farm.now + seconds
+        if self.stopped_until < before:  # it was stopped already, and goes on earlier
+            self._wake_up(self.stopped_until)
 
     def resume(self) -> None:
         """SIGCONT now."""
