@@ -22,7 +22,7 @@ from zfarm.edge.holdings import FileHolding, Holding, TreeHolding, hold
 from zfarm.edge.landing import sync_files
 from zfarm.edge.names import Names
 from zfarm.edge.parcels import digest_of_file
-from zfarm.edge.scratch import remove_tree
+from zfarm.edge.removal import remove_tree
 from zfarm.edge.trees import build_tree
 from zfarm.errors import DamagedFile, FarmError, TransferError
 from zfarm.handles import FileHandle, collected, holding_of

@@ -21,7 +21,7 @@ from zfarm.edge.disk import sync_directory
 from zfarm.edge.holdings import TreeHolding
 from zfarm.edge.landing import sync_files
 from zfarm.edge.names import OURS
-from zfarm.edge.scratch import remove_tree
+from zfarm.edge.removal import remove_tree
 from zfarm.edge.shelf import Gathering
 from zfarm.edge.store import name_of
 from zfarm.errors import BrokerUnreachable, ConfigurationError, FileUnknown

@@ -12,7 +12,6 @@ import errno
 import fcntl
 import os
 import secrets
-import shutil
 import stat
 import threading
 from contextlib import suppress
@@ -35,6 +34,7 @@ from zfarm.edge.parcels import (
     read_item,
     whole_digest,
 )
+from zfarm.edge.removal import remove_tree
 from zfarm.edge.writing import WRITING_BYTES, Writing, linux_function
 from zfarm.errors import DamagedFile, TransferError, UnsafeName
 from zfarm.messages import Blob
@@ -426,7 +426,7 @@ def _sweep(root: int) -> None:
         try:
             if os.fstat(fd).st_uid == os.geteuid():
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(name, dir_fd=root, ignore_errors=True)
+                remove_tree(name, root)
         except BlockingIOError:
             continue  # in use
         finally:

@@ -23,7 +23,7 @@ from typing import Final
 
 from zfarm.edge.locks import open_lock
 from zfarm.edge.names import file_name
-from zfarm.edge.scratch import remove_tree
+from zfarm.edge.removal import remove_tree
 from zfarm.messages import Pin, Pinned
 from zfarm.settings import settings
 

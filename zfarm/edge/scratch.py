@@ -9,18 +9,17 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import shutil
 import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
 
 from zfarm.edge.places import private_directory
+from zfarm.edge.removal import remove_tree
 from zfarm.errors import ConfigurationError
 
 __all__ = [
     "Scratch",
-    "remove_tree",
     "scratch_root",
     "sweep_after_deaths",
     "sweep_scratch",
@@ -75,7 +74,7 @@ class Scratch:
     def remove(self) -> None:
         """Remove it with all that is in it. Harmless when done before."""
         if self._fd >= 0 and self._pid == os.getpid():
-            shutil.rmtree(self.path, onerror=_retry)
+            remove_tree(self.path)
             os.close(self._fd)
             self._fd = -1
             with suppress(OSError):  # others have some
@@ -92,28 +91,8 @@ def sweep_scratch(root: Path) -> None:
             continue  # gone meanwhile, or none of ours
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, onerror=_retry)
+            remove_tree(path)
         except BlockingIOError:
             continue  # in use
         finally:
             os.close(fd)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory of ours with all that is in it, or a file; what cannot be removed stays."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, onerror=_retry)
-    else:
-        with suppress(OSError):
-            os.unlink(path)
-
-
-def _retry(function: object, path: str, _error: object) -> None:
-    """A directory in it may not be written: it is ours, so that can be changed."""
-    with suppress(OSError):
-        os.chmod(os.path.dirname(path), 0o700)
-        if os.path.isdir(path) and not os.path.islink(path):
-            os.chmod(path, 0o700)
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            os.unlink(path)

@@ -20,7 +20,7 @@ from zfarm.edge.copying import copied_digest
 from zfarm.edge.landing import sync_files
 from zfarm.edge.names import file_name
 from zfarm.edge.parcels import digest_of, digest_of_file, open_regular, whole_digest
-from zfarm.edge.scratch import remove_tree
+from zfarm.edge.removal import remove_tree
 from zfarm.edge.storeroom import DIRECTORY, PART, READ, Storeroom
 from zfarm.edge.trees import STORED_MODE, Manifest, build_tree, check_list, read_manifest
 from zfarm.errors import FarmError, TransferError

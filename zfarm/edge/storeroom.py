@@ -19,7 +19,7 @@ from typing import Final
 
 from zfarm.edge.pins import Pins
 from zfarm.edge.places import private_directory
-from zfarm.edge.scratch import remove_tree
+from zfarm.edge.removal import remove_tree
 from zfarm.errors import TransferError
 
 __all__ = ["DIRECTORY", "PART", "READ", "Storeroom"]
