@@ -18,6 +18,7 @@ import pytest
 import zfarm
 from tests.face.processes import wait_until
 from zfarm import outbox
+from zfarm.edge.handover import snapshot
 from zfarm.edge.parcels import Handed, Head, Tail, read_item
 
 
@@ -190,6 +191,106 @@ def test_what_nobody_takes_is_sent_as_it_was(tmp_path: Path, monkeypatch: pytest
     assert isinstance(read_item(sent[-1]), Tail)
 
 
+def test_a_file_that_grows_is_handed_over_as_it_was(tmp_path: Path) -> None:
+    """As a log that somebody still writes: it must be as long as was said, or nobody takes it."""
+    path, laid = tmp_path / "log", tmp_path / "laid"
+    path.write_bytes(content(2_000_000))
+    size = path.stat().st_size
+    with path.open("ab") as more:
+        more.write(b"more")
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        snapshot(fd, str(laid), size)
+        with pytest.raises(OSError, match="shorter"):
+            snapshot(fd, str(tmp_path / "short"), size + 5)
+    finally:
+        os.close(fd)
+
+    assert laid.read_bytes() == content(2_000_000)
+    assert not (tmp_path / "short").exists()
+
+
+def send_shrinking(folder: str) -> str:
+    path = Path(folder, "file")
+    path.write_bytes(content(3_000_000))
+    sender: Any = outbox
+    whole = sender.digest_of_file
+
+    def cut(fd: int, size: int, name: str) -> bytes:
+        os.truncate(path, 10)
+        return whole(fd, size, name)
+
+    sender.digest_of_file = cut
+    try:
+        zfarm.send_file(path)
+    except zfarm.TransferError as error:
+        return str(error)
+    finally:
+        sender.digest_of_file = whole
+    return ""
+
+
+def test_a_file_that_got_shorter_is_told_once_and_costs_no_result(
+    farm: zfarm.Executor, tmp_path: Path
+) -> None:
+    future = farm.submit(send_shrinking, str(tmp_path))
+    told = "'file' got shorter while it was sent"
+
+    assert future.result(30) == told
+    with pytest.raises(zfarm.TransferError, match=told):
+        future.files.wait(30)
+    assert len(future.files._errors) == 1
+
+
+def dig_outdir(depth: int) -> str:
+    (zfarm.outdir() / "good").write_text("x")
+    os.chdir(zfarm.outdir())
+    for _ in range(depth):
+        os.mkdir("d")
+        os.chdir("d")
+        Path("f").touch()
+    os.chdir("/")
+    return "done"
+
+
+def test_of_a_tree_that_is_too_deep_the_rest_comes_and_the_call_has_its_result(
+    farm: zfarm.Executor, tmp_path: Path
+) -> None:
+    future = farm.submit(dig_outdir, 80)
+    files = future.files.into(tmp_path)
+
+    assert future.result(60) == "done"
+    with pytest.raises(zfarm.TransferError, match="at most 64 are allowed"):
+        files.wait(60)
+    assert sorted(os.listdir(tmp_path)) == ["d", "good"]
+    assert len(files._errors) == 2  # the file and the directory that are one too deep
+
+
+def discard_outdir(instead: str) -> str:
+    shutil.rmtree(zfarm.outdir())
+    if instead:
+        zfarm.outdir().symlink_to(instead)
+    return "done"
+
+
+def test_a_call_may_remove_its_output_directory(farm: zfarm.Executor, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    gone, replaced = (farm.submit(discard_outdir, instead) for instead in ("", str(tmp_path)))
+
+    assert (gone.result(30), gone.files.wait(30)) == ("done", [])
+    assert replaced.result(30) == "done"
+    with pytest.raises(zfarm.TransferError, match="symbolic link"):
+        replaced.files.wait(30)
+    assert os.listdir(tmp_path) == ["secret"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="there is no /proc")
+def test_a_file_that_hides_its_size_is_refused_and_not_sent_empty(farm: zfarm.Executor) -> None:
+    future = farm.submit(zfarm.send_file, "/proc/self/status")
+    with pytest.raises(zfarm.TransferError, match="does not say how large it is"):
+        future.result(30)
+
+
 def strange_tree() -> None:
     top = zfarm.outdir()
     (top / "good").write_text("good")
@@ -208,6 +309,7 @@ def test_what_is_no_file_is_refused_and_the_rest_comes(farm: zfarm.Executor, tmp
     errors = sorted(str(one) for one in told if isinstance(one, zfarm.TransferError))
 
     assert len(errors) == 5
+    assert sum("symbolic link" in error for error in errors) == 2  # to a directory, and to a file
     for word in ("symbolic link", "pipe", "Unicode", "control character"):
         assert any(word in error for error in errors), errors
     assert os.listdir(tmp_path) == ["good"]

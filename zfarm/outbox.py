@@ -5,6 +5,7 @@ A client on this host is handed a copy of a large file, and no byte travels; to 
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import stat
@@ -83,12 +84,14 @@ class Outbox:
             if move is not None and move(fd, head):
                 return
             if head.size < HANDED_FROM_BYTES or not self._is_near():
-                for item in file_items(fd, head):
-                    self.emit(item)
+                self._send_items(fd, head)
             else:
                 self._hand_over(fd, head)
         except BaseException as error:  # KeyboardInterrupt too: what was begun must not stay open
-            self.emit(refusal_item(name, f"{name!r} was not sent to its end: {error!r}"))
+            refused = isinstance(error, TransferError)
+            if move is None or not refused:  # else who calls this tells it
+                why = str(error) if refused else f"{name!r} was not sent to its end: {error!r}"
+                self.emit(refusal_item(name, why))
             raise
 
     def emit(self, item: Any) -> None:
@@ -121,7 +124,7 @@ class Outbox:
 
         def lay() -> None:
             try:
-                snapshot(fd, str(scratch.path / str(number)))
+                snapshot(fd, str(scratch.path / str(number)), head.size)
             except OSError as error:
                 failed.append(error)
             else:
@@ -136,8 +139,7 @@ class Outbox:
         if not failed:
             self.emit(tail_item(digest))
             return
-        for item in file_items(fd, head):  # there may be no room for a copy
-            self.emit(item)
+        self._send_items(fd, head)  # there may be no room for a copy
 
     def _next(self) -> tuple[int, Scratch]:
         """The number of the next file that is laid ready, and where."""
@@ -189,8 +191,7 @@ class Outbox:
                 fd = take_back(directory, number)
                 if fd is not None:
                     try:
-                        for item in file_items(fd, head):
-                            self.emit(item)
+                        self._try(head.name, partial(self._send_items, fd, head))
                     finally:
                         os.close(fd)
         finally:
@@ -198,14 +199,30 @@ class Outbox:
         self._waiting.clear()
         self._waiting_bytes = 0
 
+    def _send_items(self, fd: int, head: Head) -> None:
+        for item in file_items(fd, head):
+            self.emit(item)
+
     # ------------------------------------------------------------ the output directory
 
     def _send_tree(self, top: Path) -> None:
+        try:
+            self._walk(top)
+        except FileNotFoundError:  # the call has removed it: it does not want anything to be sent
+            return
+        except OSError as error:
+            self._unreadable(error)
+
+    def _walk(self, top: Path) -> None:
+        if os.path.islink(top):
+            raise NotADirectoryError(errno.ENOTDIR, "it was replaced by a symbolic link", os.fspath(top))
         for at, directories, files, fd in os.fwalk(top, onerror=self._unreadable):
             folder = os.path.relpath(at, top)
             directories.sort()
-            if folder != os.curdir:
-                self._try(folder, partial(self._send_folder, folder, os.fstat(fd).st_mode))
+            send = partial(self._send_folder, folder, os.fstat(fd).st_mode)
+            if folder != os.curdir and not self._try(folder, send, "; what is in it is not sent either"):
+                directories.clear()  # no name in it can be better
+                continue
             for base in sorted(files):
                 name = base if folder == os.curdir else f"{folder}/{base}"
                 self._try(name, partial(self._give, base, name, fd))
@@ -254,12 +271,14 @@ class Outbox:
         self.names.add(name, directory=True)
         self.emit(directory_item(name, mode))
 
-    def _try(self, name: str, send: Callable[[], None]) -> None:
-        """The others come home even if this one cannot."""
+    def _try(self, name: str, send: Callable[[], None], more: str = "") -> bool:
+        """The others come home even if this one cannot; whether it could."""
         try:
             send()
         except TransferError as error:
-            self.emit(refusal_item(name, str(error)))
+            self.emit(refusal_item(name, f"{error}{more}"))
+            return False
+        return True
 
     def _unreadable(self, error: OSError) -> None:
         name = os.fsdecode(error.filename or "")

@@ -38,15 +38,17 @@ _OPEN: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def snapshot(fd: int, path: str) -> int:
-    """Make a file of the same content at ``path``, sharing its blocks where the file system can; its size.
+def snapshot(fd: int, path: str, size: int) -> None:
+    """Make a file of the first ``size`` bytes of another one at ``path``, sharing its blocks where the file
+    system can.
 
     Raises:
-        OSError: that cannot be done. Then there is no such file.
+        OSError: that cannot be done, or there are not so many (any more). Then there is no such file.
     """
     out = os.open(path, _NEW, 0o600)
     try:
-        return copy_content(fd, out)
+        if copy_content(fd, out, size) < size:
+            raise OSError(errno.ENODATA, "it got shorter")
     except BaseException:
         os.unlink(path)
         raise
@@ -54,15 +56,19 @@ def snapshot(fd: int, path: str) -> int:
         os.close(out)
 
 
-def copy_content(source: int, target: int) -> int:
-    """Copy a file into an empty one, by the kernel if it can; the bytes copied. Raises OSError."""
+def copy_content(source: int, target: int, most: int = 1 << 62) -> int:
+    """Copy a file, or at ``most`` so many bytes of it, into an empty one, by the kernel if it can; the bytes
+    copied. Raises OSError."""
     try:
         fcntl.ioctl(target, _FICLONE, source)
-        return os.fstat(target).st_size
     except OSError:
         pass  # most file systems share no blocks
+    else:
+        if os.fstat(target).st_size > most:
+            os.ftruncate(target, most)
+        return os.fstat(target).st_size
     at = 0
-    while got := copy_some(source, target, _COPY_BYTES, at):
+    while got := copy_some(source, target, min(_COPY_BYTES, most - at), at):
         at += got
     return at
 

@@ -10,6 +10,7 @@ A digest is BLAKE3, 32 bytes: of a chunk its data's, of a file that of the diges
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -137,6 +138,10 @@ def open_regular(path: str | os.PathLike[str], follow: bool = True, dir_fd: int 
     try:
         fd = os.open(path, flags, dir_fd=dir_fd)
     except OSError as error:
+        if error.errno == errno.ELOOP and not follow:
+            raise TransferError(f"cannot send {os.fspath(path)!r}: it is a symbolic link") from None
+        if error.errno == errno.ENXIO:  # what opening a socket says
+            raise TransferError(f"cannot send {os.fspath(path)!r}: it is no regular file") from None
         raise TransferError(f"cannot open {os.fspath(path)!r}: {error.strerror}", error.errno or 0) from None
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode):
@@ -147,15 +152,32 @@ def open_regular(path: str | os.PathLike[str], follow: bool = True, dir_fd: int 
 
 
 def head_of(fd: int, name: str) -> Head:
-    """The head of the regular file ``fd``. Raises TransferError: it is too large."""
+    """The head of the regular file ``fd``.
+
+    Raises:
+        TransferError: it is too large, or has content, and its file system says that it is empty.
+    """
     status = os.fstat(fd)
     size = status.st_size
+    if not size and _has_content(fd, name):
+        raise TransferError(
+            f"cannot send {name!r}: its file system does not say how large it is, as those of /proc and the "
+            "like; send a copy of it"
+        )
     if size > settings.file_bytes_max:
         raise TransferError(
             f"{name!r} has {size:,} bytes, at most {settings.file_bytes_max:,} may travel: send parts of it, "
             "or set ZFARM_FILE_BYTES_MAX for client, broker and workers"
         )
     return Head(name, size, stat.S_IMODE(status.st_mode) & 0o777)
+
+
+def _has_content(fd: int, name: str) -> bool:
+    """Whether there is something to be read in a file that is still told to be empty."""
+    try:
+        return bool(os.pread(fd, 1, 0)) and not os.fstat(fd).st_size
+    except OSError as error:
+        raise TransferError(f"cannot read {name!r}: {error.strerror}", error.errno or 0) from None
 
 
 def digest_of_file(fd: int, size: int, name: str) -> bytes:
