@@ -8,6 +8,7 @@ import platform
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,6 +90,38 @@ def test_without_a_place_files_live_as_long_as_their_future(farm: zfarm.Executor
     path = files[0].path
     del future, moved, files
     assert not path.exists()
+
+
+def test_they_go_with_their_future_while_the_farm_goes_on(farm: zfarm.Executor, tmp_path: Path) -> None:
+    future = farm.submit(send, [10], str(tmp_path))
+    path = future.files.wait(30)[0].path
+    assert path.exists()
+    del future
+    assert wait_until(lambda: not path.exists(), "it was removed", 10)
+
+
+def send_slowly(folder: str) -> None:
+    for name in ("early", "late"):
+        while name == "late" and not Path(folder, name).exists():
+            time.sleep(0.01)
+        zfarm.send_file(__file__, name)
+
+
+def test_after_a_directory_that_cannot_be_another_one_may_be_named(
+    farm: zfarm.Executor, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    future = farm.submit(send_slowly, str(tmp_path))
+    files = iter(future.files.into(tmp_path / "file" / "below"))
+    with pytest.raises(zfarm.TransferError, match="Not a directory"):
+        next(files)
+
+    future.files.into(tmp_path / "home")
+    (tmp_path / "late").touch()
+
+    assert future.result(30) is None
+    assert [file.name for file in future.files] == ["late"]
+    assert os.listdir(tmp_path / "home") == ["late"]
 
 
 def tree(entries: dict[str, int]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import weakref
+from collections.abc import Iterable
 from concurrent.futures import Future as StandardFuture
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -154,13 +155,11 @@ class Arrivals:
             try:
                 entry = self._queue.get(timeout=SETTLE_S if touched else None)
             except queue.Empty:
-                for files in touched:
-                    files._settle()
+                _settle(touched)
                 touched.clear()
                 continue
             if entry is None:
-                for files in touched:
-                    files._settle()
+                _settle(touched)
                 return
             files, what = entry
             self._do(files, what)
@@ -200,3 +199,10 @@ class Arrivals:
         taken, self._taken = self._taken, {}
         if taken:
             self._link.call(lambda: self._took_all(taken))
+
+
+def _settle(touched: Iterable[Files]) -> None:
+    """Nothing more is here just now. A function of its own: who waits for what comes next must not hold the
+    last of them, since files without a place go when nobody has them any more."""
+    for files in touched:
+        files._settle()

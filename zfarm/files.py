@@ -219,7 +219,7 @@ class Files:
             self._changed.notify_all()
 
     def _redirect(self, redirect: Redirect) -> None:
-        self._target = redirect.target
+        self._target, self._dead = redirect.target, None
         self._on_file, self._on_progress = redirect.on_file, redirect.on_progress
         landing = self._landing
         if landing is not None and not landing.idle:
