@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import zfarm
 from tests.conformance.support import DEADLINE_S
+from tests.face.processes import wait_until
 
 
 @pytest.fixture
@@ -19,7 +24,7 @@ def farm() -> Iterator[zfarm.Executor]:
         yield farm
 
 
-def learn(rounds: int) -> str:
+def learn(rounds: Any) -> str:
     """Emit squares, and tell how far it is."""
     for number in range(rounds):
         zfarm.progress(number + 1, rounds, f"round {number}")
@@ -128,3 +133,88 @@ def test_what_cannot_be_pickled_is_refused_in_the_task(farm: zfarm.Executor) -> 
 def test_outside_of_a_task_there_is_nobody_to_speak_for(say: Any) -> None:
     with pytest.raises(RuntimeError, match="runs no task"):
         say()
+
+
+def wait_for(began: str, gate: str) -> int:
+    """Wait until a file is there."""
+    Path(began).touch()
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    return 3
+
+
+def test_the_stream_of_a_call_that_waits_for_its_argument_has_all_of_it(
+    farm: zfarm.Executor, tmp_path: Path
+) -> None:
+    """Found by a reader who came while it waited, and was given an empty stream."""
+    began, gate = str(tmp_path / "began"), tmp_path / "gate"
+    later = farm.submit(learn, farm.submit(wait_for, began, str(gate)))
+    heard: list[Any] = []
+    stream = later.stream()
+    later.on_item(heard.append)
+    abandoned = later.stream()
+    del abandoned
+    wait_until(lambda: os.path.exists(began), "the first call runs", DEADLINE_S)
+    gate.touch()
+
+    assert [item.value for item in stream] == [0, 1, 4]
+    farm.shutdown()
+    assert [item.value for item in heard if isinstance(item, zfarm.Item)] == [0, 1, 4]
+
+
+def test_the_stream_of_a_call_whose_argument_fails_raises_that(farm: zfarm.Executor, tmp_path: Path) -> None:
+    began, gate = str(tmp_path / "began"), tmp_path / "gate"
+    failing = farm.submit(lambda: wait_for(began, str(gate)) / 0)
+    stream = farm.submit(learn, failing).stream()
+    gate.touch()
+    with pytest.raises(ZeroDivisionError):
+        list(stream)
+
+
+def test_a_farm_that_ends_tells_who_reads_what_was_never_submitted(tmp_path: Path) -> None:
+    never: Future[int] = Future()
+    with zfarm.Executor(max_workers=1) as farm:
+        stream = farm.submit(learn, never).stream()
+        farm.shutdown(wait=False, cancel_futures=True)
+        with pytest.raises((zfarm.StreamGap, CancelledError)):
+            list(stream)
+
+
+def test_what_a_reader_leaves_is_for_the_next_one_also_when_all_was_here(farm: zfarm.Executor) -> None:
+    """Found by a reader who left a short stream, which had come to its end already."""
+    future = farm.submit(learn, 10)
+    numbers = []
+    stream = future.stream()
+    wait_until(lambda: stream._buffer.over, "all is here", DEADLINE_S)
+    for end in (2, 7, 11):
+        for item in stream:
+            numbers.append(item.number)
+            if item.number == end:
+                break
+        del stream
+        stream = future.stream()
+    assert numbers == list(range(1, 11))
+
+    with pytest.raises(zfarm.StreamGap, match="items 1 to 10"):  # all of which was read
+        list(stream)
+
+
+def test_a_loop_of_asyncio_that_was_left_holds_nothing_back(farm: zfarm.Executor) -> None:
+    async def read() -> list[int]:
+        future, numbers = farm.submit(learn, 10), []
+        for end in (2, 7, 11):
+            async for item in future.stream():
+                numbers.append(item.number)
+                if item.number == end:
+                    break
+        return numbers
+
+    assert asyncio.run(read()) == list(range(1, 11))
+
+
+def test_streams_that_were_read_are_forgotten(farm: zfarm.Executor) -> None:
+    futures = [farm.submit(learn, 3) for _ in range(20)]
+    assert [len(list(future.stream())) for future in futures] == [3] * 20
+    assert sum(item.number for item in farm.stream_map(learn, [3] * 20)) == 20 * 6
+    list(farm.submit(learn, 3).stream())
+    assert len(farm._link.streams._channels) <= 2  # the last ones, until another one is read

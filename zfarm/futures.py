@@ -29,10 +29,12 @@ from zfarm.arguments import end_of, grace_of
 
 if TYPE_CHECKING:
     from zfarm.arrivals import Arrivals
+    from zfarm.channels import Channels
     from zfarm.files import Files
     from zfarm.outputs import Tail
+    from zfarm.pending import Pending
     from zfarm.reasons import Reason
-    from zfarm.streams import Channels, Item, Progress, Stream
+    from zfarm.streams import Item, Progress, Stream
     from zfarm.terms import Terms
 
 __all__ = ["FINISHED", "Future", "Home", "gate"]
@@ -197,7 +199,7 @@ class Future(StandardFuture[T], Generic[T]):
     _progress: Progress | None = None
     _tails: tuple[Tail, Tail] | None = None
     _files: Files | None = None
-    _awaits: Callable[[], Reason] | None = None
+    _awaits: Pending | None = None
     _condition: Any = _Condition()
     _waiters: Any = _LazyList()
     _done_callbacks: Any = _LazyList()
@@ -302,7 +304,7 @@ class Future(StandardFuture[T], Generic[T]):
 
         awaits = self._awaits
         if awaits is not None and self._state not in _DONE and not self._task:
-            return awaits()
+            return awaits.why()
         reason = None if self._state in _DONE or self._home is None else self._home.why(self)
         if self._state not in _DONE:
             return reason or Reason("unsent", "no farm has it")

@@ -81,13 +81,13 @@ from zfarm.terms import FORWARD, PLAIN, Terms
 
 if TYPE_CHECKING:
     from zfarm.arrivals import Arrivals
+    from zfarm.channels import Channels
     from zfarm.edge.bales import Bale
     from zfarm.edge.stowage import Stowage
     from zfarm.gathering import Gathering
     from zfarm.givers import Giver
     from zfarm.handles import FileHandle
     from zfarm.outputs import Outputs
-    from zfarm.streams import Channels
     from zfarm.syncing import Shipped
 
 __all__ = ["Link", "Road", "Token"]
@@ -201,7 +201,7 @@ class Link:
             raise self.fork_error()
         with gate:
             if self._streams is None:
-                from zfarm.streams import Channels
+                from zfarm.channels import Channels
 
                 self._streams = Channels(self, self._machine)
                 self.call(self._subscribe)

@@ -88,6 +88,8 @@ class _Queue:
 class _Source(Buffer):
     """What one call has emitted and nobody has read."""
 
+    lasting = False
+
     def __init__(self, queue: _Queue, index: int, given: Any) -> None:
         super().__init__()
         self.index = index

@@ -68,10 +68,12 @@ class Pending:
         self._lock = threading.Lock()
         self._open = awaited(args, kwargs)
         self._left = len(self._open) + 1
+        self._then: list[Callable[[], None]] | None = []
+        """What to do when the call is submitted; None: it was, or never will be."""
 
     def start(self) -> None:
         """Begin to wait."""
-        self._future._awaits = self.why
+        self._future._awaits = self
         self._link.feeders.add(self)
         self._future.add_done_callback(self._over)
         for arg in list(self._open.values()):
@@ -84,6 +86,14 @@ class Pending:
         """Why the call is not submitted."""
         waits = [f"{place}, {arg!r}" for place, arg in self._open.items() if not arg.done()]
         return Reason("argument", f"it waits for {' and for '.join(waits) or 'its arguments'}")
+
+    def then(self, call: Callable[[], None]) -> bool:
+        """Do this in the link's thread as soon as the call is submitted, or done without; False: it is."""
+        with self._lock:
+            if self._then is None:
+                return False
+            self._then.append(call)
+            return True
 
     def feed(self) -> None:
         """There is room in the farm, which is not what this waits for."""
@@ -115,7 +125,6 @@ class Pending:
     def _submit(self) -> None:
         function, blob, setup = self._call
         future, link = self._future, self._link
-        future._awaits = None
         try:
             args = tuple(map(_value, self._args))
             kwargs = {name: _value(value) for name, value in self._kwargs.items()}
@@ -130,7 +139,10 @@ class Pending:
             if future._withdraw():
                 future._fail(error)
             return
-        link.inbox.append((future, future._name, blob, setup, body))
+        with self._lock:  # whoever comes now waits here until the link can take it
+            self._do_then()
+            link.inbox.append((future, future._name, blob, setup, body))
+        future._awaits = None
         link.feeders.discard(self)
         link.loop.wake()
         if link.ended:
@@ -139,8 +151,16 @@ class Pending:
     def _over(self, future: StandardFuture[Any]) -> None:
         """The call is done, perhaps before it was submitted."""
         self._link.feeders.discard(self)
+        with self._lock:
+            self._do_then()
+        self._future._awaits = None
         self._args, self._kwargs, self._open = (), {}, {}
         self._link.call(self._link.leave_when_done)
+
+    def _do_then(self) -> None:
+        then, self._then = self._then, None
+        for call in then or ():
+            self._link.call(call)
 
 
 def _value(arg: Any) -> Any:

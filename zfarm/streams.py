@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 import sys
 import threading
-import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -18,16 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from zfarm.edge.ways import ITEM_MAX
 from zfarm.errors import StreamGap
-from zfarm.settings import settings
 
 if TYPE_CHECKING:
-    from zfarm.core.client import Client
     from zfarm.edge.inside import Inside
     from zfarm.futures import Future
-    from zfarm.link import Link
-    from zfarm.messages import Arrived, Missed
 
-__all__ = ["Buffer", "Channels", "Item", "Progress", "Stream", "emit", "inside_task", "progress"]
+__all__ = ["Buffer", "Called", "Item", "Piece", "Progress", "Stream", "emit", "inside_task", "progress"]
 
 T = TypeVar("T")
 
@@ -136,7 +131,7 @@ LOOK_EACH: Final = 128
 ALL: Final = 1 << 62
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """Items of one attempt that came together; without blobs: they cannot be had."""
 
     attempt: int
@@ -148,11 +143,14 @@ class _Piece(NamedTuple):
 class Buffer:
     """What one reader has not read yet. The link's thread fills it, the reader's empties it."""
 
+    lasting = True
+    """What it leaves unread when its reader goes is for the next one."""
+
     def __init__(self) -> None:
-        self.pieces: deque[_Piece] = deque()
+        self.pieces: deque[Piece] = deque()
         self.over = False
         self.error: StreamGap | None = None
-        self.piece = _Piece(0, 1, 0, ())
+        self.piece = Piece(0, 1, 0, ())
         """What is being read, and how many items of it were."""
         self.at = 0
         self.taken = (0, 0)
@@ -160,7 +158,19 @@ class Buffer:
         self.changed = threading.Condition()
         self.wakers: list[Callable[[], object]] = []
 
-    def put(self, piece: _Piece) -> None:
+    @property
+    def unread(self) -> bool:
+        """There is something in it that was not read."""
+        return bool(self.pieces) or self.at < len(self.piece.blobs)
+
+    def rest(self) -> deque[Piece]:
+        """What was not read, by a reader that is gone."""
+        rest, piece = self.pieces, self.piece
+        if self.at < len(piece.blobs):
+            rest.appendleft(piece._replace(first=piece.first + self.at, blobs=piece.blobs[self.at :]))
+        return rest
+
+    def put(self, piece: Piece) -> None:
         with self.changed:
             self.pieces.append(piece)
             self._wake()
@@ -177,14 +187,16 @@ class Buffer:
             wake()
 
 
-class _Called(Buffer):
+class Called(Buffer):
     """A reader that is a callback, called in the link's thread."""
+
+    lasting = False
 
     def __init__(self, callback: Callable[[Any], object]) -> None:
         super().__init__()
         self._callback = callback
 
-    def put(self, piece: _Piece) -> None:
+    def put(self, piece: Piece) -> None:
         if piece.blobs is None:
             self._call(_gap(piece))
         for number, blob in enumerate(piece.blobs or (), piece.first):
@@ -234,25 +246,9 @@ class Stream(Generic[T]):
                     self._raise()
                     return
 
-    async def __aiter__(self) -> AsyncIterator[Item[T]]:
+    def __aiter__(self) -> AsyncIterator[Item[T]]:
         """The items from here on, without blocking the event loop."""
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        while True:
-            if not (self._buffer.at < len(self._buffer.piece.blobs) or self._next()):
-                woken = loop.create_future()
-                with self._buffer.changed:
-                    if self._buffer.pieces or self._buffer.over:
-                        woken.set_result(None)
-                    else:
-                        self._buffer.wakers.append(partial(loop.call_soon_threadsafe, _resolve, woken))
-                await woken
-                if not self._next():
-                    self._raise()
-                    return
-            for item in self._ready():
-                yield item
+        return _Items(self)
 
     def _ready(self, most: int = ALL) -> Iterator[Item[T]]:
         """The next items of this piece, at ``most`` so many."""
@@ -288,6 +284,17 @@ class Stream(Generic[T]):
             buffer.taken = (buffer.piece.attempt, buffer.piece.last)
             self._sync()
 
+    async def _wait_async(self) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        woken = loop.create_future()
+        with self._buffer.changed:
+            if self._buffer.pieces or self._buffer.over:
+                return
+            self._buffer.wakers.append(partial(loop.call_soon_threadsafe, _resolve, woken))
+        await woken
+
     def _wait(self) -> None:
         home, buffer = self._future._home, self._buffer
         if home is not None and not buffer.over:
@@ -315,12 +322,36 @@ class Stream(Generic[T]):
                 raise error
 
 
+class _Items(Generic[T]):
+    """A loop of asyncio over a stream. Not an async generator: the event loop would hold on to that for a
+    while when somebody leaves the loop, and whoever then reads on would be told that others do."""
+
+    def __init__(self, stream: Stream[T]) -> None:
+        self._stream = stream
+        self._ready = stream._ready()
+
+    def __aiter__(self) -> AsyncIterator[Item[T]]:
+        return self
+
+    async def __anext__(self) -> Item[T]:
+        stream = self._stream
+        while True:
+            for item in self._ready:
+                return item
+            if not stream._next():
+                await stream._wait_async()
+                if not stream._next():
+                    stream._raise()
+                    raise StopAsyncIteration
+            self._ready = stream._ready()
+
+
 def _resolve(woken: Any) -> None:
     if not woken.done():
         woken.set_result(None)
 
 
-def _gap(piece: _Piece) -> StreamGap:
+def _gap(piece: Piece) -> StreamGap:
     return StreamGap(
         f"items {piece.first} to {piece.last} of attempt {piece.attempt} cannot be had: the reader came "
         "too late for them, was too slow for too long, or the worker that kept them is gone",
@@ -335,156 +366,3 @@ def _unreadable(blob: Any, error: BaseException) -> BaseException:
     from zfarm.messages import VALUE
 
     return decode_outcome(VALUE, blob)[1] or error
-
-
-# ---------------------------------------------------------------- at the client: who reads what
-
-
-class _Channel:
-    """One stream and its readers."""
-
-    def __init__(self, task: int) -> None:
-        self.task = task
-        self.readers: list[Buffer] = []
-        self.attempt = 0
-        self.next = 1
-        self.over = False
-        self.left: deque[_Piece] = deque()
-        """What the last reader had not read when it left."""
-
-
-class Channels:
-    """The streams that are read over one link; all but ``open`` happens in the link's thread."""
-
-    def __init__(self, link: Link, machine: Client) -> None:
-        self._link = link
-        self._machine = machine
-        self._channels: dict[int, _Channel] = {}
-
-    # ------------------------------------------------------------ from any thread
-
-    def open(
-        self,
-        future: Future[T],
-        callback: Callable[[Any], object] | None = None,
-        buffer: Buffer | None = None,
-    ) -> Stream[T]:
-        """Read the stream of ``future``; without a callback the caller iterates over what this returns.
-        ``buffer`` is one of the caller's own kind."""
-        buffer = buffer or (Buffer() if callback is None else _Called(callback))
-        link = self._link
-        stream: Stream[T] = Stream(future, buffer, lambda: link.call(lambda: self._took(future._task)))
-        if callback is None:  # whoever has let go of its stream reads no more
-            finalizer = weakref.finalize(stream, self._closed, future, buffer)
-            finalizer.atexit = False
-        link.call(lambda: self._attach(future, buffer))
-        if link.ended:
-            buffer.end(_cut())
-        return stream
-
-    def _closed(self, future: Future[Any], buffer: Buffer) -> None:
-        if not (buffer.over or self._link.ended):
-            self._link.call(lambda: self._detach(future._task, buffer))
-
-    # ------------------------------------------------------------ the link's thread
-
-    @property
-    def busy(self) -> bool:
-        """A callback has not had the whole of its stream yet."""
-        return any(
-            isinstance(reader, _Called) for channel in self._channels.values() for reader in channel.readers
-        )
-
-    def _attach(self, future: Future[Any], buffer: Buffer) -> None:
-        self._link.take()
-        task = future._task
-        channel = self._channels.get(task)
-        if channel is None:
-            if task <= 0 or not self._machine.listen(task):
-                if future._emitted:
-                    buffer.put(_Piece(1, 1, future._emitted, None))
-                buffer.end()
-                return
-            channel = self._channels[task] = _Channel(task)
-        elif not channel.readers:
-            for piece in channel.left:
-                buffer.put(piece)
-            channel.left.clear()
-            if channel.over or not self._machine.listen(task):
-                buffer.end()
-                return
-        elif channel.next > 1:  # others have read that already
-            buffer.put(_Piece(channel.attempt, 1, channel.next - 1, None))
-        channel.readers.append(buffer)
-
-    def _detach(self, task: int, buffer: Buffer) -> None:
-        channel = self._channels.get(task)
-        if channel is None or buffer not in channel.readers:
-            return
-        channel.readers.remove(buffer)
-        if not channel.readers:
-            channel.left = buffer.pieces
-            if buffer.at < len(buffer.piece.blobs):
-                piece = buffer.piece
-                channel.left.appendleft(
-                    piece._replace(first=piece.first + buffer.at, blobs=piece.blobs[buffer.at :])
-                )
-            self._machine.unlisten(task)
-            self._link.loop.call_later(lambda: self._drop(channel), settings.stream_kept_s)
-
-    def _drop(self, channel: _Channel) -> None:
-        """Nobody has come back to read on."""
-        if not channel.readers and self._channels.get(channel.task) is channel:
-            del self._channels[channel.task]
-
-    def arrived(self, action: Arrived) -> None:
-        """Items have come."""
-        last = action.first + len(action.blobs) - 1
-        self._put(action.token._task, _Piece(action.attempt, action.first, last, action.blobs))
-
-    def missed(self, action: Missed) -> None:
-        """Items cannot be had."""
-        self._put(action.token._task, _Piece(action.attempt, action.first, action.last, None))
-
-    def _put(self, task: int, piece: _Piece) -> None:
-        channel = self._channels.get(task)
-        if channel is None:
-            return
-        channel.attempt, channel.next = piece.attempt, piece.last + 1
-        for reader in channel.readers:
-            reader.put(piece)
-        if any(isinstance(reader, _Called) for reader in channel.readers):
-            self._took(task)
-        if not channel.readers:
-            channel.left.append(piece)
-
-    def _took(self, task: int) -> None:
-        channel = self._channels.get(task)
-        if channel is None or not channel.readers:
-            return
-        attempt = channel.attempt
-        taken = [number if at == attempt else 0 for at, number in (one.taken for one in channel.readers)]
-        self._machine.took(task, attempt, min(taken))
-
-    def over(self, task: int) -> None:
-        """A stream has come to its end."""
-        channel = self._channels.get(task)
-        if channel is None:
-            return
-        channel.over = True
-        for reader in channel.readers:
-            reader.end()
-        channel.readers = []
-        if not channel.left:
-            del self._channels[task]
-
-    def cut(self) -> None:
-        """The link ends, and with it all that was not read to its end."""
-        for channel in self._channels.values():
-            for reader in channel.readers:
-                reader.end(_cut())
-        self._channels.clear()
-
-
-def _cut() -> StreamGap:
-    return StreamGap("the executor has ended before the end of this stream was here")
