@@ -52,6 +52,13 @@ def close_outputs() -> None:
     os.close(2)
 
 
+def close_streams() -> None:
+    """Close them as Python's."""
+    print("the last")
+    sys.stdout.close()
+    sys.stderr.close()
+
+
 def leave_a_program() -> int:
     """Start a program that keeps the outputs open and outlives its task."""
     return subprocess.Popen(["sleep", "60"]).pid
@@ -142,6 +149,15 @@ def test_a_task_that_closes_its_outputs_harms_only_itself() -> None:
         assert keep.submit(close_outputs).result(30) is None
         after = keep.submit(say, 2)
         assert after.result(30) == 2
+        assert "system 2" in after.stdout
+
+
+def test_a_task_that_closes_the_standard_streams_harms_only_itself() -> None:
+    with zfarm.Executor(max_workers=1) as farm:
+        keep = farm.options(output="keep")
+        before, after = keep.submit(close_streams), keep.submit(say, 2)
+        assert (before.result(30), after.result(30)) == (None, 2)
+        assert before.stdout == "the last\n"
         assert "system 2" in after.stdout
 
 

@@ -142,6 +142,11 @@ class _Text(io.TextIOWrapper):
         self._capture.printed = True
         return super().write(text)
 
+    def close(self) -> None:
+        """See io.IOBase.close: it is not a call's to close, and the next one shall not suffer for it."""
+        with suppress(ValueError, OSError):  # nor does this one
+            self.flush()
+
 
 def _lead_handlers(before: tuple[Any, Any], after: tuple[Any, Any]) -> None:
     """Let handlers of logging that write to the standard streams of before write to those of now."""
