@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import math
+import os
 import pickle
 import platform
 import signal
@@ -19,7 +21,7 @@ from tests.edge.rig import Rig
 from tests.edge.unportable import Bomb, Unpicklable
 from zfarm.edge.callables import Portable
 from zfarm.errors import ModuleMissing, NotPortable, RemoteTraceback
-from zfarm.messages import BROKEN
+from zfarm.messages import BROKEN, Setup
 
 
 @pytest.fixture
@@ -179,6 +181,28 @@ def test_a_module_that_is_missing_is_told_with_host_and_remedy(rig):
     assert (error.name, error.host) == ("not_a_thing", platform.node())
     for part in ("not_a_thing", "on host", "install", "farm.sync('.')", "register_pickle_by_value"):
         assert part in str(error)
+
+
+def import_what_is_missing(_: int = 0) -> None:
+    importlib.import_module("not_a_thing.part")
+
+
+def test_a_module_that_a_call_misses_itself_is_told_in_a_note(rig):
+    """The error is what the import raised, as anywhere: only who reads it learns more. Where the client is,
+    it has all that its calls have."""
+    with pytest.raises(ModuleNotFoundError) as here:
+        rig.call(import_what_is_missing)
+    assert not hasattr(here.value, "__notes__")
+
+    rig.change_setup(Setup("realm", os.getcwd(), tuple(sys.path), sys.prefix, "elsewhere"))
+    with pytest.raises(ModuleNotFoundError) as caught:
+        rig.call(import_what_is_missing)
+    assert type(caught.value) is ModuleNotFoundError
+    assert caught.value.name == "not_a_thing"
+    (note,) = caught.value.__notes__
+    for part in (f"on host {platform.node()}", "install 'not_a_thing' there", "farm.sync('.')"):
+        assert part in note
+    assert note in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize(

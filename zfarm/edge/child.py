@@ -218,7 +218,7 @@ class Child:
         try:
             self._here.batch = items > 0
             if items:
-                kind, blob = _run_batch(function, self._fence, self._hatch, target, *args)
+                kind, blob = _run_batch(function, self._fence, self._realm, self._hatch, target, *args)
             else:
                 if type(args) is tuple:
                     value = target(*args)
@@ -243,6 +243,7 @@ class Child:
             args = value = target = None
             if (over := self._fence.judged(error)) is not None:
                 return self._failed(over)
+            self._realm.note(error)
             kind, blob = self._failed(error)
             return (AGAIN if function.retry_on and function.retries(error) else kind), blob
         if len(blob) > self._here.blob_max:
@@ -292,7 +293,7 @@ class Child:
 
 
 def _run_batch(
-    retrying: Function, fence: Fence, hatch: Hatch, function: Any, star: bool, items: Any
+    retrying: Function, fence: Fence, realm: Realm, hatch: Hatch, function: Any, star: bool, items: Any
 ) -> tuple[int, bytes]:
     """Run a function over items; an item that fails costs the loop one restart. One that is alone may be run
     again."""
@@ -313,6 +314,7 @@ def _run_batch(
             break
         except BaseException as error:
             over = fence.judged(error)
+            realm.note(error)
             errors[len(values)] = encode_error(over or error, skip=1)
             again = alone and over is None and retrying.retries(error)
             forget_frames(error)

@@ -1,4 +1,4 @@
-"""What a child says when a function or its arguments cannot be opened for want of code: what, where, why."""
+"""What a child says when code is missing that a function, its arguments or a call needs: what, where, why."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from zfarm.errors import ModuleMissing
 
-__all__ = ["opened"]
+__all__ = ["noted", "opened"]
 
 
 def opened(error: BaseException, host: str) -> BaseException:
@@ -25,6 +25,13 @@ def opened(error: BaseException, host: str) -> BaseException:
         )
         error.args = (f"{error}, {_where(host)}: {older}",)
     return error
+
+
+def noted(error: BaseException, host: str) -> None:
+    """Note the same on an error that a call has raised itself on ``host``, by an import within it: the error
+    is its own, and stays what it is."""
+    if type(error) is ModuleNotFoundError and not hasattr(error, "__notes__"):
+        error.add_note(f"{_where(host)}: {_remedy(error.name or '')}")
 
 
 def _what(error: ModuleNotFoundError, name: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from zfarm.edge import homes, wire
 from zfarm.edge.callables import Function, open_blob
-from zfarm.edge.missing import opened
+from zfarm.edge.missing import noted, opened
 from zfarm.edge.outcomes import encode_error, forget_frames
 from zfarm.messages import Blob, Run, Setup
 
@@ -34,6 +34,7 @@ class Realm:
         self.setup: Setup | None = None
         self.broken: bytes | None = None
         self.host = platform.node()
+        self._away = False  # modules may be missing that the client has
         self._blob = b""
         self._directory = ""
         self._shipment: Shipment | None = None
@@ -57,6 +58,7 @@ class Realm:
             self._break(error)
             return
         self.setup = setup
+        self._away = bool(setup.trees) or not _at_home(setup, self.host)
         self._blob = bytes(blob)
         if first:
             homes.ours.settle()
@@ -84,7 +86,13 @@ class Realm:
         try:
             function(*args)
         except BaseException as error:  # SystemExit too: an initializer that gives up has failed
+            self.note(error)
             self._break(error)
+
+    def note(self, error: BaseException) -> None:
+        """Code of the user's has raised this: say where, if a module is missing that the client may have."""
+        if self._away:
+            noted(error, self.host)
 
     def _break(self, error: BaseException) -> None:
         self.broken = encode_error(error, skip=1)
@@ -133,11 +141,14 @@ def _directory() -> str:
         return ""
 
 
+def _at_home(setup: Setup, host: str) -> bool:
+    return setup.prefix == sys.prefix and setup.host in ("", host)
+
+
 def _take_place(setup: Setup, host: str, shipment: Shipment | None = None) -> None:
     """Go where the client is, and import from where it imports, as far as this host has that."""
-    at_home = setup.prefix == sys.prefix and setup.host in ("", host)
     wanted = list(setup.path) if shipment is None else shipment.path(setup.path)
-    if at_home:
+    if _at_home(setup, host):
         path = wanted
     else:
         first = len(setup.trees)
