@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from zfarm.edge.projects import Projects
+from zfarm.edge.trees import FOLDER, Entry
 from zfarm.edge.wire import decode_setup
 from zfarm.errors import TransferError
 from zfarm.handles import FileHandle
@@ -44,7 +45,7 @@ class Shipped:
         self.lock = threading.Lock()
         self.projects = Projects()
         self._handles: OrderedDict[Need, FileHandle] = OrderedDict()
-        self._listed: dict[str, dict[str, bytes]] = {}
+        self._listed: dict[str, dict[str, Entry]] = {}
         self._of_setups: dict[bytes, tuple[FileHandle, ...]] = {}
 
     @classmethod
@@ -55,7 +56,7 @@ class Shipped:
             shipped._handles[tree.need] = FileHandle(Path(tree.top).name, tree.need, 0o555)
         return shipped
 
-    def add(self, top: str, handle: FileHandle, listed: dict[str, bytes]) -> tuple[str, ...]:
+    def add(self, top: str, handle: FileHandle, listed: dict[str, Entry]) -> tuple[str, ...]:
         """A directory was taken; the names that have changed."""
         self._handles[handle._need] = handle
         self._handles.move_to_end(handle._need)
@@ -98,7 +99,7 @@ def sync(farm: Executor, what: str | os.PathLike[str] | ModuleType, exclude: Seq
         held = shipped.projects.take(source, prefix, exclude)
         handle = FileHandle(source.name or "root", held.need, held.mode, held)
         link.check_files((handle,))
-        listed = {entry.name: entry.digest for entry in held.manifest.entries if entry.digest}
+        listed = {entry.name: entry for entry in held.manifest.entries if entry.kind != FOLDER}
         changed = shipped.add(str(source), handle, listed)
         farm._setups.ship(Tree(held.need, str(top), not prefix))
     sizes = [entry.size for entry in held.manifest.entries if entry.digest]

@@ -219,6 +219,19 @@ def test_a_checkup_tells_what_code_is_not_the_same_there(
     assert started.wait() == 0
 
 
+def test_links_and_modes_that_change_are_changes_too(project: Path) -> None:
+    with zfarm.Executor(max_workers=1) as farm:
+        first = farm.sync(project)
+        (project / "link").symlink_to("shipped_parts/version.py")
+        (project / "shipped_parts" / "version.py").chmod(0o755)
+        (project / "folder").mkdir()
+        changed = farm.sync(project)
+
+        assert changed.digest != first.digest
+        assert changed.changed == ("link", "shipped_parts/version.py")
+        assert farm.sync(project).changed == ()
+
+
 def test_a_package_is_shipped_by_its_module_or_its_directory(project: Path, tmp_path: Path) -> None:
     main = importlib.import_module("shipped_parts")
     with zfarm.Executor(max_workers=1) as farm:

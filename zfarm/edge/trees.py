@@ -23,7 +23,16 @@ from zfarm.errors import TransferError, UnsafeName
 from zfarm.messages import DIGEST_BYTES, Blob, Need
 from zfarm.settings import settings
 
-__all__ = ["Entry", "Manifest", "build_tree", "check_list", "pack_manifest", "read_manifest", "walk_tree"]
+__all__ = [
+    "FOLDER",
+    "Entry",
+    "Manifest",
+    "build_tree",
+    "check_list",
+    "pack_manifest",
+    "read_manifest",
+    "walk_tree",
+]
 
 FILE: Final = "f"
 FOLDER: Final = "d"
