@@ -14,6 +14,7 @@ from rich.console import Console
 
 import zfarm
 from tests.face.processes import wait_until
+from zfarm.drawing import Bars, Pace
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -125,3 +126,34 @@ def test_a_cancelled_future_counts_as_failed() -> None:
     future.cancel()
     assert list(zfarm.track([future], console=console)) == [future]
     assert "1 failed" in screen(console)
+
+
+def test_a_rate_is_that_of_the_time_that_has_gone_by() -> None:
+    """Found on two equal slots, whose calls end together: 90,000 a second, it said, and 0:00:01 left."""
+    pace = Pace()
+    assert pace.per_s is None
+    pace.see(100.0, 0)
+    pace.see(104.0, 0)
+    assert pace.per_s is None
+    pace.see(110.0, 2)
+    assert pace.per_s == 0.2
+    pace.see(115.0, 2)
+    assert pace.per_s == pytest.approx(2 / 15)
+    for second in range(116, 200):
+        pace.see(float(second), 2 + 3 * (second - 115))
+    assert pace.per_s == pytest.approx(3.0)
+
+
+def test_the_time_left_follows_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, now = terminal(), [1000.0]
+    bars = Bars([], console)
+    monkeypatch.setattr(bars, "get_time", lambda: now[0])
+    bar = bars.add_task("tasks", total=1000, failed=0, pace=Pace())
+    bars.look()
+    now[0] += 20.0
+    bars.update(bar, completed=2)
+    bars.look()
+    console.print(bars.make_tasks_table(bars.tasks))
+
+    assert "0.1/s" in screen(console)
+    assert "2:46:20" in screen(console)

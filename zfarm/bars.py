@@ -52,18 +52,21 @@ def _closing(iterable: Iterable[T]) -> Iterator[T]:
 
 
 def _tracked(iterable: Iterable[T], total: int | None, description: str, console: Console) -> Iterator[T]:
-    from zfarm.drawing import Bars
+    from zfarm.drawing import Bars, Pace
 
     futures = getattr(iterable, "futures", None)
     bars = Bars(list(futures) if futures is not None else [], console)
-    failed = 0
+    failed = done = 0
     with bars:
-        bar = bars.add_task(description or "tasks", total=total, failed=0)
+        bar = bars.add_task(description or "tasks", total=total, failed=0, pace=(pace := Pace()))
         try:
             for item in _closing(iterable):
                 if isinstance(item, StandardFuture) and item.done():
                     failed += item.cancelled() or item.exception() is not None
-                bars.update(bar, advance=1, failed=failed)
+                done += 1
+                bars.update(bar, completed=done, failed=failed)
+                if done == total:  # nobody looks any more
+                    pace.see(bars.get_time(), done)
                 yield item
         except GeneratorExit:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from math import ceil
 from typing import Any, Final
 
 from rich.console import Console
@@ -20,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["Bars"]
+__all__ = ["Bars", "Pace"]
 
 TASKS_MAX: Final = 8
 """Tasks with progress of their own that are shown at once."""
@@ -29,15 +30,59 @@ LOOKED_AT: Final = 1000
 REFRESH_PER_S: Final = 10
 
 
+PERIOD_S: Final = 30.0
+"""A rate is that of so many seconds: long enough to be read, and it follows when the calls change."""
+
+
+class Pace:
+    """How many end per second, of what was looked at in the last seconds up to now.
+
+    rich counts from when the first of them ended to when the last one did, which is no time at all where
+    several end together, as the calls on equal slots do: a thousand a second, and all will be over at once.
+    """
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, float]] = deque()
+
+    def see(self, now: float, done: float) -> None:
+        """So many have ended by now."""
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and self._seen[1][0] <= now - PERIOD_S:
+            self._seen.popleft()
+
+    @property
+    def per_s(self) -> float | None:
+        """None: nothing has ended in that time."""
+        if len(self._seen) < 2:
+            return None
+        (since, before), (now, done) = self._seen[0], self._seen[-1]
+        return (done - before) / (now - since) if done > before and now > since else None
+
+
 class Rate(ProgressColumn):
     """How many end per second."""
 
     def render(self, task: Task) -> Text:
         """The text of one bar."""
-        speed = task.finished_speed or task.speed
-        if speed is None or "failed" not in task.fields:
+        speed = task.fields["pace"].per_s if "pace" in task.fields else None
+        if speed is None:
             return Text("")
         return Text(f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s", style="progress.data.speed")
+
+
+class Left(TimeRemainingColumn):
+    """How long it takes until all have ended."""
+
+    def render(self, task: Task) -> Text:
+        """The text of one bar."""
+        if "pace" not in task.fields or task.total is None or task.finished:
+            return super().render(task)
+        speed = task.fields["pace"].per_s
+        if speed is None:
+            return Text("-:--:--", style="progress.remaining")
+        minutes, seconds = divmod(ceil((task.total - task.completed) / speed), 60)
+        hours, minutes = divmod(minutes, 60)
+        return Text(f"{hours:d}:{minutes:02d}:{seconds:02d}", style="progress.remaining")
 
 
 class Failures(ProgressColumn):
@@ -62,7 +107,7 @@ class Bars(Progress):
             MofNCompleteColumn(),
             Rate(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            Left(),
             Failures(),
             console=console,
             refresh_per_second=REFRESH_PER_S,
@@ -79,7 +124,10 @@ class Bars(Progress):
         return super().get_renderables()
 
     def look(self) -> None:
-        """Look at what the tasks say."""
+        """Look at what has ended, and at what the tasks say."""
+        for task in self.tasks:
+            if "pace" in task.fields and not task.finished:
+                task.fields["pace"].see(self.get_time(), task.completed)
         for _ in range(min(LOOKED_AT, len(self._waiting))):
             future = self._waiting.popleft()
             key = id(future)
