@@ -14,7 +14,7 @@ from zfarm.edge.bales import Bale
 from zfarm.edge.helpings import helpings
 from zfarm.edge.holdings import FileHolding, TreeHolding
 from zfarm.edge.parcels import digest_of
-from zfarm.errors import FarmError
+from zfarm.errors import FarmError, TransferError
 from zfarm.messages import Blob, Chunk, Chunks, Give, Payload, Wanted
 from zfarm.settings import settings
 
@@ -82,15 +82,9 @@ class Giver:
 
     def _chunk(self, wanted: Wanted, at: int, handles: Handles, host: str) -> tuple[Chunk, bytes]:
         """One chunk of what a worker wants: or where it lies on this host, or why it cannot be had."""
-        from zfarm.handles import holding_of
-
         digest, size = wanted.digest, wanted.size
         try:
-            found: Any = None
-            for handle in handles:
-                found = holding_of(handle).blob(digest)
-                if found is not None:
-                    break
+            found = _found(digest, handles)
             if found is None or found.need.size != size:
                 return Chunk(digest, size, at, text="the call does not need this file"), b""
             if isinstance(found, Bale):
@@ -127,3 +121,25 @@ class Giver:
         self._open = (None, -1)
         if fd >= 0:
             os.close(fd)
+
+
+def _found(digest: bytes, handles: Handles) -> Any:
+    """What has this digest among what a call needs; None: it needs no such thing.
+
+    Raises:
+        TransferError: nothing of what is here has it, and some of it is not here.
+    """
+    from zfarm.handles import holding_of
+
+    elsewhere: TransferError | None = None
+    for handle in handles:
+        try:
+            found = holding_of(handle).blob(digest)
+        except TransferError as error:  # the broker keeps it, or each worker has it: the others are ours
+            elsewhere = elsewhere or error
+            continue
+        if found is not None:
+            return found
+    if elsewhere is not None:
+        raise elsewhere
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -52,3 +53,11 @@ def total_of(*things: Any) -> float:
 def spoil_in(thing: Any) -> float:
     thing["array"][:] = 0
     return total_of(thing)
+
+
+def grown(thing: Any, by: float) -> Any:
+    return {"array": thing["array"] + by, "small": thing["small"]}
+
+
+def sizes_of(*files: Any) -> list[int]:
+    return [os.path.getsize(file) for file in files if isinstance(file, os.PathLike)]

@@ -65,6 +65,28 @@ def test_a_kept_result_is_used_where_it_is_and_brought_once_to_another_host(farm
         assert giver is None or giver.given_bytes == 0
 
 
+def test_calls_may_need_what_is_here_and_what_is_not(farm: TcpFarm) -> None:
+    """Found by a call with a large argument whose result is kept: the client was asked for the argument, and
+    said that it had not put what each worker makes itself."""
+    farm.start_broker("--journal", "none")
+    host(farm, "a")
+    farm.wait_slots(1)
+    named, own = farm.directory / "named", farm.directory / "own"
+    for path in (named, own):
+        path.write_bytes(os.urandom(2 * MIB))
+    with zfarm.Executor(farm.connection) as client:
+        client.put(named, name="named")
+        there, here = client.handle("named"), client.put(own)
+        keeping = client.options(keep=True)
+        kept = keeping.submit(large.grown, large.make(1.0), 1.0).result(DEADLINE_S)
+
+        assert isinstance(kept, zfarm.Kept)
+        assert client.submit(large.total_of, kept, large.make(3.0)).result(DEADLINE_S) > 4
+        assert client.submit(large.total_of, large.make(5.0), kept).result(DEADLINE_S) > 4
+        for files in ((there, here), (here, there), (kept, there, here)):
+            assert client.submit(large.sizes_of, *files).result(DEADLINE_S)[-2:] == [2 * MIB, 2 * MIB]
+
+
 def test_a_kept_result_is_lost_with_its_host_and_that_is_said(farm: TcpFarm) -> None:
     farm.start_broker("--journal", "none")
     worker = host(farm, "a")
