@@ -218,3 +218,19 @@ def test_streams_that_were_read_are_forgotten(farm: zfarm.Executor) -> None:
     assert sum(item.number for item in farm.stream_map(learn, [3] * 20)) == 20 * 6
     list(farm.submit(learn, 3).stream())
     assert len(farm._link.streams._channels) <= 2  # the last ones, until another one is read
+
+
+async def answer(_: int = 0) -> int:
+    return 42
+
+
+async def answers(_: int = 0) -> Any:
+    yield 42
+
+
+def test_what_is_no_stream_is_told_with_the_remedy(farm: zfarm.Executor) -> None:
+    with pytest.raises(zfarm.NotPortable, match="stream_map"):
+        list(farm.map(letters, ["abc"]))
+    for function in (answer, answers):
+        with pytest.raises(zfarm.NotPortable, match=r"asyncio\.run"):
+            farm.submit(function).result(DEADLINE_S)

@@ -16,6 +16,13 @@ __all__ = ["not_portable"]
 _TRIALS_MAX: Final = 300
 _DEPTH_MAX: Final = 12
 _TEXT_MAX: Final = 300
+_ASYNC: Final = "; calls are run as they are: have the function call asyncio.run() itself"
+_REMEDIES: Final[Mapping[type, str]] = {
+    types.GeneratorType: "; give a list, or, of a function that yields, submit() it or use stream_map(), "
+    "where what it yields is a stream",
+    types.CoroutineType: _ASYNC,
+    types.AsyncGeneratorType: _ASYNC,
+}
 
 
 def not_portable(
@@ -35,7 +42,7 @@ def not_portable(
     if found is not None and _is_future(value):
         reason = "a future may be an argument of submit, not within one or of map: pass its result()"
     else:
-        reason = _reason(walk.reason or error)
+        reason = _reason(walk.reason or error) + _REMEDIES.get(type(value), "")
     where = " -> ".join(path) or "it"
     kind = "" if found is None else f" ({_type_name(value)})"
     return NotPortable(f"{where}{kind} cannot be sent: {reason}")
