@@ -217,7 +217,7 @@ class Beyond(concurrent.futures.Executor):
 
         What a call raises comes after its last item and ends the loop, and so does a StreamGap; that cancels
         the rest, as breaking off does. With ``return_exceptions`` it is the ``error`` of an item instead, and
-        the others go on.
+        the others go on; so it is with an input that cannot be sent.
 
         Raises:
             TypeError, ValueError: ``buffersize`` is not a whole number above 0.

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from zfarm.errors import NotPortable, TooLarge
 from zfarm.streams import Buffer, Stream
 
 if TYPE_CHECKING:
@@ -162,12 +163,26 @@ class Merged(Generic[T]):
             except StopIteration:
                 self._more = False
                 break
-            future = self._farm.submit(self._fn, given)
             source = _Source(self._queue, index, given)
-            source.future = future
-            source.stream = future._channels().open(future, buffer=source)
+            try:
+                source.future = self._farm.submit(self._fn, given)
+            except (NotPortable, TooLarge) as error:
+                if not self._give:
+                    raise
+                self._refuse(source, error)
+            else:
+                source.stream = source.future._channels().open(source.future, buffer=source)
             self._sources.add(source)
         return bool(self._sources)
+
+    def _refuse(self, source: _Source, error: BaseException) -> None:
+        """Its call cannot be submitted: that is how it ends, before its first item."""
+        from zfarm.futures import Future
+
+        source.future = Future()
+        source.future._fail(error)
+        source.stream = Stream(source.future, source, lambda: None)
+        source.end()
 
     def _read(self, source: _Source) -> Iterator[StreamItem[T]]:
         """One piece of the items of this call, or its end."""
@@ -195,7 +210,10 @@ def _cancel(link: Link, futures: list[Future[Any]]) -> None:
     """In the link's thread."""
     link.take()
     for future in futures:
-        link.cancel_task(future._task)
+        if future._withdraw():  # it still waits for its argument
+            future._drop()
+        else:
+            link.cancel_task(future._task)
 
 
 def _resolve(woken: Any) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ def fail_at(many: int) -> Iterator[int]:
     yield -many
     if many == 3:
         raise ZeroDivisionError("three")
+
+
+def touch(path: str) -> Iterator[str]:
+    """Make a file, and tell its name."""
+    Path(path).touch()
+    yield Path(path).name
 
 
 def emit_and_wait(gate: str) -> None:
@@ -102,6 +109,17 @@ def test_errors_are_items_when_asked_for(farm: zfarm.Executor) -> None:
     assert isinstance(failed.error, ZeroDivisionError)
 
 
+def test_an_input_that_cannot_be_sent_is_an_item_too(farm: zfarm.Executor) -> None:
+    lock = threading.Lock()
+    got = {item.index: item for item in farm.stream_map(squares, [1, lock, 1], return_exceptions=True)}
+
+    assert [got[index].value for index in (0, 2)] == [0, 0]
+    assert isinstance(got[1].error, zfarm.NotPortable)
+    assert (got[1].input, got[1].value, got[1].number, got[1].attempt) == (lock, None, 0, 0)
+    with pytest.raises(zfarm.NotPortable):
+        list(farm.stream_map(squares, [1, lock, 1]))
+
+
 def test_breaking_off_cancels_what_has_not_started(farm: zfarm.Executor, tmp_path: Path) -> None:
     gates = [str(tmp_path / str(n)) for n in range(10)]
     merged = farm.stream_map(emit_and_wait, gates, buffersize=10)
@@ -116,6 +134,18 @@ def test_breaking_off_cancels_what_has_not_started(farm: zfarm.Executor, tmp_pat
         Path(gate).touch()
 
     assert farm.submit(pow, 2, 3).result(30) == 8  # the other eight would wait for ever for their gates
+
+
+def test_breaking_off_cancels_what_waits_for_its_argument(farm: zfarm.Executor, tmp_path: Path) -> None:
+    later: Future[str] = Future()
+    merged = iter(farm.stream_map(touch, [str(tmp_path / "now"), later]))
+    assert next(merged).value == "now"
+    merged.close()  # type: ignore[attr-defined]  # it is a generator
+
+    later.set_result(str(tmp_path / "later"))
+    farm.shutdown()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["now"]
 
 
 def test_a_loop_of_asyncio_reads_it_too(farm: zfarm.Executor) -> None:
