@@ -35,6 +35,9 @@ def may_last(person: Person, task: Task) -> None:
 
 
 def _insist(person: Person, task: Task) -> None:
-    if task.outcome is None and not task.abandoned:
-        person.hand("cancel", task)
-        person.farm.after(AGAIN_S, partial(_insist, person, task))
+    client = person.client
+    if task.outcome is not None or (task.abandoned and not client.job):
+        return
+    if client.alive and not client.attaching:
+        client.hand("cancel", task)
+    person.farm.after(AGAIN_S, partial(_insist, person, task))  # a job is not over when its programs are
