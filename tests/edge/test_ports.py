@@ -297,6 +297,29 @@ def test_what_is_no_message_of_the_broker_makes_its_peer_dial_anew(
     router.close()
 
 
+def test_a_link_that_was_given_up_before_it_was_known_to_be_up_is_dialled_anew(
+    context: Context, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "MESSAGE_BYTES_MAX", 1_000)
+    monkeypatch.setattr(redial, "REDIAL_S", (0.0, 0.01))
+    router = RouterPort(context, f"ipc://{directory}/broker")
+    links: list[bool] = []
+    dealer = DealerPort(context, Access(router.address), on_link=links.append)
+    dealer.send([b"hello"])
+    (got,) = until(router.receive)
+    router.send(got.peer, [bytes(1_000)] * 5)
+    assert dealer.socket.poll(DEADLINE_S * 1_000)
+    assert dealer.receive() == []
+    dealer.watch_link()  # what it reads is of the link that was given up
+    assert links == []
+    until(lambda: links == [True], dealer.flush, dealer.watch_link)
+    dealer.send([b"again"])
+    (got,) = until(router.receive, dealer.flush)
+    assert got.frames == [b"again"]
+    dealer.close()
+    router.close()
+
+
 def test_random_ids_do_not_start_where_they_started_before(directory: Path) -> None:
     seen = set()
     for number in range(3):

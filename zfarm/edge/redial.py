@@ -75,6 +75,7 @@ class Redial:
         self._shaking = False  # it ended in the handshake, and nobody has said why
         self._told = False  # why the handshake failed
         self._unknown = False
+        self._given_up = False  # by us: what is told until it is dialled anew is of the link that was
         self.monitor: Socket = socket.get_monitor_socket(_WATCHED)
 
     def dial(self) -> None:
@@ -84,6 +85,7 @@ class Redial:
     def hang_up(self) -> None:
         """Give the link up, with all that is on its way, and dial anew a little later."""
         disconnect(self._socket, self._place[0])
+        self._given_up, self._left = True, False
         self._due = time.monotonic() + random.uniform(*REDIAL_S)
         self._down()
 
@@ -94,9 +96,11 @@ class Redial:
             self._note(int.from_bytes(head[:2], "little"), int.from_bytes(head[2:6], "little"))
 
     def _note(self, what: int, value: int) -> None:
+        if self._given_up:
+            return
         if what == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._due = self._stuck_at = inf
-            self._left = self._told = False
+            self._left = self._told = self._unknown = False
             self.up = True
             self._on_link(True)
         elif what == zmq.EVENT_DISCONNECTED:
@@ -121,12 +125,14 @@ class Redial:
 
     def flush(self) -> float:
         """Dial anew when it is time; seconds until then. For ``Loop.add_flusher``."""
-        if self._due == inf:
-            return inf
-        left_s = self._due - time.monotonic()
+        left_s = inf if self._due == inf else self._due - time.monotonic()
         if left_s > 0:
             return left_s
+        self.watch_link()  # it may have come up just now
+        if self._due > time.monotonic() or self.monitor.closed:
+            return 0.0
         self._due = self._stuck_at = inf
+        self._given_up = False
         dial_anew(self._socket, self._place[0])
         if self._left:
             self._left = False
