@@ -220,6 +220,47 @@ def test_streams_that_were_read_are_forgotten(farm: zfarm.Executor) -> None:
     assert len(farm._link.streams._channels) <= 2  # the last ones, until another one is read
 
 
+def emit_large(many: int) -> int:
+    """Emit so many items of which a reader who is behind takes few."""
+    for _ in range(many):
+        zfarm.emit(bytes(100_000))
+    return many
+
+
+def test_who_lets_go_of_its_stream_holds_up_no_other_reader(farm: zfarm.Executor) -> None:
+    future = farm.submit(emit_large, 100)
+    stream, other = future.stream(), future.stream()
+    buffers = [stream._buffer, other._buffer]
+    wait_until(lambda: all(buffer.pieces for buffer in buffers), "the first items", DEADLINE_S)
+    numbers: list[int] = []
+    reading = threading.Thread(target=lambda: numbers.extend(item.number for item in stream), daemon=True)
+    reading.start()
+    held = farm._link._machine._inflow._streams[future._task]
+    wait_until(
+        lambda: stream._buffer.taken[1] == held.next - 1 > held.taken == 0, "all it may have", DEADLINE_S
+    )
+    del other
+    assert future.result(DEADLINE_S) == 100
+    reading.join(DEADLINE_S)
+    assert numbers == list(range(1, 101))
+
+
+def test_what_a_reader_leaves_is_kept_from_when_it_left(
+    farm: zfarm.Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later: list[Any] = []
+    future = farm.submit(learn, 10)
+    wait_until(future.done, "the end", DEADLINE_S)
+    monkeypatch.setattr(farm._link.loop, "call_later", lambda fn, after_s: later.append(fn))
+    for count in (1, 2):
+        stream = future.stream()
+        assert next(iter(stream)).number == count
+        del stream
+        wait_until(lambda: len(later) == count, "the reader to be gone", DEADLINE_S)  # noqa: B023
+    later[0]()  # the first one is gone for long
+    assert [item.number for item in future.stream()] == list(range(3, 11))
+
+
 async def answer(_: int = 0) -> int:
     return 42
 

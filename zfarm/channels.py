@@ -37,6 +37,8 @@ class _Channel:
         self.over = False
         self.left: deque[Piece] = deque()
         """What the last reader had not read when it left."""
+        self.leavings = 0
+        """How often the last reader has left."""
 
 
 class Channels:
@@ -143,18 +145,21 @@ class Channels:
             return
         channel.readers.remove(buffer)
         if channel.readers:
+            self._took(channel.task)  # it may be the one for whom the others had to wait
             return
         channel.left = buffer.rest()
+        channel.leavings += 1
         if not channel.over:
             self._machine.unlisten(channel.task)
         elif not channel.left:
             del self._channels[channel.task]
             return
-        self._link.loop.call_later(lambda: self._drop(channel), settings.stream_kept_s)
+        self._link.loop.call_later(partial(self._drop, channel, channel.leavings), settings.stream_kept_s)
 
-    def _drop(self, channel: _Channel) -> None:
-        """Nobody has come back to read on."""
-        if not channel.readers and self._channels.get(channel.task) is channel:
+    def _drop(self, channel: _Channel, leavings: int) -> None:
+        """Nobody has come back to read on, unless another one has left since then."""
+        gone = not channel.readers and channel.leavings == leavings
+        if gone and self._channels.get(channel.task) is channel:
             del self._channels[channel.task]
 
     def arrived(self, action: Arrived) -> None:
