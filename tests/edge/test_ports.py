@@ -308,7 +308,7 @@ def test_a_link_that_was_given_up_before_it_was_known_to_be_up_is_dialled_anew(
     dealer.send([b"hello"])
     (got,) = until(router.receive)
     router.send(got.peer, [bytes(1_000)] * 5)
-    assert dealer.socket.poll(DEADLINE_S * 1_000)
+    assert dealer.socket.poll(int(DEADLINE_S * 1_000))
     assert dealer.receive() == []
     dealer.watch_link()  # what it reads is of the link that was given up
     assert links == []
