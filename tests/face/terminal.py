@@ -48,16 +48,25 @@ class Terminal:
         while text not in self.written:
             left = deadline - time.monotonic()
             assert left > 0, f"no {text!r} within {WAIT_S} s, but {self.written[-3000:]!r}"
-            if select.select([self.master], [], [], min(left, 1.0))[0]:
-                self.written += os.read(self.master, 65536).decode(errors="replace")
+            self._read(min(left, 1.0))
         seen, _, self.written = self.written.partition(text)
         return seen + text
 
     def wait_end(self) -> int:
-        code = self.process.wait(WAIT_S)
-        while select.select([self.master], [], [], 0)[0]:
+        """Its exit code. What it writes until then is read, or it would wait for that for ever."""
+        deadline = time.monotonic() + WAIT_S
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, f"it does not end within {WAIT_S} s: {self.written[-3000:]!r}"
+            self._read(0.02)
+        while self._read(0):
+            pass
+        return self.process.returncode
+
+    def _read(self, wait_s: float) -> bool:
+        ready = bool(select.select([self.master], [], [], wait_s)[0])
+        if ready:
             self.written += os.read(self.master, 65536).decode(errors="replace")
-        return code
+        return ready
 
     def close(self) -> None:
         if self.process.poll() is None:
