@@ -22,9 +22,7 @@ def kill(broker: Command) -> None:
 
 
 def test_10000_queued_and_100_running_tasks_survive_a_killed_broker(farm: TcpFarm, tmp_path: Path) -> None:
-    farm.variables = {
-        "ZFARM_WORKER_LOST_AFTER_S": "30"
-    }  # to start a hundred children takes a busy host some time
+    farm.variables = {"ZFARM_WORKER_LOST_AFTER_S": "30"}  # a hundred children take time to start
     broker = farm.start_broker()
     port = farm.port
     farm.start_worker(100)
