@@ -46,6 +46,7 @@ class BrokerProcess(Process):
         self.gate = Gate(self)
         self.archive = Archive(self)
         self.foyer = Foyer(self)
+        self._parked = 0
         self.machine.archive = ARCHIVE
         farm.books.broker_born()
         if farm.disk is not None:
@@ -122,6 +123,9 @@ class BrokerProcess(Process):
         self.foyer.turned(clock)
 
     def advanced(self) -> None:
+        before, self._parked = self._parked, len(self.machine.parked)
+        if self._parked < before:
+            self.stirs()  # a retry whose time has come, and that may wait for a slot now
         self.farm.books.broker_advanced()
 
     def checked(self, actions: list[m.Action]) -> list[m.Action]:
@@ -170,6 +174,9 @@ class WorkerProcess(Process):
         self.finished = False
         self.lost = False
         """The broker has not heard of this life for too long, at some time or other."""
+        self.kept_out_s = 0.0
+        """How long it waited to be let in, at most: its key had workers enough."""
+        self._kept_out_since = -1.0
         self.children = Children(self)
         self.shelf = Shelf(self)
         self.link = Link(farm, name, partial(self.hand, "message"), near, self.principal)
@@ -224,6 +231,8 @@ class WorkerProcess(Process):
             self._told(action)
             if action.text.startswith("no word from the broker"):
                 farm.books.cuts_off(self)
+            elif action.text.startswith("not let in yet") and self._kept_out_since < 0:
+                self._kept_out_since = farm.now
             return
         farm.story.tell(farm.now, self.name, "does", action)
         if isinstance(action, m.Send):
@@ -256,7 +265,11 @@ class WorkerProcess(Process):
             self.die()
             if farm.mix.leaving_s:
                 farm.start_worker(self.name)
-        elif not isinstance(action, m.Connected):
+        elif isinstance(action, m.Connected):
+            if self._kept_out_since >= 0:
+                self.kept_out_s = max(self.kept_out_s, farm.now - self._kept_out_since)
+            self._kept_out_since = -1.0
+        else:
             raise AssertionError(f"a worker should not do {action}")
 
 

@@ -103,7 +103,8 @@ class Readers(Listeners):
         gone = any(run.interrupted or not run.worker.alive or run.worker.lost for run in task.runs)
         cut_off = not (self.farm.mix.patient or self.farm.mix.calm)
         # a stream that has ended is kept for so long, and three questions may not be heard in that time
-        cut_off |= self.farm.broker.foyer.waited_s > self.farm.mix.settings.stream_kept_s / 3
+        waited_s = max([self.farm.broker.foyer.waited_s, *(run.worker.kept_out_s for run in task.runs)])
+        cut_off |= waited_s > self.farm.mix.settings.stream_kept_s / 3
         disowned = task.asked_by is not None and task.asked_by.disowned
         excused = reader.lazy or gone or task.unsure or cut_off or disowned
         assert excused, f"{what} has a gap that nobody is to blame for: {action}"
