@@ -117,6 +117,19 @@ def test_the_rest_of_a_stream_is_not_given_up_while_the_broker_is_behind() -> No
     assert waiting.given_up_after() >= settings.stream_given_up_s - 4 * BEAT_S
 
 
+def test_patience_begins_anew_when_a_worker_says_that_it_has_the_rest() -> None:
+    waiting = Waiting()
+    while waiting.now + 2 * BEAT_S < settings.stream_given_up_s:
+        assert not waiting.beat(heard=True)
+    waiting.inflow.sent(Sent(LEASE, 1), waiting.now)  # a long way: it was asked when the task had ended
+    assert waiting.given_up_after() >= settings.stream_given_up_s
+    heard_again = Waiting()
+    for _ in range(10):
+        assert not heard_again.beat(heard=True)
+        heard_again.inflow.sent(Sent(LEASE, 1), heard_again.now)  # the same once more is no news
+    assert heard_again.given_up_after() <= settings.stream_given_up_s
+
+
 def test_a_broker_that_is_behind_is_not_asked_the_same_again() -> None:
     inflow = reading()
     inflow.sent(Sent(LEASE, 3), 0.0)

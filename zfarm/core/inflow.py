@@ -284,6 +284,7 @@ class Inflow:
         stream = self._leases.get(message.lease)
         if stream is not None and message.last > stream.told:
             stream.told = message.last
+            stream.moved_at = now  # its worker lives and has them: patience begins anew
             if stream.next <= stream.told and stream.fetched != stream.next:
                 stream.fetch_at = now + self._limits.stream_retry_s / 5
             self.deadline = NOW
