@@ -296,6 +296,7 @@ class Streaming(Message):
     owner: str
     task: int
     attempt: int = 0
+    duct: str = ""  # where it may be had from its worker itself: as in Join; to a client with its host
 
 
 class Listening(Message):
@@ -325,6 +326,7 @@ class Hello(Message, tag="hello"):
     job: str = ""
     life: str = ""
     number: int = 0
+    key: str = ""  # that it shows to workers whose ducts it dials, and to nobody else
 
 
 class Attach(Message, tag="attach"):
@@ -382,6 +384,7 @@ class Listen(Message, tag="listen"):
     """Client -> broker -> worker: streams are read, so far. A worker keeps no more than a window ahead."""
 
     listens: list[Listening]
+    key: str = ""  # to a worker: whoever shows it may have these streams over the worker's duct
 
 
 class Fetch(Message, tag="fetch"):
@@ -603,6 +606,7 @@ class WorkerPicture(Message):
     uptime_s: float
     vitals: Vitals
     aside_s: float = 0.0  # its children keep dying: it is granted nothing for so long; 0: it is not set aside
+    duct: str = ""  # where clients may dial it; empty: nowhere
 
 
 class ClientPicture(Message):
@@ -666,6 +670,7 @@ class Join(Message, tag="join"):
     resources: dict[str, int] = {}  # what it has for its calls, in thousandths
     labels: list[str] = []
     beat: int = 0  # as in Beat
+    duct: str = ""  # where clients may dial it, and the key that it shows there: :PORT KEY
 
 
 class Beat(Message, tag="beat"):
@@ -1195,11 +1200,39 @@ class Running(Action):
 
 
 class PublishItems(Action):
-    """Worker: publish these items under that topic. They may be lost."""
+    """Worker: publish these items under that topic, or ``direct``, over the duct. They may be lost."""
 
     topic: str
     items: Any
     payload: Any
+    direct: bool = False
+
+
+class Admit(Action):
+    """Worker: whoever shows this key may have this stream over the duct; ``duct_up`` tells that they do."""
+
+    lease: int
+    key: str
+
+
+class Dismiss(Action):
+    """Worker: nobody may have this stream over the duct any more."""
+
+    lease: int
+
+
+class Dial(Action):
+    """Client: get this stream over that duct; ``duct_broke`` tells that it has ended."""
+
+    lease: int
+    duct: str
+
+
+class HangUp(Action):
+    """Client: this stream is not wanted over that duct any more."""
+
+    lease: int
+    duct: str
 
 
 class SeekBlob(Action):

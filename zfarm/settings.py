@@ -171,6 +171,14 @@ class Settings:
     """Bytes of one task's files that its worker keeps; beyond that ``send_file`` waits."""
     files_given_up_s: float = 60.0
     """The same for the rest of a task's files, while its worker lives."""
+    duct_from_bytes: int = 8 * MIB
+    """Bytes of one task's files from which on its client is offered them over the duct of its worker, if that
+    has one: to dial costs each side about as much as 1 MiB."""
+    duct_wait_s: float = 0.05
+    """How long what follows then waits for its client at the duct: it cannot move to it while something is on
+    its way. Not again where that was in vain, for ``duct_shunned_s``."""
+    duct_shunned_s: float = 600.0
+    """For how long a client leaves a duct alone that it cannot reach, or that breaks again and again."""
     files_max: int = 1_000_000
     """Files that one task may send."""
     file_bytes_max: int = 16 * 1024 * 1024 * MIB

@@ -15,6 +15,7 @@ from math import inf
 
 from tests.simulation.checkers import Books
 from tests.simulation.disk import Disk
+from tests.simulation.ducts import Ducts
 from tests.simulation.faults import Mix
 from tests.simulation.handles import Kept
 from tests.simulation.keyring import Keyring
@@ -44,6 +45,7 @@ class Farm:
         self.books = Books(self)
         self.network = Network(self)
         self.keys = Keyring(self)
+        self.ducts = Ducts(self)
         self.disk = Disk(mix.seed) if mix.journal else None
         self.tasks: dict[int, Task] = {}
         self.library = Library(random.Random(f"library {mix.seed}"))

@@ -13,6 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from tests.simulation.bulk import let_deliver
+from tests.simulation.ducts import let_dial
 from tests.simulation.exclusion import cut_off, let_exclude, stop_a_worker
 from tests.simulation.foyer import let_hurry
 from tests.simulation.fullness import empty_disk, fill_disk
@@ -223,10 +224,8 @@ def mix_of(seed: int) -> Mix:
         mix.settings = dataclasses.replace(mix.settings, journal_backlog_bytes=backlog)
     if not mix.calm:  # in some farms workers are stopped at once; the dice are of their own here, too
         mix.rates["stop at once"] = Random(f"stops {mix.seed}").choice((0.0, 0.0, 0.1, 0.6)) + 1e-9
-    let_revoke(mix)
-    let_leave(mix)
-    let_keep(mix)
-    let_hurry(mix)
+    for let in (let_revoke, let_leave, let_keep, let_hurry, let_dial):
+        let(mix)
     return mix
 
 

@@ -246,6 +246,23 @@ MUTANTS = [
         "files of one who holds its lease are gone", "reap", "abs(lease) not in held", "lease not in held"
     ),
     Mutant("streams of a lost worker kept", "drop_worker", "self.routes.lose(worker)", "pass"),
+    # ducts
+    Mutant("moves while items are on their way", "turn", " and not self.outstanding", ""),
+    Mutant(
+        "anybody's Listen opens a duct",
+        "on_listen",
+        "route.owner == client.session",
+        "True",
+    ),
+    Mutant(
+        "another client's key is passed on",
+        "on_listen",
+        "client.key if",
+        "max(one.key for one in self._broker.clients.values()) if",
+    ),
+    Mutant("whatever comes over a duct counts", "counts", "self._dialled.get(lease) == duct", "True"),
+    Mutant("a duct stays open for what is over", "_forget", "self.ducts.withdraw(stream)", "pass"),
+    Mutant("goes on over a duct that is cut", "down", "stream.open = stream.direct = False", "pass"),
     # large results
     Mutant(
         "delivered when it was sent",

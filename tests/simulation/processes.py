@@ -188,11 +188,13 @@ class WorkerProcess(Process):
             session, VERSIONS, self.slots, f"host-{name}", 1, self.clock, farm.mix.settings, resources, labels
         )
         self.machine.lacking.chunk_bytes = CHUNK
+        farm.ducts.equip(self)
         self.hand("advance")
 
     def die(self) -> None:
         super().die()
         self.link.close()
+        self.farm.ducts.died(self)
         self.children.die()
         self.farm.books.worker_died(self)
 
@@ -218,6 +220,7 @@ class WorkerProcess(Process):
             else:
                 if name == "child_delivers":
                     self.children.heard_delivery(arguments[0])
+                self.farm.ducts.tells(name, arguments)
                 getattr(self.machine, name)(*arguments, clock)
         elif kind == "tunnel":
             message, payload = entry[1:]
@@ -237,6 +240,8 @@ class WorkerProcess(Process):
         farm.story.tell(farm.now, self.name, "does", action)
         if isinstance(action, m.Send):
             farm.books.worker_says(self, action.message)
+            if isinstance(action.message, m.Items):
+                farm.ducts.sent(self, action.message, action.payload, False)
             self.link.send(action.message, action.payload)
         elif isinstance(action, m.StartChild):
             self.children.start(action.child)
@@ -254,7 +259,12 @@ class WorkerProcess(Process):
             self.children.pause_child(action.child, action.paused)
         elif isinstance(action, m.ToldDelivered):
             self.children.delivered(action.child, action.seq)
+        elif isinstance(action, m.Admit | m.Dismiss) or (
+            isinstance(action, m.PublishItems) and action.direct
+        ):
+            farm.ducts.do(self, action)
         elif isinstance(action, m.PublishItems):
+            farm.ducts.sent(self, action.items, action.payload, False)
             farm.network.publish(self, action.topic, action.items, action.payload)
         elif isinstance(action, m.StopChild):
             self.children.stop(action.child, action.kill)
@@ -306,10 +316,12 @@ class ClientProcess(Process):
         self.machine.subscribe(tunnel is None and farm.mix.published)
         self.machine.inflow.files = True
         self.machine.giving.chunk_bytes = CHUNK
+        farm.ducts.equip(self)
         self.hand("advance")
 
     def die(self) -> None:
         super().die()
+        self.farm.ducts.died(self)
         if self.link is not None:
             self.link.close()
 
@@ -329,6 +341,10 @@ class ClientProcess(Process):
                 known = self.session in self.farm.broker.machine.clients
                 self.disowned = not known and owner not in self.farm.living_sessions()
             self.machine.receive(m.BROKER, message, payload, clock)
+        elif kind == "direct":
+            self.machine.direct_items(entry[1], entry[2], entry[3], clock)
+        elif kind == "duct broke":
+            self.machine.duct_broke(entry[1], entry[2], clock)
         elif self.left:
             return  # whoever has left can ask for nothing more
         elif self.attaching and kind != "advance":
@@ -373,6 +389,8 @@ class ClientProcess(Process):
                 farm.comes_back(self)
         elif isinstance(action, m.Resolve):
             self._resolve(action)
+        elif isinstance(action, m.Dial | m.HangUp):
+            farm.ducts.do(self, action)
         elif isinstance(action, m.Give):
             farm.after(farm.rng.random() * 1e-3, partial(self._give, action))
         elif isinstance(action, m.Safe):

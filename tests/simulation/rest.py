@@ -50,6 +50,9 @@ KEPT = {
     "Client._told._numbers",
     "Worker._bodies._bodies",
     "Worker._kids[].given._sizes",
+    "Worker._outflow.ducts._vain",
+    "Client.inflow.dialling._broke",
+    "Client.inflow.dialling._shunned",
     "Worker.resources",
     "Worker.labels",
     "Worker.tether._sent",
@@ -125,6 +128,7 @@ def unrest(farm: Farm) -> list[str]:
                 found.append(f"{process.name} holds {path} = {str(container)[:200]}")
     found += remains(farm)
     found += farm.books.kept_in_vain()
+    found += farm.ducts.unrest()
     for worker in workers:
         if worker.shelf.pins:
             found.append(f"{worker.name} keeps the files {worker.shelf.pins}")

@@ -22,13 +22,13 @@ def rogue_speaks(farm: Farm) -> None:
     tasks = [rng.randint(1, 50) for _ in range(3)]
     reports = [m.Report(lease, rng.choice((m.VALUE, m.ERROR, m.LOST)), 10) for lease in leases]
     said: list[tuple[m.Message, list[bytes]]] = [
-        (m.Hello(session, VERSIONS), []),
+        (m.Hello(session, VERSIONS, key="the key of a rogue"), []),
         (m.Submit([m.Call(n + 1000, 0, 0) for n in range(2)], ["f"], 1), [b"f", b"s", b"1", b"2"]),
         (m.Cancel(tasks), []),
         (m.Ask(tasks), []),
         (m.Forget(tasks), []),
         (m.Pulse(1, 3), []),
-        (m.Listen([m.Listening(lease, 1 << 40, 0) for lease in leases]), []),
+        (m.Listen([m.Listening(n, 1 << 40, 0) for lease in leases for n in (lease, -lease)], "a key"), []),
         (m.Look(), []),
         *((m.Chunks(lease, tasks[0], [m.Chunk(bytes(32), 8)]), [b"forged.."]) for lease in leases),
         (m.Bye(), []),

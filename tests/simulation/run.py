@@ -67,8 +67,10 @@ def _live(farm: Farm) -> None:
     if mix.watched:
         farm.broker.hand("watch", True)
     let_faults_happen(farm)
+    farm.ducts.let_fail()
     farm.run(mix.faults_s)
     heal(farm)
+    farm.ducts.heal()
     healed_at = farm.now
     left = [""]
     while left and farm.now < (end := max(healed_at, farm.books.ended_at) + REST_S):

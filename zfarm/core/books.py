@@ -207,6 +207,7 @@ class ClientRecord:
         "hello_seen",
         "host",
         "job",
+        "key",
         "kits",
         "lacks",
         "last_peer",
@@ -246,6 +247,7 @@ class ClientRecord:
         self.pid = pid
         self.name = name
         self.job = job  # its tasks outlive it under this name; empty: they do not
+        self.key = ""  # that it shows at the ducts of workers
         self.life = ""  # of a job: who speaks for it, and nobody else does
         self.lives = 0  # that have spoken for it before
         self.former: tuple[str, ...] = ()  # the last of them
@@ -332,6 +334,7 @@ class WorkerRecord:
         "deaths",
         "done",
         "draining",
+        "duct",
         "expected_us",
         "failed",
         "granted",
@@ -381,6 +384,7 @@ class WorkerRecord:
         self.peer = peer
         self.slots = slots
         self.resources = resources or {}  # in thousandths, as all amounts
+        self.duct = ""  # where clients may dial it, and the key that it shows there
         self.name = name  # in pictures
         own = (label for label in labels if not label.startswith(WORKER_LABEL))
         self.labels = frozenset((*own, f"{WORKER_LABEL}={name}"))

@@ -292,7 +292,7 @@ class Broker(Reception):
         else:
             worker.has_room(message.slots)
             self.routes.doubt(worker)
-        worker.beat = message.beat
+        worker.beat, worker.duct = message.beat, message.duct
         self._bind(worker, peer, now)
         self.touch(worker)
         worker.grants_number += 1

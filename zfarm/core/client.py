@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from zfarm.core.asked import EARLIER, Asked
+from zfarm.core.direct import Direct
 from zfarm.core.giving import Giving
 from zfarm.core.inflow import Inflow
 from zfarm.core.machine import NOW, Indexed
@@ -91,7 +92,7 @@ FORGETS_AT_ONCE = 256
 nothing. Unless an outcome was large, which the broker holds until it is forgotten."""
 
 
-class Client:
+class Client(Direct):
     """Submits tasks to one broker and resolves each of them once."""
 
     def __init__(

@@ -66,6 +66,25 @@ class Delivering(Supply):
         self._outflow.deliver(duty.lease, duty.owner, duty.task, whole, now)
         self.deadline = NOW
 
+    def duct_up(self, lease: int, now: float) -> None:
+        """The reader of this stream is seen at the duct of this worker."""
+        self._outflow.duct(lease, True)
+        self.deadline = NOW
+
+    def duct_down(self, lease: int, now: float) -> None:
+        """It is there no more."""
+        self._outflow.duct(lease, False)
+        self.deadline = NOW
+
+    @property
+    def duct(self) -> str:
+        """Where clients may dial this worker, and the key that it shows there; empty: nowhere."""
+        return self._outflow.ducts.address
+
+    @duct.setter
+    def duct(self, address: str) -> None:
+        self._outflow.ducts.address = address
+
     def _duty(self, child: int, seq: int) -> Duty | None:
         """The call of this number, if it is wanted; those before it may not have been reported yet."""
         kid = self._kids.get(child)

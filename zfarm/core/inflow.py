@@ -14,6 +14,7 @@ from collections import deque
 from math import inf
 from typing import Any
 
+from zfarm.core.dialling import Dialling
 from zfarm.core.instream import UNKNOWN, InStream
 from zfarm.core.machine import NOW
 from zfarm.messages import (
@@ -63,6 +64,7 @@ class Inflow:
         self._unread: list[InStream] = []  # to be kept for a while from now on
         self._resting: dict[int, InStream] = {}  # ended, and read by nobody; the oldest first
         self._subscribed = False  # items are published for this client, and it gets them
+        self.dialling = Dialling(limits)
         self.files = False
         """Files are read, whenever a task sends some."""
         self.deadline = inf
@@ -75,6 +77,11 @@ class Inflow:
     def filing(self) -> bool:
         """Files of some task have not all been handed on."""
         return any(task < 0 for task in self._reading)
+
+    @property
+    def read(self) -> dict[int, InStream]:
+        """The streams that are read and not over, as far as their leases are known."""
+        return {stream.lease: stream for stream in self._reading.values() if stream.lease}
 
     def reads(self, task: int) -> bool:
         """The stream of this task is read and not over."""
@@ -159,13 +166,16 @@ class Inflow:
         return stream
 
     def _announced(self, stream: InStream, one: Streaming) -> None:
-        if stream.end == UNKNOWN and one.lease != stream.lease:
+        known = one.lease == stream.lease
+        if stream.end == UNKNOWN and not known:
             if abs(one.lease) > abs(stream.lease):
                 self._begin(stream, one.lease, one.attempt)
             elif one.task < 0:  # what had come of it is dropped
                 self._closing.append(Listening(one.lease, ALL, 0, reading=False))
-        if one.lease == stream.lease:
-            stream.gone, stream.gone_until = False, inf
+        if one.lease != stream.lease:
+            return
+        stream.gone, stream.gone_until = False, inf
+        if not (one.duct and self.dialling.offered(stream, one.duct) and known):  # else it is but an offer
             stream.listen_due = stream.reading
             stream.ask_at = stream.fetch_at = NOW
 
@@ -199,6 +209,16 @@ class Inflow:
         stream.fetch_at = max(stream.fetch_at, now + self._limits.stream_retry_s / 5)
         if stream.ahead:
             self._drain(stream)
+        self.deadline = NOW
+
+    def direct(self, duct: str, message: Items, payload: Payload, now: float) -> None:
+        """Items have come over a duct."""
+        if self.dialling.counts(message.lease, duct):
+            self.items(message, payload, now)
+
+    def duct_broke(self, duct: str, reached: bool, now: float) -> None:
+        """A duct has ended, or could not be reached."""
+        self.dialling.broke(duct, reached, now)
         self.deadline = NOW
 
     def sent(self, message: Sent, now: float) -> None:
@@ -269,6 +289,7 @@ class Inflow:
         self._resting.clear()
         self._closing.clear()
         self._unread.clear()
+        self.dialling.clear()
 
     # ------------------------------------------------------------ putting in order
 
@@ -319,6 +340,8 @@ class Inflow:
                 actions.append(Send(BROKER, Listen(listens[start : start + most])))
         actions.extend(self._actions)
         self._actions = []
+        self.dialling.advance(now, self._leases, actions)
+        self.deadline = min(self.deadline, self.dialling.deadline)
         self._due = self.deadline
 
     def _look_after(self, stream: InStream, now: float, joined: bool, listens: list[Listening]) -> None:

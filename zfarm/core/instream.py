@@ -28,6 +28,7 @@ class InStream:
         "ask_at",
         "asked_at",
         "attempt",
+        "duct",
         "end",
         "fetch_at",
         "fetched",
@@ -65,6 +66,7 @@ class InStream:
     def begin(self, lease: int, attempt: int) -> None:
         """From now on it is the stream of this lease, from the first item on."""
         self.lease = lease  # 0: none is known
+        self.duct = ""  # where its worker itself offers it
         self.attempt = attempt
         self.next = 1  # the number of the next item to hand on
         self.taken = 0  # the reader has used all up to this one

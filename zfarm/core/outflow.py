@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from math import inf
 
+from zfarm.core.ducts import Ducts
 from zfarm.core.machine import NOW
 from zfarm.core.outstream import OutStream
 from zfarm.messages import (
@@ -31,7 +32,6 @@ from zfarm.messages import (
     PublishItems,
     Send,
     Sent,
-    Streaming,
     Streams,
 )
 from zfarm.settings import Settings
@@ -67,6 +67,7 @@ class Outflow:
         self._anew = False  # the broker is to know these streams and no others
         self._touched: dict[int, OutStream] = {}
         self._answers: list[Action] = []
+        self.ducts = Ducts(limits)
         self.voided: list[int] = []
         """Leases whose results nobody takes: their clients have gone over to later runs."""
         self.delivered: list[int] = []
@@ -150,6 +151,7 @@ class Outflow:
 
     def _forget(self, stream: OutStream) -> None:
         lease = stream.lease
+        self.ducts.withdraw(stream)
         del self._streams[lease]
         self._living.pop(lease, None)
         self._gauges.pop(lease, None)
@@ -164,8 +166,8 @@ class Outflow:
 
     # ------------------------------------------------------------ what readers say
 
-    def listen(self, listens: list[Listening], now: float) -> None:
-        """Readers say how far they are."""
+    def listen(self, listens: list[Listening], now: float, key: str = "") -> None:
+        """Readers say how far they are; whoever shows this ``key`` is their client."""
         for one in listens:
             stream = self._streams.get(one.lease)
             if stream is None:
@@ -185,9 +187,16 @@ class Outflow:
                     self._ended_bytes += stream.bytes - before
             stream.left = one.next > stream.count + 1 and not one.reading
             stream.reading, stream.subscribed = one.reading, one.subscribed
-            stream.read = True
+            stream.read, stream.key = True, key
             if one.ask and stream.sent > one.seen:
                 self._answers.append(Send(BROKER, Sent(one.lease, stream.sent)))
+            self._touch(stream)
+
+    def duct(self, lease: int, up: bool) -> None:
+        """The reader of this stream is seen at the duct, or is there no more."""
+        stream = self._streams.get(lease)
+        if stream is not None:
+            (self.ducts.up if up else self.ducts.down)(stream)
             self._touch(stream)
 
     def fetch(self, message: Fetch) -> None:
@@ -231,10 +240,13 @@ class Outflow:
         self._announce(actions)
         actions.extend(self._answers)
         self._answers = []
+        for stream in self.ducts.late(now):
+            self._touch(stream)
         touched, self._touched = self._touched, {}
         for stream in touched.values():
+            self.ducts.look_after(stream, now)
             if stream.reading:
-                self._pump(stream, actions)
+                self._pump(stream, now, actions)
             if stream.ended:
                 stream.over_at = min(stream.over_at, now + self._limits.stream_kept_s)
                 if stream.next > stream.count:
@@ -246,6 +258,7 @@ class Outflow:
                 self.delivered.append(-stream.lease)
         self._tell_progress(now, actions)
         self._sweep(now)
+        actions.extend(self.ducts.take_actions())
         if self._gone:
             self._announce(actions)
         self.deadline = self._next_deadline(now)
@@ -271,7 +284,7 @@ class Outflow:
     def _announce(self, actions: list[Action]) -> None:
         most = self._limits.batch_calls_max
         fresh = [self._streams[lease] for lease in self._fresh]
-        streams = [Streaming(stream.lease, stream.owner, stream.task) for stream in fresh]
+        streams = [self.ducts.streaming(stream) for stream in fresh]
         gone = self._gone
         anew, self._fresh, self._gone, self._anew = self._anew, [], [], False
         count = max(len(streams), len(gone), int(anew))
@@ -280,11 +293,13 @@ class Outflow:
             part = Streams(streams[start : start + most], gone[start : start + most], last)
             actions.append(Send(BROKER, part))
 
-    def _pump(self, stream: OutStream, actions: list[Action]) -> None:
+    def _pump(self, stream: OutStream, now: float, actions: list[Action]) -> None:
         limits = self._limits
-        while (chunk := stream.send_next(limits)) is not None:
+        while stream.turn(now) and (chunk := stream.send_next(limits)) is not None:
             items = Items(stream.lease, chunk.first, chunk.last)
-            if stream.subscribed and chunk.size <= limits.batch_bytes_max:
+            if stream.direct:
+                actions.append(PublishItems(stream.owner, items, chunk.blobs, True))
+            elif stream.subscribed and chunk.size <= limits.batch_bytes_max:
                 actions.append(PublishItems(stream.owner, items, chunk.blobs))
             else:
                 actions.append(Send(BROKER, items, chunk.blobs))
@@ -313,6 +328,8 @@ class Outflow:
                 deadline = min(deadline, stream.began_at + self._limits.stream_grace_s)
             elif stream.patient:
                 deadline = min(deadline, stream.stuck_since + self._limits.stream_patience_s)
+        for stream in self.ducts.waiting.values():
+            deadline = min(deadline, stream.wait_until)
         for gauge in self._gauges.values():
             if not gauge.told:
                 deadline = min(deadline, gauge.told_at + self._limits.progress_interval_s)
@@ -329,5 +346,6 @@ class Outflow:
             assert stream.bytes == sum(chunk.size for chunk in (*stream.flight, *stream.unsent))
             assert stream.outstanding_bytes == sum(size for _, size in stream.outstanding)
             assert stream.outstanding or not stream.flight, "what was sent is not counted"
+            assert not stream.direct or (stream.open and stream.offered), "it goes where nobody is seen"
         assert sorted(self._streams) == sorted([*self._living, *self._ended])
         assert self._ended_bytes == sum(stream.bytes for stream in self._ended.values())

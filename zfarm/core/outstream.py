@@ -34,13 +34,18 @@ class OutStream:
         "began_at",
         "buffer_bytes",
         "bytes",
+        "came",
         "count",
+        "direct",
         "ended",
         "flight",
         "gauge",
+        "key",
         "lease",
         "left",
         "next",
+        "offered",
+        "open",
         "outstanding",
         "outstanding_bytes",
         "over_at",
@@ -54,6 +59,7 @@ class OutStream:
         "subscribed",
         "task",
         "unsent",
+        "wait_until",
         "whole",
         "window_bytes",
     )
@@ -88,6 +94,12 @@ class OutStream:
         self.whole = False  # and it is complete: whoever sent it waits for its reader to have used it
         self.ended = False
         self.over_at = inf
+        self.came = 0  # bytes, ever
+        self.key = ""  # that its reader shows at a duct; empty: it has none
+        self.offered = ""  # the key for which it may be had over the duct
+        self.open = False  # its reader is seen there
+        self.direct = False  # and what is sent goes there
+        self.wait_until = 0.0  # for the reader to be seen
 
     @property
     def first(self) -> int:
@@ -120,6 +132,7 @@ class OutStream:
         self.unsent.append(Chunk(self.count + 1, self.count + len(blobs), blobs, size, latest))
         self.count += len(blobs)
         self.bytes += size
+        self.came += size
 
     def used(self, below: int) -> None:
         """The reader has used all items below this number."""
@@ -142,6 +155,13 @@ class OutStream:
         chunk = self.unsent.popleft()
         self.bytes -= chunk.size
         self.sent = chunk.last
+
+    def turn(self, now: float) -> bool:
+        """Take the way that it is to take, which must wait until nothing is in flight on the other one;
+        whether it is there."""
+        if self.open is not self.direct and not self.outstanding:
+            self.direct = self.open
+        return self.open is self.direct and (self.open or now >= self.wait_until)
 
     def send_next(self, limits: Settings) -> Chunk | None:
         """The next items to send, if there are some and the window has room for them."""

@@ -114,6 +114,7 @@ def _workers(broker: Broker, now: float) -> list[WorkerPicture]:
             uptime_s=now - worker.joined_at,
             vitals=worker.vitals,
             aside_s=max(0.0, worker.aside_until - now),
+            duct=worker.duct.partition(" ")[0],
         )
         for worker in broker.workers.values()
     ]

@@ -144,6 +144,7 @@ class Reception(Ledger):
             self._taken_over(peer, client.job)
             return
         client.hello_seen = message.number
+        client.key = "" if isinstance(peer, tuple) else message.key  # a client in a child dials nobody
         client.ended = []  # what waits for the journal it asks for anew
         client.booked = []
         client.unknown = []

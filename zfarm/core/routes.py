@@ -36,7 +36,7 @@ __all__ = ["Routes"]
 class Route:
     """The way of one stream."""
 
-    __slots__ = ("attempt", "owner", "sure", "task", "worker")
+    __slots__ = ("attempt", "offered", "owner", "sure", "task", "worker")
 
     def __init__(self, owner: str, task: int, worker: WorkerRecord, attempt: int) -> None:
         self.owner = owner
@@ -44,6 +44,7 @@ class Route:
         self.worker = worker
         self.attempt = attempt
         self.sure = True  # its worker has named it since it joined
+        self.offered = False  # over the duct of its worker
 
 
 class Routes:
@@ -61,8 +62,8 @@ class Routes:
         for one in message.streams:
             route = self._routes.get(one.lease) or self._new_route(worker, one)
             if route is not None and route.worker is worker:
-                route.sure = True
-                fresh = Streaming(one.lease, "", route.task, route.attempt)
+                route.sure, route.offered = True, bool(one.duct)
+                fresh = self._streaming(one.lease, route)
                 told.setdefault(route.owner, []).append(fresh)
         gone: dict[str, list[int]] = {}
         leases = message.gone
@@ -77,6 +78,10 @@ class Routes:
         for owner, streams in told.items():
             self._to_client(owner, Streams(streams))
         self._tell_gone(gone)
+
+    @staticmethod
+    def _streaming(lease: int, route: Route) -> Streaming:
+        return Streaming(lease, "", route.task, route.attempt, route.worker.duct if route.offered else "")
 
     def _tell_gone(self, gone: dict[str, list[int]]) -> None:
         most = self._broker.limits.batch_calls_max
@@ -168,14 +173,15 @@ class Routes:
             self._send(task.worker.peer, message, payload)
 
     def on_listen(self, client: ClientRecord, message: Listen, payload: Payload, now: float) -> None:
-        """A client says how far its readers are."""
+        """A client says how far its readers are. It may read its own streams only, so its key opens those at
+        the ducts of their workers."""
         told: dict[str, tuple[WorkerRecord, list[Listening]]] = {}
         for one in message.listens:
             route = self._routes.get(one.lease)
             if route is not None and route.owner == client.session:
                 told.setdefault(route.worker.session, (route.worker, []))[1].append(one)
         for worker, listens in told.values():
-            self._send(worker.peer, Listen(listens))
+            self._send(worker.peer, Listen(listens, client.key if worker.duct else ""))
 
     def on_fetch(self, client: ClientRecord, message: Fetch, payload: Payload, now: float) -> None:
         """A client misses items."""
@@ -188,7 +194,7 @@ class Routes:
     def tell(self, client: ClientRecord) -> None:
         """A client has a new link: tell it of all its streams."""
         streams = [
-            Streaming(lease, "", route.task, route.attempt)
+            self._streaming(lease, route)
             for lease, route in self._routes.items()
             if route.owner == client.session
         ]
@@ -210,9 +216,11 @@ class Routes:
                 route.sure = False
 
     def drop(self, session: str) -> None:
-        """A client is gone for good."""
+        """A client is gone for good, and what it was permitted with it."""
         for lease in [lease for lease, route in self._routes.items() if route.owner == session]:
-            del self._routes[lease]
+            route = self._routes.pop(lease)
+            if route.offered:
+                self._send(route.worker.peer, Listen([Listening(lease, 0, 0, reading=False)]))
 
     def _to_client(
         self, owner: str, message: Streams | Items | Sent | Progress | Printed | Want, payload: Payload = ()

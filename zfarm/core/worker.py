@@ -453,7 +453,7 @@ class Worker(Delivering):
         self.drain(now)
 
     def _on_listen(self, message: Listen, payload: Payload, now: float) -> None:
-        self._outflow.listen(message.listens, now)
+        self._outflow.listen(message.listens, now, message.key)
 
     def _on_fetch(self, message: Fetch, payload: Payload, now: float) -> None:
         self._outflow.fetch(message)
@@ -491,7 +491,7 @@ class Worker(Delivering):
         held += [Held(n, o.owner, o.task, o.report.kind != MISSING) for n, o in self._owed.items()]
         join = Join(
             self.session, self._versions, self.slots, self._host, self._pid, held, self.resources,
-            self.labels, self.tether.beat(now),
+            self.labels, self.tether.beat(now), self.duct,
         )  # fmt: skip
         self._actions.append(Send(BROKER, join))
 

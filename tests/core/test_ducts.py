@@ -1,0 +1,204 @@
+"""Streams over ducts: whom a worker lets in, which way items go, and what a client dials, step by step."""
+
+from __future__ import annotations
+
+from tests.core.test_outflow import turn
+from zfarm.core.inflow import Inflow
+from zfarm.core.outflow import Outflow
+from zfarm.messages import (
+    VALUE,
+    Action,
+    Admit,
+    Dial,
+    Dismiss,
+    HangUp,
+    Items,
+    Listening,
+    Outcome,
+    PublishItems,
+    Send,
+    Streaming,
+    Streams,
+)
+from zfarm.settings import Settings
+
+LEASE, TASK, KEY, DUCT = -7, -1, "k" * 40, "tcp://10.0.0.1:5570 " + "s" * 40
+LIMITS = Settings(duct_from_bytes=3, duct_wait_s=0.05, duct_shunned_s=100.0)
+NOW = 1000.0
+
+
+def listening(used: int = 0, reading: bool = True, lease: int = LEASE) -> Listening:
+    return Listening(lease, used + 1, used, reading, subscribed=True)
+
+
+def read(*chunks: list[bytes], key: str = KEY, limits: Settings = LIMITS) -> tuple[Outflow, list[Action]]:
+    """A stream of files with these items which is read, and what its worker does then."""
+    outflow = Outflow(limits)
+    outflow.ducts.address = ":5570 " + "s" * 40
+    for blobs in chunks:
+        outflow.emitted(LEASE, "c", TASK, blobs, NOW)
+    turn(outflow)
+    outflow.listen([listening()], NOW, key)
+    return outflow, turn(outflow)
+
+
+def published(actions: list[Action]) -> list[tuple[int, int, bool]]:
+    """First and last of what was published, and whether over the duct."""
+    return [(a.items.first, a.items.last, a.direct) for a in actions if isinstance(a, PublishItems)]
+
+
+# ---------------------------------------------------------------- the worker
+
+
+def test_a_large_stream_is_offered_after_its_reader_was_let_in_and_waits_for_it() -> None:
+    outflow, actions = read([b"12", b"34"])
+
+    offer = Streaming(LEASE, "c", TASK, 0, outflow.ducts.address)
+    assert actions == [Admit(LEASE, KEY), Send("broker", Streams([offer]))]
+    assert outflow.deadline == NOW + LIMITS.duct_wait_s
+
+    outflow.duct(LEASE, True)
+    assert published(turn(outflow)) == [(1, 2, True)]
+
+
+def test_a_small_stream_is_not_offered() -> None:
+    assert published(read([b"1", b"2"])[1]) == [(1, 2, False)]
+
+
+def test_where_the_client_shows_no_key_nothing_is_offered() -> None:
+    assert published(read([b"12", b"34"], key="")[1]) == [(1, 2, False)]
+
+
+def test_where_nobody_comes_it_is_waited_once() -> None:
+    outflow, _ = read([b"12", b"34"])
+    late = NOW + LIMITS.duct_wait_s
+    assert published(turn(outflow, late)) == [(1, 2, False)]
+
+    outflow.emitted(LEASE - 1, "c", TASK - 1, [b"56", b"78"], late)
+    outflow.listen([listening(lease=LEASE - 1)], late, KEY)
+    assert published(turn(outflow, late)) == [(1, 2, False)]
+
+
+def test_a_stream_moves_to_the_duct_when_nothing_of_it_is_on_its_way() -> None:
+    outflow, _ = read([b"12", b"34"])
+    turn(outflow, NOW + 1)  # by the relay
+    outflow.duct(LEASE, True)
+    outflow.emitted(LEASE, "c", TASK, [b"5"], NOW + 1)
+    assert published(turn(outflow, NOW + 1)) == []
+
+    outflow.listen([listening(used=2)], NOW + 1, KEY)
+    assert published(turn(outflow, NOW + 1)) == [(3, 3, True)]
+
+
+def test_what_follows_a_break_takes_the_relay_at_once() -> None:
+    outflow, _ = read([b"12", b"34"])
+    outflow.duct(LEASE, True)
+    turn(outflow)
+    outflow.duct(LEASE, False)
+    outflow.emitted(LEASE, "c", TASK, [b"5"], NOW)
+
+    assert published(turn(outflow)) == [(3, 3, False)]
+
+
+def test_who_does_not_read_any_more_is_let_in_no_more() -> None:
+    outflow, _ = read([b"12", b"34"])
+    outflow.duct(LEASE, True)
+    turn(outflow)
+    outflow.listen([listening(reading=False)], NOW)
+
+    assert Dismiss(LEASE) in turn(outflow)
+    outflow.duct(LEASE, True)  # it was said before
+    outflow.check()
+    assert not outflow._streams[LEASE].open
+
+
+def test_another_key_of_the_client_takes_the_place_of_the_one_before() -> None:
+    outflow, _ = read([b"12", b"34"])
+    outflow.duct(LEASE, True)
+    turn(outflow)
+    outflow.listen([listening()], NOW, "n" * 40)
+
+    assert turn(outflow)[:2] == [Dismiss(LEASE), Admit(LEASE, "n" * 40)]
+
+
+def test_a_stream_that_is_over_is_had_by_nobody() -> None:
+    outflow, _ = read([b"12", b"34"])
+    outflow.duct(LEASE, True)
+    turn(outflow)
+    outflow.end_files(-LEASE, died=False)
+    outflow.listen([listening(used=2)], NOW, KEY)
+
+    assert Dismiss(LEASE) in turn(outflow)
+
+
+# ---------------------------------------------------------------- the client
+
+
+def offered() -> tuple[Inflow, list[Action]]:
+    """A client whose one stream is offered to it, and what it does."""
+    inflow = Inflow(LIMITS)
+    inflow.listen(TASK, object())
+    inflow.streams(Streams([Streaming(LEASE, "", TASK)]), {})
+    advance(inflow, NOW)
+    inflow.streams(Streams([Streaming(LEASE, "", TASK, 1, DUCT)]), {})
+    return inflow, advance(inflow, NOW)
+
+
+def advance(inflow: Inflow, now: float) -> list[Action]:
+    actions: list[Action] = []
+    inflow.advance(now, True, actions)
+    inflow.check()
+    return [action for action in actions if isinstance(action, Dial | HangUp)]
+
+
+def test_what_is_offered_is_dialled_for_and_hung_up_on_when_it_is_over() -> None:
+    inflow, actions = offered()
+    assert actions == [Dial(LEASE, DUCT)]
+
+    inflow.direct(DUCT, Items(LEASE, 1, 1), [b"1"], NOW)
+    inflow.took(TASK, 1, 1)
+    inflow.ended(-TASK, object(), Outcome(-TASK, VALUE, lease=-LEASE, filed=1))
+    assert advance(inflow, NOW) == [HangUp(LEASE, DUCT)]
+
+
+def test_items_count_on_the_duct_alone_where_they_are_dialled_for() -> None:
+    inflow, _ = offered()
+    inflow.direct("tcp://10.0.0.2:1 " + "s" * 40, Items(LEASE, 1, 1), [b"forged"], NOW)
+
+    assert inflow.dialling.refused == 1
+    assert inflow.read[LEASE].next == 1
+
+
+def test_a_duct_that_ends_is_dialled_again_once_and_then_left_alone() -> None:
+    inflow, _ = offered()
+    inflow.duct_broke(DUCT, True, NOW)
+    assert advance(inflow, NOW) == []
+    assert advance(inflow, NOW + 0.5) == [Dial(LEASE, DUCT)]
+
+    inflow.duct_broke(DUCT, True, NOW + 1)
+    assert advance(inflow, NOW + 2) == []
+    inflow.streams(Streams([Streaming(LEASE, "", TASK, 1, DUCT)]), {})
+    assert advance(inflow, NOW + 3) == []
+    inflow.streams(Streams([Streaming(LEASE, "", TASK, 1, DUCT)]), {})
+    assert advance(inflow, NOW + 103) == [Dial(LEASE, DUCT)]
+
+
+def test_the_end_of_a_duct_whose_streams_are_over_is_no_break() -> None:
+    inflow, _ = offered()
+    inflow.duct_broke(DUCT, True, NOW)
+    inflow.ended(-TASK, object(), Outcome(-TASK, VALUE, lease=-LEASE, filed=0))
+    assert advance(inflow, NOW + 0.5) == []
+
+    inflow.streams(Streams([Streaming(LEASE - 1, "", TASK - 1)]), {})
+    inflow.listen(TASK - 1, object())
+    inflow.streams(Streams([Streaming(LEASE - 1, "", TASK - 1, 1, DUCT)]), {})
+    assert advance(inflow, NOW + 1) == [Dial(LEASE - 1, DUCT)]
+    inflow.duct_broke(DUCT, True, NOW + 1)
+    assert advance(inflow, NOW + 2) == [Dial(LEASE - 1, DUCT)]
+
+
+def test_a_duct_that_cannot_be_reached_is_left_alone() -> None:
+    inflow, _ = offered()
+    inflow.duct_broke(DUCT, False, NOW)
+
+    assert advance(inflow, NOW + 10) == []
