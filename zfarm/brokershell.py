@@ -17,12 +17,15 @@ from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from zfarm.core import owners
 from zfarm.core.broker import Broker
 from zfarm.core.greeting import LOCAL
 from zfarm.core.machine import NOW
 from zfarm.edge import wire
 from zfarm.edge.doors import Doors, from_here
+from zfarm.edge.items import duct_of
 from zfarm.edge.notes import NotesPort
 from zfarm.edge.relay import Relay
 from zfarm.edge.security import ADMIN, CLIENT, MONITOR, WORKER, KeyPair, Role, parse_tcp
@@ -38,6 +41,7 @@ from zfarm.messages import (
     Chunks,
     Discard,
     Drop,
+    Join,
     Look,
     Lookup,
     Payload,
@@ -297,11 +301,17 @@ class BrokerShell:
             self.tunnelled(peer, message.channel, message.owner, payload)
         elif kind is TunnelClosed:
             self.tunnel_closed(peer, message.channel)
+        elif kind is Join and message.duct:
+            where = duct_of(self.doors.host_of(peer), message.duct)
+            self._give_machine(peer, structs.replace(message, duct=where), payload, principal)
         elif kind in FOR_ARCHIVES or (self.keeper is not None and peer in self.keeper):
             self._ask_keeper(peer, message, payload, principal)
         else:
-            hear = partial(self._hear, peer, principal)
-            self.machine.foyer.receive(peer, message, payload, self._loop.now, hear)
+            self._give_machine(peer, message, payload, principal)
+
+    def _give_machine(self, peer: Peer, message: Any, payload: Payload, principal: str) -> None:
+        hear = partial(self._hear, peer, principal)
+        self.machine.foyer.receive(peer, message, payload, self._loop.now, hear)
 
     def _hear(self, peer: Peer, principal: str, message: Any, payload: Payload, now: float) -> None:
         self.machine.receive(peer, message, payload, now, principal)

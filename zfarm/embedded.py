@@ -68,8 +68,9 @@ class _Farm:
         from zfarm.edge.segments import Ref
         from zfarm.edge.sockets import new_context
         from zfarm.placement import stock
+        from zfarm.publisher import Publisher
         from zfarm.settings import settings
-        from zfarm.worker import Publisher, WorkerShell
+        from zfarm.worker import WorkerShell
 
         self.loop: Loop = Loop()
         self._lifeline: int = config["lifeline"]

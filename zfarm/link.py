@@ -55,9 +55,11 @@ from zfarm.messages import (
     Advanced,
     Arrived,
     Connected,
+    Dial,
     Ended,
     Explained,
     Give,
+    HangUp,
     Heard,
     Looked,
     Message,
@@ -658,6 +660,8 @@ class Link:
         Explained: lambda link, action: link.questions.answered(action.reason),
         Looked: lambda link, action: link.questions.looked(action.picture),
         Heard: _heard,
+        Dial: lambda link, action: link.road.dial(action),
+        HangUp: lambda link, action: link.road.dial(action),
     }
 
     def _ask_cancel(

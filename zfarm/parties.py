@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zfarm.messages import Message, Outcome, Payload, Welcome
+from zfarm.messages import Dial, HangUp, Message, Outcome, Payload, Welcome
 
 if TYPE_CHECKING:
     from zfarm.link import Link
@@ -61,6 +61,9 @@ class Road(Protocol):
 
     def subscribe(self, welcome: Welcome) -> None:
         """Items of streams are wanted: get them as the broker's ``welcome`` says, if that is possible."""
+
+    def dial(self, action: Dial | HangUp) -> None:
+        """A stream is to be had straight from its worker, or no more. Asked only where a key was shown."""
 
     def tell_notes(self, notes: bytes) -> None:
         """Tell whoever lends shared memory for results of those that are not needed any more."""

@@ -16,14 +16,15 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from zfarm.edge import wire
+from zfarm.edge.dialled import Dialled
 from zfarm.edge.lender import ENABLE, can_open
 from zfarm.edge.places import new_place
 from zfarm.edge.ports import DealerPort
-from zfarm.edge.security import Access
+from zfarm.edge.security import Access, KeyPair
 from zfarm.edge.segments import TOKEN_BYTES
 from zfarm.edge.sockets import Context, new_context
 from zfarm.errors import FarmBroken, FarmError
-from zfarm.messages import Hello, Look, Message, Payload, Picture, Refused, Stranger, Welcome
+from zfarm.messages import Dial, HangUp, Hello, Look, Message, Payload, Picture, Refused, Stranger, Welcome
 from zfarm.settings import settings
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class SocketRoad:
         self._port: DealerPort | None = None
         self._context: Context | None = None
         self._reader: ItemsReader | None = None
+        self._dialled: Dialled | None = None
 
     @property
     def keys(self) -> bool:
@@ -72,6 +74,27 @@ class SocketRoad:
         """Dial. Raises ConfigurationError."""
         self._link = link
         self._dial(self._access)
+        if self._access.keys is not None and self._context is not None:
+            machine, loop = link.machine, link.loop
+            keys = KeyPair.fresh()  # nobody learns of it but the broker, and the workers that it tells
+            machine.show(keys.public)
+            self._dialled = Dialled(
+                loop,
+                self._context,
+                self._access.address,
+                keys,
+                lambda duct, items, payload: machine.direct_items(duct, items, payload, loop.now),
+                lambda duct, reached: machine.duct_broke(duct, reached, loop.now),
+            )
+
+    def dial(self, action: Dial | HangUp) -> None:
+        """Get a stream straight from its worker, or no more."""
+        if self._dialled is None:
+            return
+        if isinstance(action, Dial):
+            self._dialled.dial(action.lease, action.duct)
+        else:
+            self._dialled.hang_up(action.lease, action.duct)
 
     def send(self, message: Message, payload: Payload) -> None:
         """Give this to the broker, if the way is open."""
@@ -168,6 +191,8 @@ class SocketRoad:
 
     def _hang_up(self, linger_s: float = 0.0) -> None:
         self._unsubscribe()
+        if self._dialled is not None:
+            self._dialled.close()
         port, link = self._port, self._link
         if port is None or link is None:
             return

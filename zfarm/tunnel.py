@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zfarm.edge import wire
 from zfarm.errors import FarmBroken
-from zfarm.messages import Message, Payload, Welcome
+from zfarm.messages import Dial, HangUp, Message, Payload, Welcome
 
 if TYPE_CHECKING:
     from zfarm.edge.inside import Inside
@@ -47,6 +47,9 @@ class TunnelRoad:
 
     def subscribe(self, welcome: Welcome) -> None:
         """A child owns no socket of ZeroMQ: items come through the tunnel."""
+
+    def dial(self, action: Dial | HangUp) -> None:
+        """A child dials nobody."""
 
     def tell_notes(self, notes: bytes) -> None:
         """Tell our worker of results that are not needed any more."""

@@ -18,10 +18,8 @@ from zfarm.edge.scratch import sweep_after_deaths, sweep_soon
 from zfarm.errors import AccessDenied, FarmError, ProtocolError
 
 if TYPE_CHECKING:
-    from zfarm.edge.items import ItemsWriter
     from zfarm.edge.loop import Loop
     from zfarm.edge.security import Access
-    from zfarm.edge.sockets import Context
     from zfarm.edge.taps import Piece
     from zfarm.messages import (
         Action,
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
         Connected,
         Done,
         DoomChild,
-        Items,
         Left,
         Payload,
         Progress,
@@ -41,8 +38,9 @@ if TYPE_CHECKING:
         Vitals,
     )
     from zfarm.placement import Stock
+    from zfarm.publisher import Publisher
 
-__all__ = ["Publisher", "WorkerShell", "main"]
+__all__ = ["WorkerShell", "main"]
 
 log = logging.getLogger("zfarm.worker")
 
@@ -66,8 +64,10 @@ class WorkerShell:
         stock: Stock,
         name: str = "",
         store: Path | None = None,
+        duct: int | None = None,
     ) -> None:
-        """``store`` is where the files are kept that calls need; None: nowhere for longer than this lives."""
+        """``store`` is where the files are kept that calls need; None: nowhere for longer than this lives.
+        ``duct`` is the port at which clients may dial this worker; None: they may not."""
         from zfarm import messages
         from zfarm.core.worker import Worker
         from zfarm.edge.children import Children
@@ -92,6 +92,9 @@ class WorkerShell:
         self._nursery = nursery
         self._send = send
         self._publisher = publisher
+        self.duct = None if duct is None else publisher.open_duct(duct, self._seen)
+        if self.duct is not None:
+            self.machine.duct = self.duct.said
         self._tunnel = tunnel
         self._tunnel_closed = tunnel_closed
         children = self.children
@@ -105,6 +108,8 @@ class WorkerShell:
                 action.child, messages.Delivered(action.seq)
             ),
             messages.PublishItems: self._publish,
+            messages.Admit: lambda action: publisher.admit(action.lease, action.key),
+            messages.Dismiss: lambda action: publisher.dismiss(action.lease),
             messages.LimitChild: lambda action: self._memory.limit(action.child, action.memory_bytes),
             messages.DoomChild: self._doom,
             messages.InterruptChild: lambda action: children.interrupt(action.child),
@@ -253,8 +258,13 @@ class WorkerShell:
             run = structs.replace(run, blob_bytes=self._blob_bytes)
         self.children.run(action.child, run, action.payload)
 
+    def _seen(self, lease: int, up: bool) -> None:
+        (self.machine.duct_up if up else self.machine.duct_down)(lease, self._loop.now)
+
     def _publish(self, action: PublishItems) -> None:
-        if not self._publisher.publish(action.topic, action.items, action.payload):
+        if action.direct:
+            self._publisher.publish_direct(action.items, action.payload)
+        elif not self._publisher.publish(action.topic, action.items, action.payload):
             self._send(action.items, action.payload)
 
     def _on_rejected(self, action: Rejected) -> None:
@@ -279,51 +289,19 @@ class WorkerShell:
         self.children.ooms.tick()
 
 
-class Publisher:
-    """Where a worker publishes items, from when it first has some."""
-
-    def __init__(self, loop: Loop, context: Context, access: Access) -> None:
-        self._loop = loop
-        self._context = context
-        self._access = access
-        self._address = ""
-        self._writer: ItemsWriter | None = None
-
-    def welcome(self, said: str) -> None:
-        """The broker has said where items are published; it may be another broker now."""
-        from zfarm.edge.items import stream_address
-
-        address = stream_address(self._access.address, said)
-        if address != self._address:
-            self.close()
-            self._address = address
-
-    def publish(self, topic: str, items: Items, payload: Payload) -> bool:
-        """Publish these; False: that cannot be done now."""
-        from zfarm.edge import wire
-        from zfarm.edge.items import ItemsWriter
-
-        if self._writer is None and self._address:
-            self._writer = writer = ItemsWriter(self._context, self._address, self._access)
-            self._loop.add_source(writer.monitor, writer.watch_link, passive=True)
-        if self._writer is None or not self._writer.up:
-            return False
-        self._writer.publish(topic, wire.encode(items, payload))
-        return True
-
-    def close(self) -> None:
-        """Close the socket, if there is one."""
-        if self._writer is not None:
-            self._loop.remove_source(self._writer.monitor)
-            self._writer.close()
-            self._writer = None
-
-
 class _Process:
-    """A worker of its own: one connection to the broker, over which it dials out and is never dialled."""
+    """A worker of its own: one connection to the broker, over which it dials out. It is dialled at its duct
+    alone, if it has one."""
 
     def __init__(
-        self, access: Access, nursery: Nursery, slots: int, name: str, stock: Stock, store: Path
+        self,
+        access: Access,
+        nursery: Nursery,
+        slots: int,
+        name: str,
+        stock: Stock,
+        store: Path,
+        duct: int | None = None,
     ) -> None:
         from zfarm.brokershell import own_versions
         from zfarm.edge import wire
@@ -331,6 +309,7 @@ class _Process:
         from zfarm.edge.ports import DealerPort
         from zfarm.edge.sockets import new_context
         from zfarm.messages import Refused, Tunnel, TunnelClosed
+        from zfarm.publisher import Publisher
 
         self.loop: Loop = Loop()
         self.trouble: FarmError | None = None
@@ -351,6 +330,7 @@ class _Process:
             stock=stock,
             name=name,
             store=store,
+            duct=duct,
         )
         self.loop.add_source(port.socket, self._receive)
         self.loop.add_source(port.monitor, port.watch_link, passive=True)
@@ -409,13 +389,16 @@ def main(
     resources: Sequence[str] = (),
     labels: Sequence[str] = (),
     store: Path | None = None,
+    duct: int | None = None,
 ) -> int:
     """Run a worker with ``slots`` slots (default: the usable cores) until it has drained, and return 0.
 
     ``resources`` (such as ``gpu=2``) and ``labels`` (such as ``zone=a``) are what it has for calls that ask
     for them; default: those of ZFARM_RESOURCES and ZFARM_LABELS. ``store`` is the directory of the files that
     calls need, which all workers of this user share; default: ZFARM_STORE, else one in the user's cache.
-    ``token_file`` names a private file with a join token, or is "-" for standard input.
+    ``duct`` is a port at which clients may dial it for large files and results (0: any that is free);
+    default: they may not, and all takes the way over the broker. ``token_file``
+    names a private file with a join token, or is "-" for standard input.
     It waits for a broker that is not there yet. SIGTERM or SIGINT drains it, a second one stops it.
 
     Raises:
@@ -441,7 +424,7 @@ def main(
     others = adopt_strays()  # a nursery that is killed cannot end what calls leave behind
     keep_freed_memory()  # not in the children
     place = store or store_directory()
-    process = _Process(access, nursery, slots or usable_cores(), name or platform.node(), has, place)
+    process = _Process(access, nursery, slots or usable_cores(), name or platform.node(), has, place, duct)
     try:
         for signum in (signal.SIGTERM, signal.SIGINT):
             process.loop.on_signal(signum, process.on_signal)

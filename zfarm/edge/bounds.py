@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence, Sized
 from math import isfinite
 from typing import Final
@@ -12,7 +13,7 @@ from zfarm.settings import settings
 
 __all__ = [
     "AMOUNT_MAX", "COUNT_MAX", "NAME_MAX", "NUMBER_MAX", "RESOURCES_MAX", "SESSION_MAX", "TASK_NUMBER_MAX",
-    "Malformed", "blobs", "listed", "name", "named", "names", "number", "numbers", "real",
+    "Malformed", "blobs", "duct", "key", "listed", "name", "named", "names", "number", "numbers", "real",
 ]  # fmt: skip
 
 NUMBER_MAX: Final = 2**63 - 1
@@ -27,6 +28,8 @@ RESOURCES_MAX: Final = 64
 """Of a worker or a call: resources, and labels."""
 AMOUNT_MAX: Final = 10**15
 """Of a resource, in thousandths."""
+_KEY: Final = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+_DUCT: Final = re.compile(rf"(tcp://[0-9a-fA-F.:\[\]]{{1,64}})?:([0-9]{{1,5}}) {_KEY.pattern}")
 SESSION_MAX: Final = 256
 """Characters of a session."""
 
@@ -87,3 +90,17 @@ def name(what: str, *values: str, most: int = NAME_MAX) -> None:
     for value in values:
         if len(value) > most:
             raise Malformed(f"{what} has {len(value)} characters, at most {most} allowed")
+
+
+def key(key: str) -> None:
+    """A public key in Z85, or none."""
+    if key and not _KEY.fullmatch(key):
+        raise Malformed("a key is no key")
+
+
+def duct(duct: str, own: bool = False) -> None:
+    """Where a worker may be dialled, and its key there, or nothing. ``own``: said by the worker, who names no
+    host."""
+    found = _DUCT.fullmatch(duct) if duct else None
+    if duct and (found is None or not 0 < int(found[2]) < 1 << 16 or (own and found[1])):
+        raise Malformed("a duct is not at a port, or has no key")

@@ -22,6 +22,8 @@ from zfarm.edge.bounds import (
     Malformed,
 )
 from zfarm.edge.bounds import blobs as _blobs
+from zfarm.edge.bounds import duct as _duct
+from zfarm.edge.bounds import key as _key
 from zfarm.edge.bounds import listed as _listed
 from zfarm.edge.bounds import name as _name
 from zfarm.edge.bounds import named as _named
@@ -284,6 +286,7 @@ def _hello(message: m.Hello, blobs: int) -> None:
         _session(message.life)
     _number("number", message.number, m.HELLO_MAX)
     _number("pid", message.pid, COUNT_MAX)
+    _key(message.key)
 
 
 def _attach(message: m.Attach, blobs: int) -> None:
@@ -365,6 +368,7 @@ def _join(message: m.Join, blobs: int) -> None:
     _number("beat", message.beat)
     _listed("labels", message.labels, RESOURCES_MAX)
     _name("a label", *message.labels)
+    _duct(message.duct, own=True)
 
 
 def _beat(message: m.Beat, blobs: int) -> None:
@@ -437,6 +441,8 @@ def _streams(message: m.Streams, blobs: int) -> None:
         raise Malformed("a stream that is of files and is not")
     _numbers("attempts", [one.attempt for one in message.streams], COUNT_MAX)
     _name("an owner", *(one.owner for one in message.streams))
+    for duct in {one.duct for one in message.streams}:
+        _duct(duct)
 
 
 def _items(message: m.Items, blobs: int) -> None:
@@ -459,6 +465,7 @@ def _listen(message: m.Listen, blobs: int) -> None:
     for one in message.listens:
         _number("lease", one.lease, least=-NUMBER_MAX)
         _numbers("next and seen", (one.next, one.seen))
+    _key(message.key)
 
 
 def _fetch(message: m.Fetch, blobs: int) -> None:

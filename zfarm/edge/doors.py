@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket as sockets
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from math import inf
 from typing import Final
 
@@ -158,6 +158,10 @@ class Doors:
     def send(self, peer: bytes, frames: Sequence[Frame]) -> None:
         """As RouterPort.send, at the peer's own door."""
         self._of[peer[0]].send(peer, frames)
+
+    def host_of(self, peer: Hashable) -> str:
+        """As of its port; of a peer in this very process nothing is known."""
+        return self._of[peer[0]].host_of(peer) if isinstance(peer, bytes) else ""
 
     def fault(self, peer: bytes) -> bool:
         """As RouterPort.fault."""

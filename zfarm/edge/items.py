@@ -16,7 +16,15 @@ from zfarm.edge.sockets import Context, Socket, connect, new_socket
 from zfarm.edge.wire import Frame
 from zfarm.settings import settings
 
-__all__ = ["ITEMS_HELD", "ITEM_FRAME_MAX", "ItemsReader", "ItemsWriter", "stream_address", "topic_frame"]
+__all__ = [
+    "ITEMS_HELD",
+    "ITEM_FRAME_MAX",
+    "ItemsReader",
+    "ItemsWriter",
+    "duct_of",
+    "stream_address",
+    "topic_frame",
+]
 
 ITEMS_HELD: Final = 512
 """Messages of items that wait for one connection in each direction; what is beyond is lost, and fetched."""
@@ -30,6 +38,16 @@ def stream_address(control: str, said: str) -> str:
     if not said.startswith(":"):
         return said
     return f"tcp://{parse_tcp(control)[0]}{said}"
+
+
+def duct_of(host: str, said: str) -> str:
+    """Where clients dial a worker that comes from ``host`` and has ``said`` :PORT and a key. A worker chooses
+    no host, so it can make nobody dial anybody else; one on the broker's own host is had where the broker is.
+    """
+    if not host or host.startswith("127.") or host in ("::1", "::ffff:127.0.0.1"):
+        return said
+    host = host.removeprefix("::ffff:")
+    return f"tcp://[{host}]{said}" if ":" in host else f"tcp://{host}{said}"
 
 
 def topic_frame(topic: str) -> bytes:

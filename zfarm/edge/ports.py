@@ -222,6 +222,11 @@ class RouterPort:
             self.kick(self._mark + one)
         return chosen is not None
 
+    def host_of(self, peer: bytes) -> str:
+        """The address that this peer comes from; empty: it is not known, or local."""
+        link = self._links.get(peer)
+        return "" if link is None or link.line is None else str(link.line[1][0])
+
     def fault(self, peer: bytes) -> bool:
         """Something was wrong with what ``peer`` sent; True when that was once too often, and it is ended."""
         link = self._links.get(peer)

@@ -159,8 +159,9 @@ def _remedy(number: int | None) -> str:
     return ""
 
 
-def connect(socket: Socket, address: str, server: str, keys: KeyPair | None) -> None:
-    """Connect, for the first time, as a CURVE client with ``keys`` to the broker with the key ``server``.
+def connect(socket: Socket, address: str, server: str, keys: KeyPair | None, once: bool = False) -> None:
+    """Connect, for the first time, as a CURVE client with ``keys`` to the broker with the key ``server``;
+    with ``once`` the library does not try again whatever happens.
 
     Raises:
         ConfigurationError: the address cannot be used; or it is TCP and there are no keys.
@@ -176,8 +177,10 @@ def connect(socket: Socket, address: str, server: str, keys: KeyPair | None) -> 
     if address.startswith("tcp://"):
         _ping(socket)
     first_ms, most_ms = _retry_ms(os.getpid(), address.startswith("ipc://"))
-    socket.setsockopt(zmq.RECONNECT_IVL, first_ms)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, most_ms)
+    socket.setsockopt(zmq.RECONNECT_IVL, -1 if once else first_ms)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 0 if once else most_ms)
+    if once:
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, max(1, int(settings.handshake_s * 1000)))
     _dial(socket, address)
 
 

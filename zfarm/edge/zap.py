@@ -68,8 +68,15 @@ class NoAnswer(RuntimeError):
 class Doorkeeper:
     """The handler, in a thread of its own. Start it before a socket is bound, stop it when all are closed."""
 
-    def __init__(self, context: Context, table: Table, on_unknown: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        table: Table,
+        on_unknown: Callable[[], None] = lambda: None,
+        domains: Mapping[bytes, frozenset[str]] = DOMAINS,
+    ) -> None:
         """Prepare to answer for all sockets of ``context`` from ``table``; at most one per context.
+        ``domains`` tells which roles may connect where.
 
         ``on_unknown`` is called in the handler's thread before a key is refused that is not in the table, and
         may ``replace`` the table: a peer whose key is refused never comes again by itself.
@@ -77,6 +84,7 @@ class Doorkeeper:
         self._context = context
         self._on_unknown = on_unknown
         self._table: Table = dict(table)
+        self._domains = domains
         self._control_address = f"inproc://doorkeeper-{secrets.token_hex(8)}"
         self._control: Socket = context.socket(zmq.PAIR)
         self._control.bind(self._control_address)
@@ -256,7 +264,7 @@ class Doorkeeper:
         if key not in self._table and key not in self._tested:
             self._on_unknown()
         role, name = self._table.get(key, ("", ""))
-        if not role or role not in DOMAINS.get(domain, ()):
+        if not role or role not in self._domains.get(domain, ()):
             if key not in self._expected:
                 where = address.decode("ascii", "replace")
                 self._refusals.note(_print(key), where, domain.decode(), time.monotonic())

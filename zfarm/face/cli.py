@@ -250,6 +250,12 @@ def _announce(connection: Any) -> None:
     metavar="DIR",
     help="Where files that tasks need are kept.  [default: $ZFARM_STORE, else ~/.cache/zfarm/store]",
 )
+@click.option(
+    "--duct",
+    type=click.IntRange(min=0, max=65535),
+    metavar="PORT",
+    help="Let clients dial this worker there (0: at any port) for large files.  [default: they may not]",
+)
 @_log_options
 def worker(
     address: str | None,
@@ -260,6 +266,7 @@ def worker(
     resources: tuple[str, ...],
     labels: tuple[str, ...],
     store: Path | None,
+    duct: int | None,
     log_level: str,
     log_format: str,
 ) -> int:
@@ -273,7 +280,7 @@ def worker(
     set_up(log_level, log_format)
     import zfarm.worker
 
-    return zfarm.worker.main(address, slots, connection, name, token_file, resources, labels, store)
+    return zfarm.worker.main(address, slots, connection, name, token_file, resources, labels, store, duct)
 
 
 @command.command()

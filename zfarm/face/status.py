@@ -14,9 +14,9 @@ are in seconds, sizes in bytes, percentages 0 to 100; counters count since the b
     unmet      {what no worker has: how many tasks wait for it}
     queue      [{call, tasks}]: the functions with the most queued tasks
     workers    [{worker, host, pid, state, slots, room, running, leased, done, failed, deaths, last_seen_s,
-                 uptime_s, aside_s, vitals: {cpu_percent, load_1m, cpus, memory_bytes, memory_available_bytes,
-                 swap_percent, disk_free_bytes, rss_bytes, processes,
-                 shared_bytes}}]
+                 uptime_s, aside_s, duct (where clients may dial it; empty: nowhere),
+                 vitals: {cpu_percent, load_1m, cpus, memory_bytes, memory_available_bytes,
+                 swap_percent, disk_free_bytes, rss_bytes, processes, shared_bytes}}]
     clients    [{client, host, pid, name, queued, leased, ended, away}]
     running    [{task, call, client, worker, age_s, items, attempt}]; items > 0: a part of a map
 """
@@ -109,7 +109,7 @@ def snapshot(picture: Picture, address: str) -> dict[str, Any]:
 def _worker(worker: WorkerPicture) -> dict[str, Any]:
     return {
         **_facts(worker, "worker", "host", "pid", "slots", "room", "done", "failed", "deaths"),
-        **_facts(worker, "last_seen_s", "uptime_s", "aside_s"),
+        **_facts(worker, "last_seen_s", "uptime_s", "aside_s", "duct"),
         "state": worker_state(worker),
         "leased": worker.leases,
         "running": min(worker.leases, worker.room),

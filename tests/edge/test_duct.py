@@ -1,0 +1,191 @@
+"""A worker's duct: who was permitted a stream gets that one, as long as there is one; nobody else gets in."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.edge.waiting import until
+from zfarm.edge.duct import Duct, DuctReader
+from zfarm.edge.items import duct_of
+from zfarm.edge.loop import Loop
+from zfarm.edge.security import KeyPair
+from zfarm.edge.sockets import Context
+
+LEASE, OTHER = -7, -8
+
+
+class Rig:
+    """A duct, what its worker heard of it, and those who have dialled it."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.loop = Loop()
+        self.seen: list[tuple[int, bool]] = []
+        self.duct = Duct(self.loop, context, 0, False, lambda lease, up: self.seen.append((lease, up)))
+        self.readers: list[DuctReader] = []
+        self.ended: list[bool] = []
+
+    def reader(self, keys: KeyPair, *leases: int) -> DuctReader:
+        port, key = self.duct.said.split(" ")
+        reader = DuctReader(self.context, f"tcp://127.0.0.1{port} {key}", keys, self.ended.append)
+        self.readers.append(reader)
+        for lease in leases:
+            reader.want(lease)
+        return reader
+
+    def until(self, true: Callable[[], object]) -> None:
+        def look() -> object:
+            self.duct._read()
+            for reader in self.readers:
+                reader.watch_link()
+            return true()
+
+        until(look)
+
+    def close(self) -> None:
+        for reader in self.readers:
+            reader.close()
+        self.duct.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def rig(context: Context) -> Iterator[Rig]:
+    rig = Rig(context)
+    yield rig
+    rig.close()
+
+
+def test_whoever_was_permitted_a_stream_gets_that_one_and_no_other(rig: Rig) -> None:
+    mine, others = KeyPair.fresh(), KeyPair.fresh()
+    rig.duct.admit(LEASE, mine.public)
+    rig.duct.admit(OTHER, others.public)
+    reader = rig.reader(mine, LEASE)
+    rig.until(lambda: rig.seen == [(LEASE, True)])
+
+    rig.duct.publish(OTHER, [b"header", b"not mine"])
+    rig.duct.publish(LEASE, [b"header", b"mine"])
+    got: list[tuple[bytes, list[bytes]]] = []
+
+    def arrived() -> bool:
+        got.extend((topic, list(map(bytes, frames))) for topic, frames in reader.receive())
+        return bool(got)
+
+    rig.until(arrived)
+    assert got == [(b"-7\0", [b"header", b"mine"])]
+    assert rig.duct.refused == rig.duct.denied == 0
+
+
+def test_a_stranger_does_not_get_in(rig: Rig) -> None:
+    rig.duct.admit(LEASE, KeyPair.fresh().public)
+    rig.reader(KeyPair.fresh(), LEASE)
+
+    rig.until(lambda: rig.ended)
+    assert rig.duct.denied == 1
+    assert not rig.seen
+
+
+def test_the_key_of_another_client_opens_nothing_that_is_not_its_own(rig: Rig) -> None:
+    mine, others = KeyPair.fresh(), KeyPair.fresh()
+    rig.duct.admit(LEASE, mine.public)
+    rig.duct.admit(OTHER, others.public)
+    rig.reader(others, LEASE)
+
+    rig.until(lambda: rig.ended)
+    assert rig.duct.refused == 1
+    assert not rig.seen
+
+
+def test_whose_last_stream_has_ended_is_cut_off_and_does_not_get_in_again(rig: Rig) -> None:
+    mine = KeyPair.fresh()
+    rig.duct.admit(LEASE, mine.public)
+    rig.duct.admit(OTHER, mine.public)
+    rig.reader(mine, LEASE, OTHER)
+    rig.until(lambda: sorted(rig.seen) == [(OTHER, True), (LEASE, True)])
+
+    rig.duct.dismiss(LEASE)
+    assert not rig.ended
+    rig.duct.dismiss(OTHER)
+    rig.until(lambda: rig.ended == [True])
+    rig.readers.pop().close()
+    rig.reader(mine, LEASE)
+    rig.until(lambda: len(rig.ended) == 2)
+    assert rig.duct.denied == 1
+
+
+def test_the_worker_hears_that_a_reader_has_gone(rig: Rig) -> None:
+    mine = KeyPair.fresh()
+    rig.duct.admit(LEASE, mine.public)
+    rig.reader(mine, LEASE)
+    rig.until(lambda: rig.seen)
+    rig.readers.pop().close()
+
+    rig.until(lambda: rig.seen == [(LEASE, True), (LEASE, False)])
+
+
+def test_a_reader_that_dials_anew_is_there_although_its_old_connection_ends_later(rig: Rig) -> None:
+    mine = KeyPair.fresh()
+    rig.duct.admit(LEASE, mine.public)
+    old, new = rig.reader(mine, LEASE), rig.reader(mine)
+    rig.until(lambda: rig.seen)
+    new.want(LEASE)
+    rig.until(lambda: len(rig.duct._readers[b"-7\0"]) == 2)
+    rig.readers.remove(old)
+    old.close()
+    rig.until(lambda: len(rig.duct._readers[b"-7\0"]) == 1)
+
+    assert rig.seen == [(LEASE, True)]
+
+
+def test_what_cannot_be_reached_is_told_to_have_ended(rig: Rig) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        where = f"tcp://127.0.0.1:{taken.getsockname()[1]} {KeyPair.fresh().public}"
+        rig.readers.append(DuctReader(rig.context, where, KeyPair.fresh(), rig.ended.append))
+        rig.until(lambda: rig.ended)
+
+    assert rig.ended == [False]
+
+
+def test_a_port_that_is_taken_gives_way_to_another_one(
+    context: Context, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as taken, caplog.at_level(logging.WARNING):
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        loop = Loop()
+        duct = Duct(loop, context, port, False, lambda lease, up: None)
+        duct.close()
+        loop.close()
+
+    assert duct.port != port
+    assert "another port" in caplog.text
+
+
+def test_nothing_that_is_said_or_shown_of_it_has_its_secret(rig: Rig) -> None:
+    secret = rig.duct._keys.secret
+
+    assert secret not in rig.duct.said + repr(rig.duct) + repr(vars(rig.duct))
+    with pytest.raises(TypeError):
+        pickle.dumps(rig.duct)
+
+
+@pytest.mark.parametrize(
+    ("host", "where"),
+    [
+        ("127.0.0.1", ":5 key"),
+        ("::1", ":5 key"),
+        ("", ":5 key"),
+        ("10.1.2.3", "tcp://10.1.2.3:5 key"),
+        ("::ffff:10.1.2.3", "tcp://10.1.2.3:5 key"),
+        ("fe80::1", "tcp://[fe80::1]:5 key"),
+    ],
+)
+def test_clients_dial_the_host_that_the_worker_comes_from(host: str, where: str) -> None:
+    assert duct_of(host, ":5 key") == where
