@@ -242,6 +242,7 @@ class Vitals(Message):
     rss_bytes: int = 0  # worker and children together
     processes: int = 0
     shared_bytes: int = 0  # shared memory that the worker holds for results, what is kept warm included
+    duct_refused: int = 0  # how often somebody was refused or disconnected at its duct
 
 
 class Attention(Message):

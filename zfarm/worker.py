@@ -285,6 +285,10 @@ class WorkerShell:
             from msgspec import structs
 
             vitals = structs.replace(vitals, shared_bytes=self.children.lender.bytes)
+        if self.duct is not None:
+            from msgspec import structs
+
+            vitals = structs.replace(vitals, duct_refused=self.duct.unwelcome)
         self.machine.vitals(vitals, self._loop.now)
         self.children.ooms.tick()
 

@@ -4,7 +4,8 @@ python -m benchmarks.micro.files [directory] [MiB] [small files] [repetitions]
 
 A file counts as here when it is verified, synced and renamed. Over TCP it goes in chunks, as it would to
 another host. The raw rate is that of one PUSH and one PULL with CURVE in two processes on this machine; what
-passes a broker is encrypted twice, so the same through a relay in a third process stands beside it. CPU time
+passes a broker is encrypted twice, so the same through a relay in a third process stands beside it; and a
+second farm whose worker has a duct. CPU time
 per MB of all processes together says what is possible: no rate is higher than the processors of the machine
 divided by it, and it is steady also where others use the machine.
 """
@@ -18,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import zfarm
@@ -164,17 +166,44 @@ def measure_near(farm: zfarm.Executor, source: Path, home: Path, repetitions: in
     )
 
 
+@contextmanager
+def over_tcp(connection: Path, *options: str) -> Iterator[tuple[zfarm.Executor, dict[int, str]]]:
+    """A farm whose worker has these options, and the processes of all that it takes."""
+    command = [sys.executable, "-m", "zfarm"]
+    where = ["--connection", str(connection)]
+    broker = subprocess.Popen(
+        [*command, "broker", "--bind", "tcp://127.0.0.1:0", "--journal", "none", *where],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    while not connection.exists():
+        time.sleep(0.05)
+    worker = subprocess.Popen(
+        [*command, "worker", "--slots", "1", *options, *where], stderr=subprocess.DEVNULL
+    )
+    try:
+        with zfarm.Executor(str(connection)) as farm:
+            farm.submit(len, "").result()
+            ours = [os.getpid(), broker.pid, worker.pid, *descendants(worker.pid)]
+            yield farm, dict.fromkeys(ours, "farm")
+    finally:
+        for process in (worker, broker):
+            process.terminate()
+            process.wait()
+
+
 def measure_far(
-    farm: zfarm.Executor, source: Path, home: Path, repetitions: int, ours: dict[int, str]
+    farms: Sequence[tuple[zfarm.Executor, dict[int, str]]], source: Path, home: Path, repetitions: int
 ) -> None:
-    """Print how fast a large file comes over TCP, with raw CURVE turn about."""
+    """Print how fast a large file comes over TCP, by the relay and over a duct, with raw CURVE turn about."""
     mib = source.stat().st_size // CHUNK
     megabytes = mib * CHUNK / 1e6
-    found: list[list[tuple[float, float]]] = [[], [], []]
+    found: list[list[tuple[float, float]]] = [[], [], [], []]
     for _ in range(repetitions):
-        before = cpu_of(ours).total()
-        rate = megabytes / timed(farm, home, send, str(source), False)
-        found[0].append((rate, (cpu_of(ours).total() - before) * 1e3 / megabytes))
+        for n, (farm, ours) in zip((0, 3), farms, strict=True):
+            before = cpu_of(ours).total()
+            rate = megabytes / timed(farm, home, send, str(source), False)
+            found[n].append((rate, (cpu_of(ours).total() - before) * 1e3 / megabytes))
         found[1].append(raw_rate(mib, relayed=False))
         found[2].append(raw_rate(mib, relayed=True))
     rates, costs = ([statistics.median(pair[n] for pair in each) for each in found] for n in (0, 1))
@@ -187,6 +216,12 @@ def measure_far(
         f"CPU ms per MB: {costs[0]:.2f}; raw {costs[1]:.2f}, raw through a relay {costs[2]:.2f}: "
         f"on {cores} cores at most {cores * 1e3 / costs[0]:,.0f} MB/s; {cores * 1e3 / costs[1]:,.0f}, "
         f"{cores * 1e3 / costs[2]:,.0f}"
+    )
+    turns = sorted(duct[0] / relay[0] for duct, relay in zip(found[3], found[0], strict=True))
+    print(
+        f"over a duct: {rates[3]:,.0f} MB/s, {costs[3]:.2f} ms of CPU per MB; to the relay "
+        f"{rates[3] / rates[0]:.2f} (turn by turn {turns[0]:.2f} to {turns[-1]:.2f}) "
+        f"and {costs[3] / costs[0]:.2f}; to raw {rates[3] / rates[1]:.2f}"
     )
 
 
@@ -204,35 +239,11 @@ def main() -> None:
             farm.submit(len, "").result()
             measure_near(farm, source, home, repetitions)
             measure_small(farm, home, small, repetitions)
-        connection = top / "farm.json"
-        command = [sys.executable, "-m", "zfarm"]
-        broker = subprocess.Popen(
-            [
-                *command,
-                "broker",
-                "--bind",
-                "tcp://127.0.0.1:0",
-                "--journal",
-                "none",
-                "--connection",
-                str(connection),
-            ],
-            stderr=subprocess.DEVNULL,
-        )
-        while not connection.exists():
-            time.sleep(0.05)
-        worker = subprocess.Popen(
-            [*command, "worker", "--slots", "1", "--connection", str(connection)], stderr=subprocess.DEVNULL
-        )
-        try:
-            with zfarm.Executor(str(connection)) as farm:
-                farm.submit(len, "").result()
-                ours = [os.getpid(), broker.pid, worker.pid, *descendants(worker.pid)]
-                measure_far(farm, source, home, repetitions, dict.fromkeys(ours, "farm"))
-        finally:
-            for process in (worker, broker):
-                process.terminate()
-                process.wait()
+        with (
+            over_tcp(top / "farm.json") as plain,
+            over_tcp(top / "ducts.json", "--duct", "0") as direct,
+        ):
+            measure_far((plain, direct), source, home, repetitions)
     finally:
         shutil.rmtree(top)
 

@@ -28,6 +28,7 @@ tasks.queued tasks.running tasks.values tasks.errors tasks.cancelled tasks.lost 
 queue[].tasks workers[].worker workers[].host workers[].pid workers[].state workers[].slots workers[].room
 workers[].running workers[].leased workers[].done workers[].failed workers[].deaths workers[].last_seen_s
 workers[].uptime_s workers[].vitals.cpu_percent workers[].vitals.load_1m workers[].vitals.cpus
+workers[].duct workers[].vitals.duct_refused
 workers[].vitals.memory_bytes workers[].vitals.memory_available_bytes workers[].vitals.swap_percent
 workers[].vitals.disk_free_bytes workers[].vitals.rss_bytes workers[].vitals.processes
 workers[].vitals.shared_bytes clients[].client clients[].host clients[].pid clients[].name clients[].queued

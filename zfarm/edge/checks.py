@@ -396,7 +396,7 @@ def _waiting(leases: Sequence[int]) -> None:
 def _vitals(v: m.Vitals) -> None:
     _real("a vital stat", v.cpu_percent, v.load_1m, v.swap_percent)
     sizes = (v.memory_bytes, v.memory_available_bytes, v.disk_free_bytes, v.rss_bytes, v.shared_bytes)
-    _numbers("vital stats", (*sizes, v.cpus, v.processes))
+    _numbers("vital stats", (*sizes, v.cpus, v.processes, v.duct_refused))
 
 
 def _room(message: m.Room, blobs: int) -> None:

@@ -46,6 +46,9 @@ READER: Final = "reader"
 """What a client is there: no role of the farm, whose keys open nothing here."""
 TURN_MESSAGES: Final = 100
 CANARY_S: Final = settings.canary_interval_s
+LINGER_MS: Final = 200
+"""Without, the library (4.3.5) aborts when it has taken some parts of a message, and not the rest, and the
+other end hangs up in this very moment."""
 
 _DONTWAIT: Final = int(zmq.DONTWAIT)
 _log: Final = logging.getLogger("zfarm.worker")
@@ -107,6 +110,11 @@ class Duct:
         return f":{self.port} {self._keys.public}"
 
     @property
+    def unwelcome(self) -> int:
+        """How often somebody was refused or disconnected here, for whatever reason."""
+        return self.refused + self.denied + self.ended
+
+    @property
     def denied(self) -> int:
         """Handshakes that were refused, since nobody is known by that key."""
         return self._keeper.denied
@@ -149,7 +157,7 @@ class Duct:
         for timer in getattr(self, "_timers", ()):
             timer.cancel()
         self._unfinished.close()
-        self.socket.close(linger=0)
+        self.socket.close(linger=LINGER_MS)
         self._keeper.stop()
 
     # ------------------------------------------------------------ who comes and goes

@@ -16,7 +16,8 @@ are in seconds, sizes in bytes, percentages 0 to 100; counters count since the b
     workers    [{worker, host, pid, state, slots, room, running, leased, done, failed, deaths, last_seen_s,
                  uptime_s, aside_s, duct (where clients may dial it; empty: nowhere),
                  vitals: {cpu_percent, load_1m, cpus, memory_bytes, memory_available_bytes,
-                 swap_percent, disk_free_bytes, rss_bytes, processes, shared_bytes}}]
+                 swap_percent, disk_free_bytes, rss_bytes, processes, shared_bytes,
+                 duct_refused}}]
     clients    [{client, host, pid, name, queued, leased, ended, away}]
     running    [{task, call, client, worker, age_s, items, attempt}]; items > 0: a part of a map
 """
