@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
+from tests.core.rigs import HELLO, JOIN, SAID, BrokerRig, submit
 from tests.core.test_outflow import turn
 from zfarm.core.inflow import Inflow
 from zfarm.core.outflow import Outflow
@@ -13,6 +16,7 @@ from zfarm.messages import (
     Dismiss,
     HangUp,
     Items,
+    Listen,
     Listening,
     Outcome,
     PublishItems,
@@ -129,6 +133,58 @@ def test_a_stream_that_is_over_is_had_by_nobody() -> None:
     outflow.listen([listening(used=2)], NOW, KEY)
 
     assert Dismiss(LEASE) in turn(outflow)
+
+
+# ---------------------------------------------------------------- the broker
+
+
+def streaming() -> tuple[BrokerRig, list[Action]]:
+    """A broker that has heard of a worker's offer of a client's stream, and what it says then."""
+    rig = BrokerRig()
+    rig.say("C", structs.replace(HELLO, key=KEY))
+    rig.say("D", structs.replace(HELLO, session="d", key="n" * 40))
+    rig.say("W", structs.replace(JOIN, duct=DUCT))
+    rig.say("C", *submit(1))
+    lease = SAID + 1
+    assert lease in rig.machine.workers["w"].leases
+    offer = Streaming(-lease, "", -1, 0, "what the worker calls it")
+    return rig, rig.say("W", Streams([offer]))
+
+
+def test_the_broker_says_where_a_worker_is_had_and_not_what_that_says() -> None:
+    _, actions = streaming()
+
+    assert Send("C", Streams([Streaming(-SAID - 1, "", -1, 1, DUCT)])) in actions
+
+
+def test_the_key_of_the_owner_goes_with_what_it_reads_and_nobody_elses() -> None:
+    rig, _ = streaming()
+    listens = [Listening(-SAID - 1, 1, 0)]
+
+    assert Send("W", Listen(listens, KEY)) in rig.say("C", Listen(listens, "m" * 40))
+    assert not [a for a in rig.say("D", Listen(listens, "n" * 40)) if isinstance(a, Send) and a.peer == "W"]
+
+
+def test_a_worker_without_a_duct_learns_no_key() -> None:
+    rig, _ = streaming()
+    rig.machine.workers["w"].duct = ""
+    listens = [Listening(-SAID - 1, 1, 0)]
+
+    assert Send("W", Listen(listens, "")) in rig.say("C", Listen(listens))
+
+
+def test_with_a_client_its_permission_goes() -> None:
+    rig, _ = streaming()
+    rig.machine.drop_client(rig.machine.clients["c"], rig.now)
+
+    assert Send("W", Listen([Listening(-SAID - 1, 0, 0, reading=False)])) in rig.turn()
+
+
+def test_a_client_in_a_child_shows_no_key() -> None:
+    rig, _ = streaming()
+    rig.machine.tunnelled("W", 1, "c", structs.replace(HELLO, session="e", key=KEY), (), rig.now)
+
+    assert rig.machine.clients["e"].key == ""
 
 
 # ---------------------------------------------------------------- the client
