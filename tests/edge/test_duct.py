@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.edge.waiting import until
-from zfarm.edge.duct import Duct, DuctReader
+from zfarm.edge.dialled import DuctReader
+from zfarm.edge.duct import Duct
 from zfarm.edge.items import duct_of
 from zfarm.edge.loop import Loop
 from zfarm.edge.security import KeyPair

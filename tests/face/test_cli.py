@@ -113,13 +113,13 @@ def test_help_of_the_group_names_every_command_and_the_exit_codes():
     ("arguments", "call"),
     [
         (
-            "worker tcp://h:1 --slots 3 --name n --connection c.json --store d",
-            ("zfarm.worker", "tcp://h:1", 3, Path("c.json"), "n", "", (), (), Path("d")),
+            "worker tcp://h:1 --slots 3 --name n --connection c.json --store d --duct 5570",
+            ("zfarm.worker", "tcp://h:1", 3, Path("c.json"), "n", "", (), (), Path("d"), 5570),
         ),
-        ("worker", ("zfarm.worker", None, None, None, None, "", (), (), None)),
+        ("worker", ("zfarm.worker", None, None, None, None, "", (), (), None, None)),
         (
             "worker --resource gpu=2 --resource disk=0.5 --label ssd",
-            ("zfarm.worker", None, None, None, None, "", ("gpu=2", "disk=0.5"), ("ssd",), None),
+            ("zfarm.worker", None, None, None, None, "", ("gpu=2", "disk=0.5"), ("ssd",), None, None),
         ),
         ("why ab12/7", ("zfarm.face.why", "ab12/7", None, None, False)),
         ("why 7 x --json --connection f", ("zfarm.face.why", "7", "x", Path("f"), True)),

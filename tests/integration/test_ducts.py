@@ -16,8 +16,7 @@ from tests.integration.test_files import BIG, CLIENT, same, send_big, some
 from tests.integration.test_large_results import text
 from tests.integration.test_streams import cut_links
 from zfarm.edge import dialled
-from zfarm.edge.dialled import Dialled
-from zfarm.edge.duct import DuctReader
+from zfarm.edge.dialled import Dialled, DuctReader
 from zfarm.edge.security import KeyPair
 from zfarm.edge.sockets import new_context
 

@@ -1,4 +1,8 @@
-"""The ducts that a client has dialled: which streams it has there, and what comes; it decides nothing."""
+"""The client's ends of ducts: what it has dialled, which streams it has there, and what comes; it decides
+nothing.
+
+A connection that ends is not made anew by the library: each is dialled once, on a socket of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,21 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+import zmq
+
 from zfarm.edge import wire
-from zfarm.edge.duct import DuctReader
-from zfarm.edge.items import stream_address, topic_frame
+from zfarm.edge.frames import FRAMES_MAX, receive_rest
+from zfarm.edge.items import ITEM_FRAME_MAX, ITEMS_HELD, stream_address, topic_frame
 from zfarm.edge.loop import Loop
 from zfarm.edge.security import KeyPair
-from zfarm.edge.sockets import Context
+from zfarm.edge.sockets import Context, Socket, connect, new_socket
+from zfarm.edge.wire import Frame
 from zfarm.errors import ConfigurationError
 from zfarm.messages import Items, Payload
 
-__all__ = ["Dialled"]
+__all__ = ["Dialled", "DuctReader"]
+
+_DONTWAIT: Final = int(zmq.DONTWAIT)
 
 _log: Final = logging.getLogger("zfarm")
 
@@ -99,3 +108,69 @@ class Dialled:
         self._loop.remove_source(reader.monitor)
         self._loop.remove_source(reader.socket)
         reader.close()
+
+
+class DuctReader:
+    """The client's end: a socket that dials one worker, once."""
+
+    def __init__(self, context: Context, duct: str, keys: KeyPair, on_end: Callable[[bool], None]) -> None:
+        """Dial ``duct``, as the broker has told it. ``on_end`` hears once, in ``watch_link``, that it has
+        ended, and whether it was reached before. Raises ConfigurationError."""
+        self.address, server = duct.split(" ")
+        self.reached = False  # the worker answered, be it that nobody is expected any more
+        self.leases: set[int] = set()
+        """The streams that are had here."""
+        self._on_end = on_end
+        self.socket: Socket = new_socket(context, zmq.SUB, self.address, ITEM_FRAME_MAX, held=ITEMS_HELD)
+        self.monitor: Socket = self.socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED
+            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            | zmq.EVENT_DISCONNECTED
+            | zmq.EVENT_CLOSED
+        )
+        try:
+            connect(self.socket, self.address, server, keys, once=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def want(self, lease: int) -> None:
+        """Get this stream."""
+        self.leases.add(lease)
+        self.socket.setsockopt(zmq.SUBSCRIBE, topic_frame(str(lease)))
+
+    def leave(self, lease: int) -> None:
+        """Get it no more."""
+        self.leases.discard(lease)
+        self.socket.setsockopt(zmq.UNSUBSCRIBE, topic_frame(str(lease)))
+
+    def receive(self, limit: int = 50) -> list[tuple[bytes, list[Frame]]]:
+        """Up to ``limit`` messages that have arrived, by their topics."""
+        got: list[tuple[bytes, list[Frame]]] = []
+        for _ in range(limit):
+            try:
+                part = self.socket.recv(_DONTWAIT, copy=False)
+            except zmq.Again:
+                break
+            frames = receive_rest(self.socket, part, FRAMES_MAX)
+            if frames is not None and len(frames) > 1:
+                got.append((part.bytes, frames[1:]))
+        return got
+
+    def watch_link(self) -> None:
+        """Read the socket's monitor; the handler for ``Loop.add_source(it.monitor, ...)``."""
+        while not self.monitor.closed and int(self.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            head, _ = self.monitor.recv_multipart(_DONTWAIT)
+            what = int.from_bytes(head[:2], "little")
+            self.reached |= what in (zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+            if what != zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._on_end(self.reached)
+                return
+
+    def close(self) -> None:
+        """Close both. Harmless when done before."""
+        if not self.socket.closed:
+            self.socket.disable_monitor()
+            self.monitor.close(linger=0)
+            self.socket.close(linger=0)

@@ -1,8 +1,7 @@
-"""A duct: one TCP connection with CURVE from a client to a worker, for items of files and large results.
+"""The worker's end of its duct, where clients dial it for items of files and large results.
 
-Both ends have keys that were made for this process and are known to nobody before the broker has told them.
-Whoever dials is let in for the streams alone that the broker has permitted, for as long as there are any. A
-connection that ends is not made anew by the library: each is dialled once, on a socket of its own.
+Its key was made for this process and is known to nobody before the broker has told it. Whoever dials is let
+in for the streams alone that the broker has permitted, for as long as there are any.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from typing import Final
 import zmq
 from zmq.utils import z85
 
-from zfarm.edge.frames import FRAMES_MAX, receive_rest, send_frames
-from zfarm.edge.items import ITEM_FRAME_MAX, ITEMS_HELD, topic_frame
+from zfarm.edge.frames import receive_rest, send_frames
+from zfarm.edge.items import ITEMS_HELD, topic_frame
 from zfarm.edge.links import Links
 from zfarm.edge.loop import Loop
 from zfarm.edge.security import KeyPair, fingerprint, parse_tcp
@@ -24,7 +23,6 @@ from zfarm.edge.sockets import (
     Line,
     Socket,
     bind,
-    connect,
     hang_up,
     is_up,
     kick,
@@ -38,7 +36,7 @@ from zfarm.edge.zap import LISTENS, Doorkeeper
 from zfarm.errors import ConfigurationError
 from zfarm.settings import settings
 
-__all__ = ["DUCT_DOMAIN", "Duct", "DuctReader"]
+__all__ = ["DUCT_DOMAIN", "Duct"]
 
 DUCT_DOMAIN: Final = "zfarm.duct"
 """The ZAP domain of a worker's duct."""
@@ -220,69 +218,3 @@ class Duct:
         if not readers:
             del self._readers[topic]
             self._on_seen(self._leases[topic][0], False)
-
-
-class DuctReader:
-    """The client's end: a socket that dials one worker, once."""
-
-    def __init__(self, context: Context, duct: str, keys: KeyPair, on_end: Callable[[bool], None]) -> None:
-        """Dial ``duct``, as the broker has told it. ``on_end`` hears once, in ``watch_link``, that it has
-        ended, and whether it was reached before. Raises ConfigurationError."""
-        self.address, server = duct.split(" ")
-        self.reached = False  # the worker answered, be it that nobody is expected any more
-        self.leases: set[int] = set()
-        """The streams that are had here."""
-        self._on_end = on_end
-        self.socket: Socket = new_socket(context, zmq.SUB, self.address, ITEM_FRAME_MAX, held=ITEMS_HELD)
-        self.monitor: Socket = self.socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED
-            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-            | zmq.EVENT_DISCONNECTED
-            | zmq.EVENT_CLOSED
-        )
-        try:
-            connect(self.socket, self.address, server, keys, once=True)
-        except BaseException:
-            self.close()
-            raise
-
-    def want(self, lease: int) -> None:
-        """Get this stream."""
-        self.leases.add(lease)
-        self.socket.setsockopt(zmq.SUBSCRIBE, topic_frame(str(lease)))
-
-    def leave(self, lease: int) -> None:
-        """Get it no more."""
-        self.leases.discard(lease)
-        self.socket.setsockopt(zmq.UNSUBSCRIBE, topic_frame(str(lease)))
-
-    def receive(self, limit: int = 50) -> list[tuple[bytes, list[Frame]]]:
-        """Up to ``limit`` messages that have arrived, by their topics."""
-        got: list[tuple[bytes, list[Frame]]] = []
-        for _ in range(limit):
-            try:
-                part = self.socket.recv(_DONTWAIT, copy=False)
-            except zmq.Again:
-                break
-            frames = receive_rest(self.socket, part, FRAMES_MAX)
-            if frames is not None and len(frames) > 1:
-                got.append((part.bytes, frames[1:]))
-        return got
-
-    def watch_link(self) -> None:
-        """Read the socket's monitor; the handler for ``Loop.add_source(it.monitor, ...)``."""
-        while not self.monitor.closed and int(self.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            head, _ = self.monitor.recv_multipart(_DONTWAIT)
-            what = int.from_bytes(head[:2], "little")
-            self.reached |= what in (zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-            if what != zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._on_end(self.reached)
-                return
-
-    def close(self) -> None:
-        """Close both. Harmless when done before."""
-        if not self.socket.closed:
-            self.socket.disable_monitor()
-            self.monitor.close(linger=0)
-            self.socket.close(linger=0)
