@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import zfarm
 from tests.face.processes import Command, TcpFarm, wait_until
 from tests.integration.test_files import BIG, CLIENT, same, send_big, some
 from tests.integration.test_large_results import text
+from tests.integration.test_security import admit
 from tests.integration.test_streams import cut_links
 from zfarm.edge import dialled
 from zfarm.edge.dialled import Dialled, DuctReader
+from zfarm.edge.principals import keys_path, revoke
 from zfarm.edge.security import KeyPair
 from zfarm.edge.sockets import new_context
 
@@ -152,6 +156,31 @@ def test_a_killed_client_leaves_nobody_at_the_duct(farm: TcpFarm, tmp_path: Path
 
         assert same(files[0].path, BIG)
         assert ducts_of(client).received > MOST
+
+
+def test_with_the_key_of_a_client_its_line_is_cut_though_it_does_nothing(
+    farm: TcpFarm, tmp_path: Path
+) -> None:
+    worker = start(farm)
+    port = port_of(farm)
+    alice = admit(farm, "alice", "client")
+
+    def lines() -> int:
+        links = psutil.Process(worker.pid).net_connections("tcp")
+        return sum(link.status == psutil.CONN_ESTABLISHED and link.laddr.port == port for link in links)
+
+    command = [sys.executable, "-c", CLIENT, str(alice), str(tmp_path), str(tmp_path / "home")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as program:
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"middle\n"
+            wait_until(lambda: lines() == 1, "a line")
+            program.send_signal(signal.SIGSTOP)
+            revoke(keys_path(farm.connection), "alice")
+
+            wait_until(lambda: lines() == 0, "the line to be cut")
+        finally:
+            program.kill()
 
 
 def test_who_is_not_permitted_gets_nothing(farm: TcpFarm, tmp_path: Path) -> None:
