@@ -26,6 +26,9 @@ UNIONS: dict[str, tuple[Any, wire.Decoder[Any]]] = {
     "FromChild": (m.FromChild, wire.from_child),
 }
 LARGE = settings.frame_share_max + 1
+KEY = "%nSc0" * 8
+"""The highest of all keys: as digits of 85 it has no higher one of 32 bytes."""
+JOIN: Any = "w", m.Versions(1, "", ""), 1, "h", 1
 quick = hypothesis_settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -288,6 +291,10 @@ def test_wrong_frames_are_named(frames: list[bytes], reason: str) -> None:
         (wire.from_client, m.Hello("s" * 257, m.Versions(1, "", "")), 0, "session"),
         (wire.from_client, m.Hello("client:alice/s", m.Versions(1, "", "")), 0, "slash"),
         (wire.from_client, m.Hello("s", m.Versions(1, "", ""), "h", -1), 0, "pid"),
+        (wire.from_client, m.Hello("s", m.Versions(1, "", ""), key="k" * 39), 0, "key"),
+        (wire.from_client, m.Hello("s", m.Versions(1, "", ""), key="k" * 39 + '"'), 0, "key"),
+        (wire.from_client, m.Hello("s", m.Versions(1, "", ""), key="#" * 40), 0, "key"),
+        (wire.to_worker, m.Listen([], "#" * 40), 0, "key"),
         (wire.from_client, m.Look(-1), 0, "tasks_max"),
         (wire.to_client, m.Ended([m.Outcome(1, 8)]), 1, "kinds"),
         (wire.to_client, m.Ended([m.Outcome(1, 0)]), 2, "2 blobs"),
@@ -301,6 +308,11 @@ def test_wrong_frames_are_named(frames: list[bytes], reason: str) -> None:
         (wire.from_worker, m.Beat(0, [], 0, m.Vitals(load_1m=math.inf)), 0, "finite"),
         (wire.from_worker, m.Beat(0, [], -1), 0, "room"),
         (wire.from_worker, m.Join("w", m.Versions(1, "", ""), -1, "h", 1), 0, "slots"),
+        (wire.from_worker, m.Join(*JOIN, duct=f":0 {KEY}"), 0, "duct"),
+        (wire.from_worker, m.Join(*JOIN, duct=f":65536 {KEY}"), 0, "duct"),
+        (wire.from_worker, m.Join(*JOIN, duct=":5 " + "#" * 40), 0, "key"),
+        (wire.from_worker, m.Join(*JOIN, duct=f"tcp://8.8.8.8:5 {KEY}"), 0, "port"),
+        (wire.to_client, m.Streams([m.Streaming(-1, "", -1, 1, ":5 " + "#" * 40)]), 0, "key"),
         (wire.from_worker, m.Tunnel(1), 0, "without a frame"),
         (wire.to_worker, m.Grants(1, [m.Lease(1, 1, 1, 0, 0)], ["o"], 1, 1), 3, "owner"),
         (wire.to_worker, m.Grants(1, [m.Lease(1, 0, 1, 1, 0)], ["o"], 1, 1), 3, "function"),
@@ -314,6 +326,12 @@ def test_wrong_frames_are_named(frames: list[bytes], reason: str) -> None:
 def test_inconsistent_messages_are_named(decoder: Any, message: Any, blobs: int, reason: str) -> None:
     with pytest.raises(wire.Malformed, match=reason):
         decoder.decode(wire.encode(message, [b"x"] * blobs))
+
+
+@pytest.mark.parametrize("said", ["", f":5 {KEY}", f":65535 {KEY}"])
+def test_a_duct_that_can_be_dialled_is_taken(said: str) -> None:
+    message, _ = wire.from_worker.decode(wire.encode(m.Join(*JOIN, duct=said), ()))
+    assert message.duct == said
 
 
 def test_large_blobs_are_not_copied() -> None:

@@ -28,8 +28,12 @@ RESOURCES_MAX: Final = 64
 """Of a worker or a call: resources, and labels."""
 AMOUNT_MAX: Final = 10**15
 """Of a resource, in thousandths."""
-_KEY: Final = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
-_DUCT: Final = re.compile(rf"(tcp://[0-9a-fA-F.:\[\]]{{1,64}})?:([0-9]{{1,5}}) {_KEY.pattern}")
+_Z85: Final = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+_DIGITS: Final = str.maketrans(_Z85, "".join(map(chr, range(len(_Z85)))))
+_WORD_MAX: Final = "%nSc0".translate(_DIGITS)
+"""Five digits that stand for the largest number of 32 bits."""
+_KEY: Final = re.compile(rf"[{re.escape(_Z85)}]{{40}}")
+_DUCT: Final = re.compile(r"(tcp://[0-9a-fA-F.:\[\]]{1,64})?:([0-9]{1,5}) ([^ ]{40})")
 SESSION_MAX: Final = 256
 """Characters of a session."""
 
@@ -94,7 +98,9 @@ def name(what: str, *values: str, most: int = NAME_MAX) -> None:
 
 def key(key: str) -> None:
     """A public key in Z85, or none."""
-    if key and not _KEY.fullmatch(key):
+    digits = key.translate(_DIGITS)
+    words = [digits[start : start + 5] for start in range(0, len(digits), 5)]
+    if key and (not _KEY.fullmatch(key) or max(words) > _WORD_MAX):
         raise Malformed("a key is no key")
 
 
@@ -104,3 +110,5 @@ def duct(duct: str, own: bool = False) -> None:
     found = _DUCT.fullmatch(duct) if duct else None
     if duct and (found is None or not 0 < int(found[2]) < 1 << 16 or (own and found[1])):
         raise Malformed("a duct is not at a port, or has no key")
+    if found is not None:
+        key(found[3])
