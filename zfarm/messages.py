@@ -301,7 +301,8 @@ class Streaming(Message):
 
 
 class Listening(Message):
-    """How far the reader of one stream is: it has used all below ``next`` and seen up to ``seen``."""
+    """How far the reader of one stream is: it has used all below ``next`` and seen up to ``seen``. From the
+    broker, ``next`` 0: nothing is said of that, but that nobody may have the stream over a duct any more."""
 
     lease: int
     next: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from tests.core.rigs import HELLO, JOIN, SAID, BrokerRig, submit
+from tests.core.rigs import HELLO, JOIN, SAID, VERSIONS, BrokerRig, submit
 from tests.core.test_outflow import turn
 from zfarm.core.inflow import Inflow
 from zfarm.core.outflow import Outflow
@@ -12,6 +12,7 @@ from zfarm.messages import (
     VALUE,
     Action,
     Admit,
+    Attach,
     Dial,
     Dismiss,
     HangUp,
@@ -125,6 +126,43 @@ def test_another_key_of_the_client_takes_the_place_of_the_one_before() -> None:
     assert turn(outflow)[:2] == [Dismiss(LEASE), Admit(LEASE, "n" * 40)]
 
 
+def test_a_permission_that_is_taken_back_ends_at_once_and_its_stream_goes_on() -> None:
+    outflow, _ = read([b"12", b"34"])
+    outflow.duct(LEASE, True)
+    turn(outflow)
+    outflow.emitted(LEASE, "c", TASK, [b"5"], NOW)
+    outflow.listen([Listening(LEASE, 0, 0)], NOW)
+
+    actions = turn(outflow)
+    assert Dismiss(LEASE) in actions
+    assert published(actions) == [(3, 3, False)]
+    outflow.listen([listening(used=3)], NOW, KEY)
+    assert Admit(LEASE, KEY) in turn(outflow)
+
+
+def test_what_is_not_permitted_again_after_a_welcome_lapses() -> None:
+    outflow, _ = read([b"12", b"34"])
+    outflow.duct(LEASE, True)
+    turn(outflow)
+    outflow.welcome(NOW)
+    turn(outflow)
+    late = NOW + LIMITS.client_grace_s
+    assert outflow.deadline == late
+
+    assert Dismiss(LEASE) in turn(outflow, late)
+
+
+def test_what_is_permitted_again_after_a_welcome_stays() -> None:
+    outflow, _ = read([b"12", b"34"])
+    outflow.duct(LEASE, True)
+    turn(outflow)
+    outflow.welcome(NOW)
+    outflow.listen([listening()], NOW, KEY)
+
+    turn(outflow, NOW)
+    assert Dismiss(LEASE) not in turn(outflow, NOW + LIMITS.client_grace_s)
+
+
 def test_a_stream_that_is_over_is_had_by_nobody() -> None:
     outflow, _ = read([b"12", b"34"])
     outflow.duct(LEASE, True)
@@ -138,16 +176,16 @@ def test_a_stream_that_is_over_is_had_by_nobody() -> None:
 # ---------------------------------------------------------------- the broker
 
 
-def streaming() -> tuple[BrokerRig, list[Action]]:
-    """A broker that has heard of a worker's offer of a client's stream, and what it says then."""
+def streaming(offered: bool = True, job: str = "") -> tuple[BrokerRig, list[Action]]:
+    """A broker that has heard of a client's stream, and that its worker offers it, and what it says then."""
     rig = BrokerRig()
-    rig.say("C", structs.replace(HELLO, key=KEY))
+    rig.say("C", structs.replace(HELLO, key=KEY, job=job))
     rig.say("D", structs.replace(HELLO, session="d", key="n" * 40))
     rig.say("W", structs.replace(JOIN, duct=DUCT))
     rig.say("C", *submit(1))
     lease = SAID + 1
     assert lease in rig.machine.workers["w"].leases
-    offer = Streaming(-lease, "", -1, 0, "what the worker calls it")
+    offer = Streaming(-lease, "", -1, 0, "what the worker calls it" if offered else "")
     return rig, rig.say("W", Streams([offer]))
 
 
@@ -177,7 +215,31 @@ def test_with_a_client_its_permission_goes() -> None:
     rig, _ = streaming()
     rig.machine.drop_client(rig.machine.clients["c"], rig.now)
 
-    assert Send("W", Listen([Listening(-SAID - 1, 0, 0, reading=False)])) in rig.turn()
+    assert Send("W", Listen([Listening(-SAID - 1, 0, 0)])) in rig.turn()
+
+
+def test_a_client_that_is_dropped_before_the_offer_comes_has_no_permission_either() -> None:
+    rig, _ = streaming(offered=False)
+    rig.say("C", Listen([Listening(-SAID - 1, 1, 0)]))
+    rig.machine.drop_client(rig.machine.clients["c"], rig.now)
+
+    assert Send("W", Listen([Listening(-SAID - 1, 0, 0)])) in rig.turn()
+
+
+def test_another_key_of_a_client_shuts_what_the_one_before_has_opened() -> None:
+    rig, _ = streaming()
+    again = structs.replace(HELLO, number=2)
+    shut = Send("W", Listen([Listening(-SAID - 1, 0, 0)]))
+
+    assert shut not in rig.say("C", structs.replace(again, key=KEY))
+    assert shut in rig.say("C", structs.replace(again, key="m" * 40))
+
+
+def test_who_takes_a_job_over_shuts_what_its_client_before_has_opened() -> None:
+    rig, _ = streaming(job="sums")
+    shut = Send("W", Listen([Listening(-SAID - 1, 0, 0)]))
+
+    assert shut in rig.say("E", Attach("sums", VERSIONS, "its life"))
 
 
 def test_a_client_in_a_child_shows_no_key() -> None:

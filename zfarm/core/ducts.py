@@ -3,12 +3,16 @@
 Rules of this file:
   1. What the broker passes on of a reader is the permission: a stream of files of a reader with a key is
      offered to that key once it is large, for as long as it is read and not gone. Nobody else is let in.
+     What was permitted before a Welcome is said again soon, or it may have been taken back unheard.
   2. The offer follows the permission, so whoever dials for it is expected.
   3. A stream moves to the duct when its reader was seen there, and leaves it when the duct breaks. Before the
      first it waits for a moment, but not again where that was in vain.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
 
 from zfarm.core.outstream import OutStream
 from zfarm.messages import BROKER, Action, Admit, Dismiss, Send, Streaming, Streams
@@ -26,6 +30,8 @@ class Ducts:
         """As Join says it; empty: there is none."""
         self.waiting: dict[int, OutStream] = {}
         """Streams that wait for their readers to be seen."""
+        self._doubted: dict[int, OutStream] = {}  # offered, and not said to be read since the Welcome
+        self._doubted_until = inf
         self._vain: dict[str, float] = {}  # whose readers do not come, and until when nobody waits for them
         self._actions: list[Action] = []
 
@@ -45,6 +51,30 @@ class Ducts:
             stream.wait_until = now + self._limits.duct_wait_s
             self.waiting[stream.lease] = stream
 
+    def welcome(self, streams: Iterable[OutStream], now: float) -> None:
+        """Nobody knows what the broker has said meanwhile."""
+        self._doubted = {stream.lease: stream for stream in streams if stream.offered}
+        self._doubted_until = now + self._limits.client_grace_s
+
+    def permits(self, stream: OutStream) -> None:
+        """The broker has said whose this stream is."""
+        self._doubted.pop(stream.lease, None)
+
+    def lapsed(self, now: float) -> list[OutStream]:
+        """The streams that nobody is known to be permitted any more."""
+        if now < self._doubted_until:
+            return []
+        lapsed, self._doubted, self._doubted_until = list(self._doubted.values()), {}, inf
+        for stream in lapsed:
+            stream.key = ""
+        return lapsed
+
+    @property
+    def deadline(self) -> float:
+        """When one of them changes by itself; inf: never."""
+        first = min((stream.wait_until for stream in self.waiting.values()), default=inf)
+        return min(first, self._doubted_until) if self._doubted else first
+
     def streaming(self, stream: OutStream) -> Streaming:
         """What the broker is told of this stream."""
         duct = self.address if stream.offered else ""
@@ -54,6 +84,7 @@ class Ducts:
         """Nobody may have this stream over the duct any more."""
         if stream.offered:
             self._actions.append(Dismiss(stream.lease))
+            self._doubted.pop(stream.lease, None)
             self.waiting.pop(stream.lease, None)
             stream.offered = ""
             stream.open = stream.direct = False

@@ -174,6 +174,11 @@ class Outflow:
                 self._gone.append(one.lease)
                 self.deadline = NOW
                 continue
+            stream.key = key
+            self.ducts.permits(stream)
+            self._touch(stream)
+            if not one.next:
+                continue
             if one.next > stream.next or (one.reading and not stream.reading):
                 stream.stuck_since = now
                 stream.away = False
@@ -187,10 +192,9 @@ class Outflow:
                     self._ended_bytes += stream.bytes - before
             stream.left = one.next > stream.count + 1 and not one.reading
             stream.reading, stream.subscribed = one.reading, one.subscribed
-            stream.read, stream.key = True, key
+            stream.read = True
             if one.ask and stream.sent > one.seen:
                 self._answers.append(Send(BROKER, Sent(one.lease, stream.sent)))
-            self._touch(stream)
 
     def duct(self, lease: int, up: bool) -> None:
         """The reader of this stream is seen at the duct, or is there no more."""
@@ -216,8 +220,9 @@ class Outflow:
                 blobs = chunk.blobs[low - chunk.first : high - chunk.first + 1]
                 self._answers.append(Send(BROKER, Items(message.lease, low, high), blobs))
 
-    def welcome(self) -> None:
+    def welcome(self, now: float) -> None:
         """The broker knows nothing of what was said before."""
+        self.ducts.welcome(self._streams.values(), now)
         self._anew = self._used
         self._fresh = list(self._streams)
         self._gone = []
@@ -240,7 +245,7 @@ class Outflow:
         self._announce(actions)
         actions.extend(self._answers)
         self._answers = []
-        for stream in self.ducts.late(now):
+        for stream in [*self.ducts.late(now), *self.ducts.lapsed(now)]:
             self._touch(stream)
         touched, self._touched = self._touched, {}
         for stream in touched.values():
@@ -328,8 +333,7 @@ class Outflow:
                 deadline = min(deadline, stream.began_at + self._limits.stream_grace_s)
             elif stream.patient:
                 deadline = min(deadline, stream.stuck_since + self._limits.stream_patience_s)
-        for stream in self.ducts.waiting.values():
-            deadline = min(deadline, stream.wait_until)
+        deadline = min(deadline, self.ducts.deadline)
         for gauge in self._gauges.values():
             if not gauge.told:
                 deadline = min(deadline, gauge.told_at + self._limits.progress_interval_s)

@@ -144,7 +144,7 @@ class Reception(Ledger):
             self._taken_over(peer, client.job)
             return
         client.hello_seen = message.number
-        client.key = "" if isinstance(peer, tuple) else message.key  # a client in a child dials nobody
+        self.routes.shows(client, "" if isinstance(peer, tuple) else message.key)  # no child dials anybody
         client.ended = []  # what waits for the journal it asks for anew
         client.booked = []
         client.unknown = []
@@ -217,6 +217,7 @@ class Reception(Ledger):
             highest = max(client.tasks, default=0)
             client.lives = max(client.lives, highest // LIFE_TASKS) + 1
             self.hand_over(client, message.life)
+            self.routes.shows(client, "")
             if self.stalled:
                 self.record(client)
             client.submit_seen = 0

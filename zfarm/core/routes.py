@@ -215,12 +215,23 @@ class Routes:
             if route.worker is worker:
                 route.sure = False
 
+    def shows(self, client: ClientRecord, key: str) -> None:
+        """A client shows this key at ducts from now on, and no other one opens its streams there any more."""
+        if key != client.key:
+            client.key = key
+            self._shut(client.session)
+
     def drop(self, session: str) -> None:
         """A client is gone for good, and what it was permitted with it."""
+        self._shut(session)
         for lease in [lease for lease, route in self._routes.items() if route.owner == session]:
-            route = self._routes.pop(lease)
-            if route.offered:
-                self._send(route.worker.peer, Listen([Listening(lease, 0, 0, reading=False)]))
+            del self._routes[lease]
+
+    def _shut(self, session: str) -> None:
+        """Nobody may have the streams of this client over ducts; also such as are about to be offered."""
+        for lease, route in self._routes.items():
+            if lease < 0 and route.owner == session and route.worker.duct:
+                self._send(route.worker.peer, Listen([Listening(lease, 0, 0)]))
 
     def _to_client(
         self, owner: str, message: Streams | Items | Sent | Progress | Printed | Want, payload: Payload = ()

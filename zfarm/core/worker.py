@@ -360,7 +360,7 @@ class Worker(Delivering):
         self._room_told = None
         self._begans, self._returns = [], []
         self._nameless, self._lacks = [], []
-        self._outflow.welcome()
+        self._outflow.welcome(now)
         self._lacking.welcome()
         for kid in self._kids.values():  # what was said on the old link may be lost
             kid.head_began = False
