@@ -179,6 +179,9 @@ class Settings:
     its way. Not again where that was in vain, for ``duct_shunned_s``."""
     duct_shunned_s: float = 600.0
     """For how long a client leaves a duct alone that it cannot reach, or that breaks again and again."""
+    ducts_dialled_max: int = 64
+    """Ducts that one client has dialled at once, each of which takes four descriptors of its program; what
+    other workers send meanwhile takes the way over the broker."""
     files_max: int = 1_000_000
     """Files that one task may send."""
     file_bytes_max: int = 16 * 1024 * 1024 * MIB

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from msgspec import structs
 
 from tests.core.rigs import HELLO, JOIN, SAID, VERSIONS, BrokerRig, submit
@@ -313,6 +315,21 @@ def test_the_end_of_a_duct_whose_streams_are_over_is_no_break() -> None:
     assert advance(inflow, NOW + 1) == [Dial(LEASE - 1, DUCT)]
     inflow.duct_broke(DUCT, True, NOW + 1)
     assert advance(inflow, NOW + 2) == [Dial(LEASE - 1, DUCT)]
+
+
+def test_a_client_dials_so_many_workers_at_once_and_no_more() -> None:
+    inflow = Inflow(replace(LIMITS, ducts_dialled_max=2))
+    for number, duct in enumerate(("one", "two", "three", "one")):
+        inflow.listen(TASK - number, object())
+        inflow.streams(Streams([Streaming(LEASE - number, "", TASK - number, 1, duct)]), {})
+    advance(inflow, NOW)
+    for number, duct in enumerate(("one", "two", "three", "one")):
+        inflow.streams(Streams([Streaming(LEASE - number, "", TASK - number, 1, duct)]), {})
+
+    assert {action.duct for action in advance(inflow, NOW) if isinstance(action, Dial)} <= {"one", "two"}
+    assert inflow.dialling.had_at("one") == {LEASE, LEASE - 3}
+    assert inflow.dialling.had_at("two") == {LEASE - 1}
+    assert not inflow.dialling.had_at("three")
 
 
 def test_a_duct_that_cannot_be_reached_is_left_alone() -> None:

@@ -8,14 +8,15 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
+import zmq
 
 from tests.edge.waiting import until
-from zfarm.edge.dialled import DuctReader
+from zfarm.edge.dialled import Dialled, DuctReader
 from zfarm.edge.duct import Duct
 from zfarm.edge.items import duct_of
 from zfarm.edge.loop import Loop
 from zfarm.edge.security import KeyPair
-from zfarm.edge.sockets import Context
+from zfarm.edge.sockets import Context, new_context
 
 LEASE, OTHER = -7, -8
 
@@ -141,6 +142,23 @@ def test_a_reader_that_dials_anew_is_there_although_its_old_connection_ends_late
     rig.until(lambda: len(rig.duct._readers[b"-7\0"]) == 1)
 
     assert rig.seen == [(LEASE, True)]
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_where_no_socket_can_be_had_the_duct_has_ended_and_none_is_left(rig: Rig, room: int) -> None:
+    context = new_context()
+    context.set(zmq.MAX_SOCKETS, room)
+    broken: list[tuple[str, bool]] = []
+    dialled = Dialled(
+        rig.loop, context, "tcp://127.0.0.1:1", KeyPair.fresh(),
+        lambda duct, items, payload: None, lambda duct, reached: broken.append((duct, reached)),
+    )  # fmt: skip
+    dialled.dial(LEASE, rig.duct.said)
+    rig.loop.turn(1.0)
+
+    assert broken == [(rig.duct.said, False)]
+    dialled.hang_up(LEASE, rig.duct.said)
+    context.term()
 
 
 def test_what_cannot_be_reached_is_told_to_have_ended(rig: Rig) -> None:

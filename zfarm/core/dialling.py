@@ -94,12 +94,15 @@ class Dialling:
         if self._again:
             self._dial_again(now, streams)
         offers, self._offers = self._offers, []
+        dialled = set(self._dialled.values()) if offers else set()
         for lease in offers:
             stream = streams.get(lease)
             if stream is None or lease in self._dialled or not (stream.reading and stream.duct):
                 continue
-            if now >= self._shunned.get(stream.duct, 0.0):
+            room = stream.duct in dialled or len(dialled) < self._limits.ducts_dialled_max
+            if room and now >= self._shunned.get(stream.duct, 0.0):
                 self._dialled[lease] = stream.duct
+                dialled.add(stream.duct)
                 actions.append(Dial(lease, stream.duct))
 
     def clear(self) -> None:

@@ -26,6 +26,14 @@ __all__ = ["Dialled", "DuctReader"]
 
 _DONTWAIT: Final = int(zmq.DONTWAIT)
 
+_WATCHED: Final = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+)
+"""Not that what came made no sense: to ask for that is dangerous (see redial.py)."""
 _log: Final = logging.getLogger("zfarm")
 
 
@@ -63,7 +71,7 @@ class Dialled:
                 reader = DuctReader(
                     self._context, where, self._keys, lambda reached: self._ended(duct, reached)
                 )
-            except ConfigurationError as error:
+            except (ConfigurationError, zmq.ZMQError) as error:  # or there is no descriptor left
                 _log.warning("files come by way of the broker: %s", error)
                 self._loop.call_soon(lambda: self._on_end(duct, False))
                 return
@@ -122,13 +130,11 @@ class DuctReader:
         """The streams that are had here."""
         self._on_end = on_end
         self.socket: Socket = new_socket(context, zmq.SUB, self.address, ITEM_FRAME_MAX, held=ITEMS_HELD)
-        self.monitor: Socket = self.socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED
-            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-            | zmq.EVENT_DISCONNECTED
-            | zmq.EVENT_CLOSED
-        )
+        try:
+            self.monitor: Socket = self.socket.get_monitor_socket(_WATCHED)
+        except BaseException:
+            self.socket.close(linger=0)
+            raise
         try:
             connect(self.socket, self.address, server, keys, once=True)
         except BaseException:
