@@ -43,8 +43,11 @@ def stream_address(control: str, said: str) -> str:
 def duct_of(host: str, said: str) -> str:
     """Where clients dial a worker that comes from ``host`` and has ``said`` :PORT and a key. A worker chooses
     no host, so it can make nobody dial anybody else; one on the broker's own host is had where the broker is.
+    Empty: nowhere, as it is not known, or known on the broker's own network alone.
     """
-    if not host or host.startswith("127.") or host in ("::1", "::ffff:127.0.0.1"):
+    if not host or host.lower().startswith("fe80:"):
+        return ""
+    if host.startswith("127.") or host in ("::1", "::ffff:127.0.0.1"):
         return said
     host = host.removeprefix("::ffff:")
     return f"tcp://[{host}]{said}" if ":" in host else f"tcp://{host}{said}"
