@@ -86,6 +86,17 @@ def test_where_nobody_comes_it_is_waited_once() -> None:
     assert published(turn(outflow, late)) == [(1, 2, False)]
 
 
+def test_where_the_reader_comes_too_late_each_time_it_is_waited_once_too() -> None:
+    outflow, _ = read([b"12", b"34"])
+    late = NOW + LIMITS.duct_wait_s
+    assert published(turn(outflow, late)) == [(1, 2, False)]
+    outflow.duct(LEASE, True)
+
+    outflow.emitted(LEASE - 1, "c", TASK - 1, [b"56", b"78"], late)
+    outflow.listen([listening(lease=LEASE - 1)], late, KEY)
+    assert published(turn(outflow, late)) == [(1, 2, False)]
+
+
 def test_a_stream_moves_to_the_duct_when_nothing_of_it_is_on_its_way() -> None:
     outflow, _ = read([b"12", b"34"])
     turn(outflow, NOW + 1)  # by the relay
@@ -301,6 +312,18 @@ def test_a_duct_that_ends_is_dialled_again_once_and_then_left_alone() -> None:
     assert advance(inflow, NOW + 3) == []
     inflow.streams(Streams([Streaming(LEASE, "", TASK, 1, DUCT)]), {})
     assert advance(inflow, NOW + 103) == [Dial(LEASE, DUCT)]
+
+
+def test_a_duct_that_ends_again_before_it_is_dialled_again_is_so_for_all_its_streams() -> None:
+    inflow, _ = offered()
+    inflow.listen(TASK - 1, object())
+    inflow.streams(Streams([Streaming(LEASE - 1, "", TASK - 1, 1)]), {})
+    inflow.duct_broke(DUCT, True, NOW)
+    inflow.streams(Streams([Streaming(LEASE - 1, "", TASK - 1, 1, DUCT)]), {})
+    assert advance(inflow, NOW + 0.1) == [Dial(LEASE - 1, DUCT)]
+    inflow.duct_broke(DUCT, True, NOW + 0.2)
+
+    assert advance(inflow, NOW + 0.5) == [Dial(LEASE, DUCT), Dial(LEASE - 1, DUCT)]
 
 
 def test_the_end_of_a_duct_whose_streams_are_over_is_no_break() -> None:

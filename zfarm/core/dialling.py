@@ -62,8 +62,9 @@ class Dialling:
             del self._dialled[lease]
         if not reached:
             self._shun(duct, now)
-        elif leases:
-            self._again[duct] = now + REDIAL_S, leases
+        elif leases:  # and maybe some that have waited for that already
+            due, others = self._again.get(duct, (now + REDIAL_S, []))
+            self._again[duct] = due, [*others, *(one for one in leases if one not in others)]
 
     def _shun(self, duct: str, now: float) -> None:
         self._shunned = _still(self._shunned, now) | {duct: now + self._limits.duct_shunned_s}

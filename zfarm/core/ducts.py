@@ -94,8 +94,8 @@ class Ducts:
         """The reader of this stream is seen at the duct."""
         if stream.offered:
             stream.open = True
-            self.waiting.pop(stream.lease, None)
-            self._vain.pop(stream.owner, None)
+            if self.waiting.pop(stream.lease, None) is not None:
+                self._vain.pop(stream.owner, None)
 
     def down(self, stream: OutStream) -> None:
         """The reader of this stream is at the duct no more. Nothing is in flight on a way that is cut."""
