@@ -310,6 +310,7 @@ class Listening(Message):
     reading: bool = True  # False: nobody reads (any more)
     subscribed: bool = False  # items may be published; else they take the way of all messages
     ask: bool = False  # say what was sent, if that is more than was seen
+    relayed: bool = False  # nothing may come over the duct where it was offered: that was found to be no use
 
 
 # ---------------------------------------------------------------- client -> broker

@@ -130,6 +130,20 @@ def test_who_does_not_read_any_more_is_let_in_no_more() -> None:
     assert not outflow._streams[LEASE].open
 
 
+def test_what_is_to_be_relayed_leaves_the_duct_at_once_and_comes_back_when_it_may() -> None:
+    outflow, _ = read([b"12", b"34"])
+    outflow.duct(LEASE, True)
+    turn(outflow)
+    outflow.emitted(LEASE, "c", TASK, [b"5"], NOW)
+    outflow.listen([structs.replace(listening(), relayed=True)], NOW, KEY)
+
+    actions = turn(outflow)
+    assert published(actions) == [(3, 3, False)]
+    assert actions.index(Dismiss(LEASE)) == 0, "nobody is let in any more when that is sent"
+    outflow.listen([listening(used=3)], NOW, KEY)
+    assert Admit(LEASE, KEY) in turn(outflow)
+
+
 def test_another_key_of_the_client_takes_the_place_of_the_one_before() -> None:
     outflow, _ = read([b"12", b"34"])
     outflow.duct(LEASE, True)
@@ -282,6 +296,14 @@ def advance(inflow: Inflow, now: float) -> list[Action]:
     return [action for action in actions if isinstance(action, Dial | HangUp)]
 
 
+def said(inflow: Inflow, now: float) -> list[bool]:
+    """Which of the streams that are listened to now are to be relayed."""
+    actions: list[Action] = []
+    inflow.advance(now, True, actions)
+    listens = [action.message.listens for action in actions if isinstance(action, Send)]
+    return [one.relayed for part in listens for one in part]
+
+
 def test_what_is_offered_is_dialled_for_and_hung_up_on_when_it_is_over() -> None:
     inflow, actions = offered()
     assert actions == [Dial(LEASE, DUCT)]
@@ -338,6 +360,45 @@ def test_the_end_of_a_duct_whose_streams_are_over_is_no_break() -> None:
     assert advance(inflow, NOW + 1) == [Dial(LEASE - 1, DUCT)]
     inflow.duct_broke(DUCT, True, NOW + 1)
     assert advance(inflow, NOW + 2) == [Dial(LEASE - 1, DUCT)]
+
+
+def test_where_a_duct_is_left_alone_its_worker_is_told_to_relay() -> None:
+    inflow, _ = offered()
+    inflow.duct_broke(DUCT, False, NOW)
+    advance(inflow, NOW)
+    assert inflow.deadline < NOW
+    assert said(inflow, NOW) == [True]
+
+    later = NOW + LIMITS.duct_shunned_s
+    assert said(inflow, later) == [False]
+
+
+def test_what_is_offered_at_a_duct_that_is_left_alone_is_to_be_relayed() -> None:
+    inflow, _ = offered()
+    inflow.duct_broke(DUCT, False, NOW)
+    advance(inflow, NOW)
+    said(inflow, NOW)
+    inflow.listen(TASK - 1, object())
+    inflow.streams(Streams([Streaming(LEASE - 1, "", TASK - 1, 1)]), {})
+    advance(inflow, NOW)
+    inflow.streams(Streams([Streaming(LEASE - 1, "", TASK - 1, 1, DUCT)]), {})
+    advance(inflow, NOW)
+
+    assert said(inflow, NOW) == [True, True]
+
+
+def test_a_duct_that_was_dialled_for_another_stream_meanwhile_is_had_for_all() -> None:
+    inflow, _ = offered()
+    inflow.duct_broke(DUCT, True, NOW)
+    advance(inflow, NOW + 0.5)
+    inflow.duct_broke(DUCT, True, NOW + 1)
+    inflow.listen(TASK - 1, object())
+    inflow.streams(Streams([Streaming(LEASE - 1, "", TASK - 1, 1)]), {})
+    advance(inflow, NOW + 1)
+    inflow.streams(Streams([Streaming(LEASE - 1, "", TASK - 1, 1, DUCT)]), {})
+    assert advance(inflow, NOW + 1.1) == [Dial(LEASE - 1, DUCT)]
+
+    assert advance(inflow, NOW + 1.5) == [Dial(LEASE, DUCT)]
 
 
 def test_a_client_dials_so_many_workers_at_once_and_no_more() -> None:

@@ -4,7 +4,9 @@ Rules of this file:
   1. A stream that is read is dialled for once it is offered, and hung up on when it is over or another
      attempt takes its place.
   2. What comes over a duct counts if it belongs to a stream that was dialled for there.
-  3. A worker hangs up when it has no stream for us any more, which it may know before we do. So a duct that
+  3. A duct that is left alone is said to be so with each stream that was offered there: its worker may not
+     know that the line is cut, and would go on to send what nobody gets.
+  4. A worker hangs up when it has no stream for us any more, which it may know before we do. So a duct that
      ends is dialled again a little later, if a stream is still to be had there. If that one ends, too, within
      a minute, or where a duct cannot be reached, it is left alone for a while. The broker passes on meanwhile
      what comes of its streams.
@@ -38,6 +40,7 @@ class Dialling:
         self._again: dict[str, tuple[float, list[int]]] = {}  # when to dial again, and for which
         self._broke: dict[str, float] = {}  # until when another break is one too many
         self._shunned: dict[str, float] = {}  # and until when nobody dials there
+        self._news: set[str] = set()  # of these, such whose workers do not know that yet
         self.refused = 0
         """Items that came over a duct on which nobody waits for them."""
 
@@ -66,8 +69,13 @@ class Dialling:
             due, others = self._again.get(duct, (now + REDIAL_S, []))
             self._again[duct] = due, [*others, *(one for one in leases if one not in others)]
 
+    def leaves_alone(self, duct: str, now: float) -> bool:
+        """Nobody dials this duct for now."""
+        return now < self._shunned.get(duct, 0.0)
+
     def _shun(self, duct: str, now: float) -> None:
         self._shunned = _still(self._shunned, now) | {duct: now + self._limits.duct_shunned_s}
+        self._news.add(duct)
 
     def _dial_again(self, now: float, streams: Mapping[int, InStream]) -> None:
         for duct, (due, leases) in list(self._again.items()):
@@ -75,7 +83,9 @@ class Dialling:
                 continue
             del self._again[duct]
             wanted = [lease for lease in leases if _is_had(streams.get(lease), duct)]
-            if wanted and now < self._broke.get(duct, 0.0):
+            if self.had_at(duct):  # dialled for others meanwhile, and up
+                self._offers += wanted
+            elif wanted and now < self._broke.get(duct, 0.0):
                 self._shun(duct, now)
             elif wanted:
                 self._broke = _still(self._broke, now) | {duct: now + BREAKS_S}
@@ -86,8 +96,8 @@ class Dialling:
         """When to dial again; inf: never."""
         return min((due for due, _ in self._again.values()), default=inf)
 
-    def advance(self, now: float, streams: Mapping[int, InStream], actions: list[Action]) -> None:
-        """Dial for what is offered, and hang up on what is over."""
+    def advance(self, now: float, streams: Mapping[int, InStream], actions: list[Action]) -> bool:
+        """Dial for what is offered, and hang up on what is over; whether streams have to be listened to."""
         for lease, duct in list(self._dialled.items()):
             if not _is_had(streams.get(lease), duct):
                 del self._dialled[lease]
@@ -100,11 +110,19 @@ class Dialling:
             stream = streams.get(lease)
             if stream is None or lease in self._dialled or not (stream.reading and stream.duct):
                 continue
+            if self.leaves_alone(stream.duct, now):
+                self._news.add(stream.duct)
+                continue
             room = stream.duct in dialled or len(dialled) < self._limits.ducts_dialled_max
-            if room and now >= self._shunned.get(stream.duct, 0.0):
+            if room:
                 self._dialled[lease] = stream.duct
                 dialled.add(stream.duct)
                 actions.append(Dial(lease, stream.duct))
+        news, self._news = self._news, set()
+        told = [stream for stream in streams.values() if stream.reading and stream.duct in news]
+        for stream in told:
+            stream.listen_due = True
+        return bool(told)
 
     def clear(self) -> None:
         """Forget all but what is to be hung up on."""

@@ -340,9 +340,10 @@ class Inflow:
                 actions.append(Send(BROKER, Listen(listens[start : start + most])))
         actions.extend(self._actions)
         self._actions = []
-        self.dialling.advance(now, self._leases, actions)
-        self.deadline = min(self.deadline, self.dialling.deadline)
-        self._due = self.deadline
+        told = self.dialling.advance(now, self._leases, actions)
+        self._due = self.deadline = min(self.deadline, self.dialling.deadline)
+        if told:
+            self.deadline = NOW
 
     def _look_after(self, stream: InStream, now: float, joined: bool, listens: list[Listening]) -> None:
         limits = self._limits
@@ -390,8 +391,9 @@ class Inflow:
         if ask or stream.listen_due:
             stream.listen_due = False
             stream.acked, stream.untaken, stream.acked_at = stream.taken, 0, now
+            relayed = self.dialling.leaves_alone(stream.duct, now)
             listens.append(
-                Listening(stream.lease, stream.taken + 1, stream.seen, True, self._subscribed, ask)
+                Listening(stream.lease, stream.taken + 1, stream.seen, True, self._subscribed, ask, relayed)
             )
         self.deadline = min(self.deadline, stream.ask_at)
 

@@ -174,7 +174,7 @@ class Outflow:
                 self._gone.append(one.lease)
                 self.deadline = NOW
                 continue
-            stream.key = key
+            stream.key = "" if one.relayed else key
             self.ducts.permits(stream)
             self._touch(stream)
             if not one.next:
@@ -250,6 +250,7 @@ class Outflow:
         touched, self._touched = self._touched, {}
         for stream in touched.values():
             self.ducts.look_after(stream, now)
+            actions.extend(self.ducts.take_actions())  # who is let in no more gets nothing of what follows
             if stream.reading:
                 self._pump(stream, now, actions)
             if stream.ended:
