@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
+import resource
 import socket
 from collections.abc import Callable, Iterator
 
@@ -11,12 +13,13 @@ import pytest
 import zmq
 
 from tests.edge.waiting import until
+from zfarm.edge import duct
 from zfarm.edge.dialled import Dialled, DuctReader
 from zfarm.edge.duct import Duct
 from zfarm.edge.items import duct_of
 from zfarm.edge.loop import Loop
 from zfarm.edge.security import KeyPair
-from zfarm.edge.sockets import Context, new_context
+from zfarm.edge.sockets import Context, hang_up, new_context
 
 LEASE, OTHER = -7, -8
 
@@ -118,6 +121,50 @@ def test_whose_last_stream_has_ended_is_cut_off_and_does_not_get_in_again(rig: R
     rig.reader(mine, LEASE)
     rig.until(lambda: len(rig.ended) == 2)
     assert rig.duct.denied == 1
+
+
+def test_those_who_connect_and_say_nothing_are_never_too_many(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duct, "STRANGERS_MAX", 5)
+    mine = KeyPair.fresh()
+    rig.duct.admit(LEASE, mine.public)
+    rig.reader(mine, LEASE)
+    rig.until(lambda: rig.seen)
+    with contextlib.ExitStack() as open_ones:
+        strangers = [
+            open_ones.enter_context(socket.create_connection(("127.0.0.1", rig.duct.port), 20))
+            for _ in range(20)
+        ]
+
+        def ended() -> int:
+            rig.duct._check()
+            return rig.duct.crowded
+
+        rig.until(lambda: ended() == 15)
+        for one in strangers[:15]:
+            while one.recv(100):
+                pass
+
+    assert rig.seen == [(LEASE, True)]
+    assert not rig.ended
+
+
+def test_who_has_taken_all_descriptors_can_be_disconnected_all_the_same() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as stranger:
+        stranger.connect(server.getsockname())
+        accepted, name = server.accept()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with accepted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+            try:
+                ended = hang_up((accepted.fileno(), name))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert ended
+            assert accepted.fileno() >= 0
+            assert stranger.recv(1) == b""
+            assert not hang_up((accepted.fileno(), ("127.0.0.1", 1)))
 
 
 def test_the_worker_hears_that_a_reader_has_gone(rig: Rig) -> None:

@@ -43,6 +43,9 @@ DUCT_DOMAIN: Final = "zfarm.duct"
 READER: Final = "reader"
 """What a client is there: no role of the farm, whose keys open nothing here."""
 TURN_MESSAGES: Final = 100
+STRANGERS_MAX: Final = 256
+"""Connections that have not said yet what they want; the oldest are ended first. Each takes a descriptor of
+this worker, which needs some for its children, and anybody may connect."""
 CANARY_S: Final = settings.canary_interval_s
 LINGER_MS: Final = 200
 """Without, the library (4.3.5) aborts when it has taken some parts of a message, and not the rest, and the
@@ -74,6 +77,8 @@ class Duct:
         self._links = Links()
         self.refused = 0
         """Subscriptions refused, since whoever sent them may not."""
+        self.crowded = 0
+        """Connections ended since too many others had not said anything either."""
         self._keeper = Doorkeeper(context, {}, domains={DUCT_DOMAIN.encode(): frozenset((READER,))})
         self._keeper.start()
         host = "[::]" if ipv6 else "0.0.0.0"
@@ -110,7 +115,7 @@ class Duct:
     @property
     def unwelcome(self) -> int:
         """How often somebody was refused or disconnected here, for whatever reason."""
-        return self.refused + self.denied + self.ended
+        return self.refused + self.denied + self.ended + self.crowded
 
     @property
     def denied(self) -> int:
@@ -163,6 +168,7 @@ class Duct:
     def _check(self) -> None:
         self._unfinished.meet()
         self._unfinished.check(self._loop.now)
+        self.crowded += self._unfinished.thin_out(STRANGERS_MAX)
 
     def _watch_keeper(self) -> None:
         if not self._keeper.alive:

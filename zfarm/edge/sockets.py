@@ -12,6 +12,7 @@ import errno
 import os
 import random
 import socket as sockets
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, Final, TypeAlias
 
@@ -251,14 +252,27 @@ def kick(frame: zmq.Frame) -> bool:
     return True
 
 
-def _borrowed(fd: int) -> sockets.socket:
-    """A second handle on the connection behind ``fd``, to be closed. Raises OSError: it is none any more."""
-    own = os.dup(fd)
+@contextlib.contextmanager
+def _borrowed(fd: int) -> Iterator[sockets.socket]:
+    """A second handle on the connection behind ``fd``. Raises OSError: it is none any more."""
     try:
-        return sockets.socket(fileno=own)
+        own = os.dup(fd)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        own = fd  # those who connected have taken all there are, and can be ended all the same
+    try:
+        link = sockets.socket(fileno=own)
     except OSError:  # the library has closed it, and the number names something else by now
-        os.close(own)
+        if own != fd:
+            os.close(own)
         raise
+    try:
+        yield link
+    finally:
+        if own == fd:
+            link.detach()
+        link.close()
 
 
 def sender_of(part: zmq.Frame) -> str:

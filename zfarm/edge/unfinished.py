@@ -242,6 +242,17 @@ class Unfinished:
                 del self._connections[one.fd]
                 self.mute += self._end(one.line)
 
+    def thin_out(self, most: int) -> int:
+        """Disconnect those who came first of all who have said nothing, until no more than so many are left;
+        how many that were."""
+        mute = [one for one in self._connections.values() if not one.principal and one.line is not None]
+        ended = mute[: max(0, len(mute) - most)]
+        for one in ended:
+            del self._connections[one.fd]
+            assert one.line is not None
+            self._end(one.line)
+        return len(ended)
+
     def _judge(self, one: _Connection) -> None:
         """How much of what it owes is certainly part of a message that has not ended."""
         if self._drained:
