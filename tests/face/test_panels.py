@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -181,3 +182,15 @@ def test_lines_are_shared_out_completely_and_nobody_gets_more_than_it_wants(heig
     assert all(0 <= lines <= max(1, want) for lines, want in zip(got, wants, strict=True))
     assert sum(got) <= height
     assert sum(got) == height or all(lines >= want for lines, want in zip(got, wants, strict=True))
+
+
+@pytest.mark.parametrize(("duct", "shown"), [("tcp://10.1.2.3:5570", True), (":5570", True), ("", False)])
+def test_where_workers_may_be_dialled_is_shown_if_there_is_room(duct, shown):
+    view = View()
+    workers = [structs.replace(worker, duct=duct) for worker in sample.workers(2)]
+    view.take(structs.replace(sample.picture(), workers=workers), 0.0)
+
+    lines = drawn(scene(view), 120, 40, whole=True)
+    assert any(":5570 " in line for line in lines) is shown
+    assert any(" duct " in line for line in lines) is shown
+    assert not any("5570" in line for line in drawn(scene(view), 80, 40, whole=True))

@@ -274,6 +274,7 @@ WORKER_COLUMNS: Final = (
     Column("disk", 4, right=True, rank=7),
     Column("up", 6, right=True, rank=6),
     Column("seen", 5, right=True, rank=5),
+    Column("duct", 6, right=True, rank=5),
     Column("state", 8),
 )
 
@@ -298,11 +299,14 @@ def _workers(scene: Scene, width: int, height: int) -> list[Line]:
             "disk": (size(vitals.disk_free_bytes) if known else "", ""),
             "up": (duration(worker.uptime_s + scene.later_s), "dim"),
             "seen": (duration(worker.last_seen_s + scene.later_s), "red" if state == "silent" else "dim"),
+            "duct": (f":{clean(worker.duct).rpartition(':')[2]}" if worker.duct else "", "dim"),
             "state": (state, STATE_STYLES[state]),
         }
 
     rows = sorted(scene.view.workers, key=lambda w: (w.host, w.pid))
-    return table(WORKER_COLUMNS, rows, cells, width, height) if rows else [[(" none has joined", "yellow")]]
+    ducts = any(worker.duct for worker in rows)
+    columns = [column for column in WORKER_COLUMNS if ducts or column.title != "duct"]
+    return table(columns, rows, cells, width, height) if rows else [[(" none has joined", "yellow")]]
 
 
 TASK_COLUMNS: Final = (
