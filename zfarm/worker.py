@@ -289,6 +289,8 @@ class WorkerShell:
             from msgspec import structs
 
             vitals = structs.replace(vitals, duct_refused=self.duct.unwelcome)
+            if self.duct.closed:  # nothing more is offered there, and the next Join says so
+                self.machine.duct = ""
         self.machine.vitals(vitals, self._loop.now)
         self.children.ooms.tick()
 

@@ -218,6 +218,22 @@ def test_what_cannot_be_reached_is_told_to_have_ended(rig: Rig) -> None:
     assert rig.ended == [False]
 
 
+def test_where_nobody_checks_keys_any_more_the_duct_is_closed(rig: Rig) -> None:
+    mine = KeyPair.fresh()
+    rig.duct.admit(LEASE, mine.public)
+    rig.reader(mine, LEASE)
+    rig.until(lambda: rig.seen)
+    rig.duct._watch_keeper()
+    assert not rig.duct.closed
+
+    rig.duct._keeper.stop()
+    rig.duct._watch_keeper()
+    assert rig.duct.closed
+    assert rig.seen == [(LEASE, True), (LEASE, False)]
+    rig.duct.dismiss(LEASE)
+    rig.duct.admit(OTHER, mine.public)
+
+
 def test_a_port_that_is_taken_gives_way_to_another_one(
     context: Context, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -108,6 +108,11 @@ class Duct:
         return bind(self.socket, f"tcp://{host}:*", self._keys, DUCT_DOMAIN)
 
     @property
+    def closed(self) -> bool:
+        """Nobody gets in any more."""
+        return bool(self.socket.closed)
+
+    @property
     def said(self) -> str:
         """What the broker is told of it."""
         return f":{self.port} {self._keys.public}"
