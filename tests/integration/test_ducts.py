@@ -14,11 +14,12 @@ import pytest
 
 import zfarm
 from tests.face.processes import Command, TcpFarm, wait_until
+from tests.integration.proxy import Proxy
 from tests.integration.test_files import BIG, CLIENT, same, send_big, some
 from tests.integration.test_large_results import text
 from tests.integration.test_security import admit
 from tests.integration.test_streams import cut_links
-from zfarm.edge import dialled
+from zfarm.edge import dialled, sockets
 from zfarm.edge.dialled import Dialled, DuctReader
 from zfarm.edge.principals import keys_path, revoke
 from zfarm.edge.security import KeyPair
@@ -46,6 +47,12 @@ def ducts_of(client: zfarm.Executor) -> Dialled:
 def port_of(farm: TcpFarm) -> int:
     """Where the worker may be dialled."""
     return int(farm.status()["workers"][0]["duct"].rpartition(":")[2])
+
+
+def lines(worker: Command, port: int) -> int:
+    """How many have dialled the worker there and are connected."""
+    links = psutil.Process(worker.pid).net_connections("tcp")
+    return sum(link.status == psutil.CONN_ESTABLISHED and link.laddr.port == port for link in links)
 
 
 def test_a_large_file_takes_the_duct(farm: TcpFarm, tmp_path: Path) -> None:
@@ -108,6 +115,48 @@ def test_a_duct_that_breaks_again_and_again_costs_no_byte(farm: TcpFarm, tmp_pat
         assert not cut_links({port}), "after the second break it is left alone"
 
 
+def by_way_of(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients of this process dial the duct there."""
+    monkeypatch.setattr(dialled, "stream_address", lambda broker, said: f"tcp://127.0.0.1:{proxy.port}")
+
+
+def test_a_bit_that_is_flipped_on_a_duct_is_never_believed(
+    farm: TcpFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(farm)
+    with Proxy(port_of(farm)) as proxy, zfarm.Executor(farm.connection) as client:
+        by_way_of(proxy, monkeypatch)
+        files = client.submit(send_big, str(tmp_path), BIG, False, 0.05).files.into(tmp_path / "home")
+        wait_until(lambda: ducts_of(client).received, "items over the duct")
+        proxy.corrupt("down")
+
+        assert same(files.wait(60)[0].path, BIG)
+        assert proxy.corrupted
+        assert files.progress.received_bytes == BIG, "what had come did not come again"
+
+
+def test_a_duct_that_swallows_everything_is_left_and_its_worker_knows(
+    farm: TcpFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = start(farm)
+    port = port_of(farm)
+    monkeypatch.setattr(sockets, "HEARTBEAT_MS", 300)
+    monkeypatch.setattr(sockets, "HEARTBEAT_TIMEOUT_MS", 60_000)  # which the worker is told: it waits on
+    with Proxy(port) as proxy, zfarm.Executor(farm.connection) as client:
+        by_way_of(proxy, monkeypatch)
+        files = client.submit(send_big, str(tmp_path), BIG, False, 0.25).files.into(tmp_path / "home")
+        wait_until(lambda: ducts_of(client).received, "items over the duct")
+        proxy.stall(1000.0)
+        wait_until(lambda: proxy._until["up"], "the stall")
+        duct = next(iter(ducts_of(client)._readers))
+        client._link.call(lambda: ducts_of(client)._ended(duct, False))  # as when no pong comes
+
+        wait_until(lambda: not lines(worker, port), "the worker to end the line")
+        assert files.progress.received_bytes < BIG
+        assert same(files.wait(60)[0].path, BIG)
+        assert proxy.links == 1
+
+
 def test_a_killed_broker_lets_the_duct_be_and_the_file_goes_on(farm: TcpFarm, tmp_path: Path) -> None:
     broker = farm.start_broker()
     port = farm.port
@@ -164,21 +213,16 @@ def test_with_the_key_of_a_client_its_line_is_cut_though_it_does_nothing(
     worker = start(farm)
     port = port_of(farm)
     alice = admit(farm, "alice", "client")
-
-    def lines() -> int:
-        links = psutil.Process(worker.pid).net_connections("tcp")
-        return sum(link.status == psutil.CONN_ESTABLISHED and link.laddr.port == port for link in links)
-
     command = [sys.executable, "-c", CLIENT, str(alice), str(tmp_path), str(tmp_path / "home")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as program:
         try:
             assert program.stdout is not None
             assert program.stdout.readline() == b"middle\n"
-            wait_until(lambda: lines() == 1, "a line")
+            wait_until(lambda: lines(worker, port) == 1, "a line")
             program.send_signal(signal.SIGSTOP)
             revoke(keys_path(farm.connection), "alice")
 
-            wait_until(lambda: lines() == 0, "the line to be cut")
+            wait_until(lambda: lines(worker, port) == 0, "the line to be cut")
         finally:
             program.kill()
 
