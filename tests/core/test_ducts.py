@@ -345,7 +345,23 @@ def test_a_duct_that_ends_again_before_it_is_dialled_again_is_so_for_all_its_str
     assert advance(inflow, NOW + 0.1) == [Dial(LEASE - 1, DUCT)]
     inflow.duct_broke(DUCT, True, NOW + 0.2)
 
-    assert advance(inflow, NOW + 0.5) == [Dial(LEASE, DUCT), Dial(LEASE - 1, DUCT)]
+    assert advance(inflow, NOW + 0.5) == [Dial(LEASE, DUCT)]
+    assert advance(inflow, NOW + 0.7) == [Dial(LEASE - 1, DUCT)]
+
+
+def test_what_has_just_ended_is_not_dialled_for_since_another_stream_had_ended_before() -> None:
+    inflow, _ = offered()
+    inflow.duct_broke(DUCT, True, NOW)
+    inflow.ended(-TASK, object(), Outcome(-TASK, VALUE, lease=-LEASE, filed=0))
+    inflow.streams(Streams([Streaming(LEASE - 1, "", TASK - 1)]), {})
+    inflow.listen(TASK - 1, object())
+    inflow.streams(Streams([Streaming(LEASE - 1, "", TASK - 1, 1, DUCT)]), {})
+    assert advance(inflow, NOW + 0.1) == [Dial(LEASE - 1, DUCT)]
+    inflow.duct_broke(DUCT, True, NOW + 0.49)  # and that it is over is not known yet
+
+    assert advance(inflow, NOW + 0.5) == []
+    inflow.ended(-TASK + 1, object(), Outcome(-TASK + 1, VALUE, lease=-LEASE + 1, filed=0))
+    assert advance(inflow, NOW + 1) == []
 
 
 def test_the_end_of_a_duct_whose_streams_are_over_is_no_break() -> None:

@@ -37,7 +37,7 @@ class Dialling:
         self._limits = limits
         self._dialled: dict[int, str] = {}
         self._offers: list[int] = []  # streams to be dialled for
-        self._again: dict[str, tuple[float, list[int]]] = {}  # when to dial again, and for which
+        self._again: dict[int, tuple[float, str]] = {}  # streams, and when to dial where again for them
         self._broke: dict[str, float] = {}  # until when another break is one too many
         self._shunned: dict[str, float] = {}  # and until when nobody dials there
         self._news: set[str] = set()  # of these, such whose workers do not know that yet
@@ -65,9 +65,8 @@ class Dialling:
             del self._dialled[lease]
         if not reached:
             self._shun(duct, now)
-        elif leases:  # and maybe some that have waited for that already
-            due, others = self._again.get(duct, (now + REDIAL_S, []))
-            self._again[duct] = due, [*others, *(one for one in leases if one not in others)]
+        else:
+            self._again |= dict.fromkeys(leases, (now + REDIAL_S, duct))
 
     def leaves_alone(self, duct: str, now: float) -> bool:
         """Nobody dials this duct for now."""
@@ -78,23 +77,25 @@ class Dialling:
         self._news.add(duct)
 
     def _dial_again(self, now: float, streams: Mapping[int, InStream]) -> None:
-        for duct, (due, leases) in list(self._again.items()):
-            if now < due:
-                continue
-            del self._again[duct]
-            wanted = [lease for lease in leases if _is_had(streams.get(lease), duct)]
+        wanted: dict[str, list[int]] = {}
+        for lease, (due, duct) in list(self._again.items()):
+            if now >= due:
+                del self._again[lease]
+                if _is_had(streams.get(lease), duct) and lease not in self._dialled:
+                    wanted.setdefault(duct, []).append(lease)
+        for duct, leases in wanted.items():
             if self.had_at(duct):  # dialled for others meanwhile, and up
-                self._offers += wanted
-            elif wanted and now < self._broke.get(duct, 0.0):
+                self._offers += leases
+            elif now < self._broke.get(duct, 0.0):
                 self._shun(duct, now)
-            elif wanted:
+            else:
                 self._broke = _still(self._broke, now) | {duct: now + BREAKS_S}
-                self._offers += wanted
+                self._offers += leases
 
     @property
     def deadline(self) -> float:
         """When to dial again; inf: never."""
-        return min((due for due, _ in self._again.values()), default=inf)
+        return min(self._again.values())[0] if self._again else inf
 
     def advance(self, now: float, streams: Mapping[int, InStream], actions: list[Action]) -> bool:
         """Dial for what is offered, and hang up on what is over; whether streams have to be listened to."""
