@@ -84,7 +84,7 @@ class SocketRoad:
                 self._access.address,
                 keys,
                 lambda duct, items, payload: machine.direct_items(duct, items, payload, loop.now),
-                lambda duct, reached: machine.duct_broke(duct, reached, loop.now),
+                lambda duct, reached, refused: machine.duct_broke(duct, reached, loop.now, refused),
             )
 
     def dial(self, action: Dial | HangUp) -> None:

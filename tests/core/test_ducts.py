@@ -364,6 +364,19 @@ def test_what_has_just_ended_is_not_dialled_for_since_another_stream_had_ended_b
     assert advance(inflow, NOW + 1) == []
 
 
+def test_a_duct_that_is_refused_did_not_break_and_waits_for_an_offer() -> None:
+    inflow, _ = offered()
+    inflow.duct_broke(DUCT, True, NOW)
+    assert advance(inflow, NOW + 0.5) == [Dial(LEASE, DUCT)]
+    inflow.duct_broke(DUCT, True, NOW + 0.6, refused=True)
+    assert advance(inflow, NOW + 2) == []
+    inflow.streams(Streams([Streaming(LEASE, "", TASK, 1, DUCT)]), {})
+    assert advance(inflow, NOW + 2) == [Dial(LEASE, DUCT)]
+
+    inflow.duct_broke(DUCT, True, NOW + 3)
+    assert advance(inflow, NOW + 3.5) == [Dial(LEASE, DUCT)], "it is the first break"
+
+
 def test_the_end_of_a_duct_whose_streams_are_over_is_no_break() -> None:
     inflow, _ = offered()
     inflow.duct_broke(DUCT, True, NOW)

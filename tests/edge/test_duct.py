@@ -34,14 +34,19 @@ class Rig:
         self.duct = Duct(self.loop, context, 0, False, lambda lease, up: self.seen.append((lease, up)))
         self.readers: list[DuctReader] = []
         self.ended: list[bool] = []
+        self.refused = 0
 
     def reader(self, keys: KeyPair, *leases: int) -> DuctReader:
         port, key = self.duct.said.split(" ")
-        reader = DuctReader(self.context, f"tcp://127.0.0.1{port} {key}", keys, self.ended.append)
+        reader = DuctReader(self.context, f"tcp://127.0.0.1{port} {key}", keys, self.end)
         self.readers.append(reader)
         for lease in leases:
             reader.want(lease)
         return reader
+
+    def end(self, reached: bool, refused: bool) -> None:
+        self.ended.append(reached)
+        self.refused += refused
 
     def until(self, true: Callable[[], object]) -> None:
         def look() -> object:
@@ -91,7 +96,7 @@ def test_a_stranger_does_not_get_in(rig: Rig) -> None:
     rig.reader(KeyPair.fresh(), LEASE)
 
     rig.until(lambda: rig.ended)
-    assert rig.duct.denied == 1
+    assert rig.duct.denied == rig.refused == 1
     assert not rig.seen
 
 
@@ -103,6 +108,7 @@ def test_the_key_of_another_client_opens_nothing_that_is_not_its_own(rig: Rig) -
 
     rig.until(lambda: rig.ended)
     assert rig.duct.refused == 1
+    assert not rig.refused, "it got in"
     assert not rig.seen
 
 
@@ -198,7 +204,7 @@ def test_where_no_socket_can_be_had_the_duct_has_ended_and_none_is_left(rig: Rig
     broken: list[tuple[str, bool]] = []
     dialled = Dialled(
         rig.loop, context, "tcp://127.0.0.1:1", KeyPair.fresh(),
-        lambda duct, items, payload: None, lambda duct, reached: broken.append((duct, reached)),
+        lambda duct, items, payload: None, lambda duct, reached, refused: broken.append((duct, reached)),
     )  # fmt: skip
     dialled.dial(LEASE, rig.duct.said)
     rig.loop.turn(1.0)
@@ -212,7 +218,7 @@ def test_what_cannot_be_reached_is_told_to_have_ended(rig: Rig) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         where = f"tcp://127.0.0.1:{taken.getsockname()[1]} {KeyPair.fresh().public}"
-        rig.readers.append(DuctReader(rig.context, where, KeyPair.fresh(), rig.ended.append))
+        rig.readers.append(DuctReader(rig.context, where, KeyPair.fresh(), rig.end))
         rig.until(lambda: rig.ended)
 
     assert rig.ended == [False]

@@ -72,15 +72,18 @@ def test_a_large_result_takes_the_duct(farm: TcpFarm) -> None:
         assert ducts_of(client).received > MOST
 
 
-def test_without_a_duct_all_takes_the_relay(farm: TcpFarm, tmp_path: Path) -> None:
+def test_without_a_duct_all_takes_the_relay_and_no_worker_listens(farm: TcpFarm, tmp_path: Path) -> None:
     farm.start_broker()
-    farm.start_worker(1)
+    worker = farm.start_worker(1)
     with zfarm.Executor(farm.connection) as client:
         files = client.submit(send_big, str(tmp_path), BIG, False).files.into(tmp_path / "home").wait(60)
 
         assert same(files[0].path, BIG)
         assert ducts_of(client).received == 0
         assert farm.status()["workers"][0]["duct"] == ""
+        assert psutil.CONN_LISTEN not in {
+            link.status for link in psutil.Process(worker.pid).net_connections("inet")
+        }
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -149,7 +152,7 @@ def test_a_duct_that_swallows_everything_is_left_and_its_worker_knows(
         proxy.stall(1000.0)
         wait_until(lambda: proxy._until["up"], "the stall")
         duct = next(iter(ducts_of(client)._readers))
-        client._link.call(lambda: ducts_of(client)._ended(duct, False))  # as when no pong comes
+        client._link.call(lambda: ducts_of(client)._ended(duct, False, False))  # as when no pong comes
 
         wait_until(lambda: not lines(worker, port), "the worker to end the line")
         assert files.progress.received_bytes < BIG
@@ -242,7 +245,7 @@ def test_who_is_not_permitted_gets_nothing(farm: TcpFarm, tmp_path: Path) -> Non
             where = f"tcp://127.0.0.1{duct}"
 
             def knocks(keys: KeyPair) -> None:
-                reader = DuctReader(context, where, keys, ended.append)
+                reader = DuctReader(context, where, keys, lambda reached, refused: ended.append(reached))
                 knocking.append(reader)
                 for lease in leases:
                     reader.want(lease)

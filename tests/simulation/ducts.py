@@ -57,6 +57,8 @@ class Line:
         """The worker has let the client in."""
         self.reached = False
         """The worker has answered."""
+        self.refused = False
+        """It has said that it expects nobody."""
         self.dead = False
         self._last = 0.0
         self._flight: deque[Any] = deque()
@@ -85,7 +87,7 @@ class Line:
             farm.story.probe("a duct loses what it holds")
         half_open_s = farm.mix.half_open_s
         told = max(self._last + 1e-9, farm.now + ducts.rng.random() * half_open_s)
-        farm.at(told, partial(self.client.hand, "duct broke", self.duct, self.reached))
+        farm.at(told, partial(self.client.hand, "duct broke", self.duct, self.reached, self.refused))
         farm.after(ducts.rng.random() * half_open_s, self._noticed)
 
     def _noticed(self) -> None:
@@ -221,6 +223,7 @@ class Ducts:
             line.up = key in end.admitted.values()
             if not line.up:  # the last stream has ended meanwhile
                 self.farm.story.probe("a duct is dialled in vain")
+                line.refused = True
                 line.snap()
 
     def _subscribe(self, line: Line, lease: int) -> None:

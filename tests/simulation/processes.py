@@ -344,7 +344,7 @@ class ClientProcess(Process):
         elif kind == "direct":
             self.machine.direct_items(entry[1], entry[2], entry[3], clock)
         elif kind == "duct broke":
-            self.machine.duct_broke(entry[1], entry[2], clock)
+            self.machine.duct_broke(entry[1], entry[2], clock, entry[3])
         elif self.left:
             return  # whoever has left can ask for nothing more
         elif self.attaching and kind != "advance":

@@ -7,9 +7,10 @@ Rules of this file:
   3. A duct that is left alone is said to be so with each stream that was offered there: its worker may not
      know that the line is cut, and would go on to send what nobody gets.
   4. A worker hangs up when it has no stream for us any more, which it may know before we do. So a duct that
-     ends is dialled again a little later, if a stream is still to be had there. If that one ends, too, within
-     a minute, or where a duct cannot be reached, it is left alone for a while. The broker passes on meanwhile
-     what comes of its streams.
+     ends is dialled again a little later, if a stream is still to be had there. Who is refused then waits for
+     the next offer, which follows a permission; it was no break. If the line ends once more within a minute,
+     or where a duct cannot be reached, it is left alone for a while. The broker passes on meanwhile what
+     comes of its streams.
 """
 
 from __future__ import annotations
@@ -58,13 +59,15 @@ class Dialling:
         self.refused += not known
         return known
 
-    def broke(self, duct: str, reached: bool, now: float) -> None:
-        """That duct has ended, or could not be reached at all."""
+    def broke(self, duct: str, reached: bool, now: float, refused: bool = False) -> None:
+        """That duct has ended, could not be reached at all, or was refused: none of our streams is there."""
         leases = [lease for lease, at in self._dialled.items() if at == duct]
         for lease in leases:
             del self._dialled[lease]
         if not reached:
             self._shun(duct, now)
+        elif refused:  # and so the line that ended before was no break, either
+            self._broke.pop(duct, None)
         else:
             self._again |= dict.fromkeys(leases, (now + REDIAL_S, duct))
 

@@ -28,7 +28,7 @@ class Direct:
         self.inflow.direct(duct, message, payload, now)
         self.deadline = NOW
 
-    def duct_broke(self, duct: str, reached: bool, now: float) -> None:
-        """This duct has ended; or it was not ``reached`` at all."""
-        self.inflow.duct_broke(duct, reached, now)
+    def duct_broke(self, duct: str, reached: bool, now: float, refused: bool = False) -> None:
+        """This duct has ended; or it was not ``reached`` at all, or ``refused``, as nobody was expected."""
+        self.inflow.duct_broke(duct, reached, now, refused)
         self.deadline = NOW

@@ -216,9 +216,9 @@ class Inflow:
         if self.dialling.counts(message.lease, duct):
             self.items(message, payload, now)
 
-    def duct_broke(self, duct: str, reached: bool, now: float) -> None:
-        """A duct has ended, or could not be reached."""
-        self.dialling.broke(duct, reached, now)
+    def duct_broke(self, duct: str, reached: bool, now: float, refused: bool = False) -> None:
+        """A duct has ended, could not be reached, or was refused."""
+        self.dialling.broke(duct, reached, now, refused)
         self.deadline = NOW
 
     def sent(self, message: Sent, now: float) -> None:

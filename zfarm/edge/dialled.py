@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import zmq
@@ -16,6 +17,7 @@ from zfarm.edge import wire
 from zfarm.edge.frames import FRAMES_MAX, receive_rest
 from zfarm.edge.items import ITEM_FRAME_MAX, ITEMS_HELD, stream_address, topic_frame
 from zfarm.edge.loop import Loop
+from zfarm.edge.redial import UNKNOWN
 from zfarm.edge.security import KeyPair
 from zfarm.edge.sockets import Context, Socket, connect, new_socket
 from zfarm.edge.wire import Frame
@@ -47,10 +49,10 @@ class Dialled:
         broker: str,
         keys: KeyPair,
         on_items: Callable[[str, Items, Payload], None],
-        on_end: Callable[[str, bool], None],
+        on_end: Callable[[str, bool, bool], None],
     ) -> None:
         """``broker`` is where that is, for workers on its host. ``on_items`` gets what comes over which duct,
-        ``on_end`` which has ended, and whether it was reached before."""
+        ``on_end`` which has ended, whether it was reached before, and whether nobody was expected there."""
         self._loop = loop
         self._context = context
         self._broker = broker
@@ -68,12 +70,10 @@ class Dialled:
             said, key = duct.split(" ")
             where = f"{stream_address(self._broker, said)} {key}"
             try:
-                reader = DuctReader(
-                    self._context, where, self._keys, lambda reached: self._ended(duct, reached)
-                )
+                reader = DuctReader(self._context, where, self._keys, partial(self._ended, duct))
             except (ConfigurationError, zmq.ZMQError) as error:  # or there is no descriptor left
                 _log.warning("files come by way of the broker: %s", error)
-                self._loop.call_soon(lambda: self._on_end(duct, False))
+                self._loop.call_soon(lambda: self._on_end(duct, False, False))
                 return
             self._readers[duct] = reader
             self._loop.add_source(reader.socket, lambda: self._receive(duct))
@@ -104,12 +104,12 @@ class Dialled:
                 self.received += sum(map(len, payload))
                 self._on_items(duct, message, payload)
 
-    def _ended(self, duct: str, reached: bool) -> None:
+    def _ended(self, duct: str, reached: bool, refused: bool) -> None:
         reader = self._readers.get(duct)
         if reader is not None:
             self._receive(duct)  # what came before
             self._close(duct)
-            self._on_end(duct, reached)
+            self._on_end(duct, reached, refused)
 
     def _close(self, duct: str) -> None:
         reader = self._readers.pop(duct)
@@ -121,9 +121,12 @@ class Dialled:
 class DuctReader:
     """The client's end: a socket that dials one worker, once."""
 
-    def __init__(self, context: Context, duct: str, keys: KeyPair, on_end: Callable[[bool], None]) -> None:
+    def __init__(
+        self, context: Context, duct: str, keys: KeyPair, on_end: Callable[[bool, bool], None]
+    ) -> None:
         """Dial ``duct``, as the broker has told it. ``on_end`` hears once, in ``watch_link``, that it has
-        ended, and whether it was reached before. Raises ConfigurationError."""
+        ended, whether it was reached before, and whether our key was not expected. Raises
+        ConfigurationError."""
         self.address, server = duct.split(" ")
         self.reached = False  # the worker answered, be it that nobody is expected any more
         self.leases: set[int] = set()
@@ -171,7 +174,8 @@ class DuctReader:
             what = int.from_bytes(head[:2], "little")
             self.reached |= what in (zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
             if what != zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._on_end(self.reached)
+                unknown = int.from_bytes(head[2:6], "little") == UNKNOWN
+                self._on_end(self.reached, what == zmq.EVENT_HANDSHAKE_FAILED_AUTH and unknown)
                 return
 
     def close(self) -> None:
