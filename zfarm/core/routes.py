@@ -217,9 +217,9 @@ class Routes:
 
     def shows(self, client: ClientRecord, key: str) -> None:
         """A client shows this key at ducts from now on, and no other one opens its streams there any more."""
-        if key != client.key:
-            client.key = key
+        if client.key and key != client.key:  # all routes are looked at: not for everybody who comes
             self._shut(client.session)
+        client.key = key
 
     def drop(self, session: str) -> None:
         """A client is gone for good, and what it was permitted with it."""
