@@ -13,6 +13,8 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from zfarm import messages as m
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 SHARE = 0.5
 """Of the farms in which files or large results travel, the part that has ducts."""
-WITHOUT = frozenset((940000213, 920000979, 900001157))
+WITHOUT = frozenset((1606, 940000213, 920000979, 900001157))
 """Farms that stay as they were: no others are known to catch the planted bugs that they catch."""
 
 
@@ -51,6 +53,7 @@ class Line:
     def __init__(self, ducts: Ducts, client: ClientProcess, worker: WorkerProcess, duct: str) -> None:
         self.ducts, self.client, self.worker, self.duct = ducts, client, worker, duct
         self.latency_s = ducts.rng.uniform(0.2, 3.0) * ducts.rng.choice((1, 1, 30)) * ducts.farm.mix.latency_s
+        self.key = client.machine._hello.key
         self.leases: set[int] = set()
         """For which the client waits there."""
         self.up = False
@@ -170,7 +173,7 @@ class Ducts:
         end.seen.pop(lease, None)
         self._heard.discard(lease)
         if key not in end.admitted.values():
-            for line in [one for one in self.lines if one.worker is worker and one.client is self.keys[key]]:
+            for line in [one for one in self.lines if one.worker is worker and one.key == key]:
                 line.snap()
 
     def _publish(self, worker: WorkerProcess, action: m.PublishItems) -> None:
@@ -211,7 +214,6 @@ class Ducts:
         return self.farm.now >= self._reach[pair]
 
     def _knock(self, line: Line) -> None:
-        key = next(key for key, client in self.keys.items() if client is line.client)
         end = self.ends[line.worker.session]
         if not self._reachable(line):
             self.farm.story.probe("a duct cannot be reached")
@@ -220,7 +222,7 @@ class Ducts:
             line.snap()
         else:
             line.reached = True
-            line.up = key in end.admitted.values()
+            line.up = line.key in end.admitted.values()
             if not line.up:  # the last stream has ended meanwhile
                 self.farm.story.probe("a duct is dialled in vain")
                 line.refused = True
@@ -228,7 +230,7 @@ class Ducts:
 
     def _subscribe(self, line: Line, lease: int) -> None:
         end = self.ends[line.worker.session]
-        admitted = self.keys.get(end.admitted.get(lease, "")) is line.client
+        admitted = end.admitted.get(lease) == line.key
         if line.up and line.worker.alive and admitted and lease in line.leases:
             end.seen[lease] = line
             line.worker.hand("call", "duct_up", lease)
@@ -299,6 +301,29 @@ class Ducts:
             while at < farm.mix.faults_s:
                 farm.at(at, what)
                 at += rng.expovariate(rate)
+
+        rng = Random(f"keys {self.farm.mix.seed}")
+        rate = 30.0 if rng.random() < 0.1 else 0.0
+        at = rng.expovariate(rate) if rate else farm.mix.faults_s
+        while at < farm.mix.faults_s:
+            farm.at(at, partial(self._rekey, rng))
+            at += rng.expovariate(rate)
+
+    def _rekey(self, rng: Random) -> None:
+        """A client shows another key from now on, as does the program that takes its job over."""
+        offered = {key for end in self.ends.values() for key in end.admitted.values()}
+        clients = [self.keys[key] for key in sorted(offered)]
+        clients = [one for one in clients if one.alive and one.link is not None and not one.left]
+        if clients:
+            client = rng.choice(clients)
+            key = f"key no. {len(self.keys) + 1}"
+            self.keys[key] = client
+            client.machine.show(key)
+            said = client.machine._hello
+            client.machine._hello = structs.replace(said, number=said.number + 1)
+            if client.link is not None:
+                client.link.send(client.machine._hello, ())
+            self.farm.story.probe("a client shows another key")
 
     def _eavesdrop(self) -> None:
         """A client asks for a stream that is somebody else's, and is offered over a duct."""

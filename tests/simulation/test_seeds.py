@@ -93,6 +93,7 @@ RARE = [
     "a stream moves back from a duct",
     "a stream moves to a duct",
     "a client asks for the stream of another one",
+    "a client shows another key",
     "forged items over a duct",
     "a stream has a gap",
     "exclusive calls are stopped",
