@@ -275,7 +275,7 @@ class Unfinished:
             used = anonymous_bytes()
             if used > self._memory * FULL:
                 self._full_until = now + FREED_AFTER_S
-                limit = f"the broker has {_mib(used)} in use, of {_mib(self._memory)}"
+                limit = f"this process has {_mib(used)} in use, of {_mib(self._memory)}"
                 self._disconnect(_worst(heavy), limit, now)
 
     def _disconnect(self, one: _Connection, limit: str, now: float) -> None:
@@ -321,6 +321,6 @@ def _can_watch() -> bool:
         return True
     _log.warning(
         "this kernel does not tell how much came on a connection: whoever has a key can fill the memory of "
-        "this broker with a message that never ends; run the broker on Linux where not all are trusted"
+        "this process with a message that never ends; run it on Linux where not all are trusted"
     )
     return False
