@@ -110,6 +110,7 @@ def test_the_key_of_another_client_opens_nothing_that_is_not_its_own(rig: Rig) -
     assert rig.duct.refused == 1
     assert not rig.refused, "it got in"
     assert not rig.seen
+    assert not rig.duct._readers, "its end would be told as that of the one who may have it"
 
 
 def test_whose_last_stream_has_ended_is_cut_off_and_does_not_get_in_again(rig: Rig) -> None:

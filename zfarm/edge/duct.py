@@ -207,7 +207,7 @@ class Duct:
         """Whoever subscribes may do so, and did not before on this connection."""
         lease, reader = self._leases.get(topic, (0, ""))
         line = line_of(part)
-        readers = self._readers.setdefault(topic, set()) if reader else set()
+        readers = self._readers.get(topic, set())
         if not reader or principal != reader or line is None or line in readers:
             return False
         if self._links.get(line) is None:
@@ -216,6 +216,7 @@ class Duct:
         self.socket.setsockopt(zmq.SUBSCRIBE, topic)
         first = not readers  # else this client has dialled anew, and its old connection is about to end
         readers.add(line)
+        self._readers[topic] = readers
         if first:
             self._on_seen(lease, True)
         return True
