@@ -71,8 +71,15 @@ def _at_exit() -> None:
     except KeyboardInterrupt:
         for link in links:
             link.abandon()
+        _say_given_up()
         for link in links:
             link.join(ABANDON_WAIT_S)
+
+
+def _say_given_up() -> None:
+    """The exit code stays that of a program that has ended well: without a word nobody would know."""
+    if sys.stderr is not None:
+        sys.stderr.write("zfarm: interrupted while the program ended: the calls still open are given up\n")
 
 
 def _after_fork() -> None:

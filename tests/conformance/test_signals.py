@@ -171,6 +171,16 @@ def test_an_interrupted_program_ends_promptly_and_cleanly(scripts: Scripts, form
 
 
 @only_zfarm
+def test_an_interrupt_at_the_end_of_the_program_says_that_calls_are_given_up(scripts: Scripts) -> None:
+    """The exit code is that of a program that has ended well: without a word nobody would know."""
+    process = start(scripts, FORMS["at the end of the program"])
+    process.send_signal(signal.SIGINT)
+    _, _, err = scripts.finish(process, PROMPT_S)
+
+    assert "the calls still open are given up" in err
+
+
+@only_zfarm
 def test_an_interrupt_that_is_caught_leaves_the_executor_in_order(scripts: Scripts) -> None:
     """(10) As in a notebook: the cell is interrupted, and the next one runs."""
     process = start(
