@@ -5,13 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from zfarm.edge.doors import plan
 from zfarm.edge.principals import keys_path
-from zfarm.edge.security import ServerKeys, new_connection, write_connection
+from zfarm.edge.security import (
+    ServerKeys,
+    load_connection,
+    new_connection,
+    parse_address,
+    write_connection,
+)
 from zfarm.edge.tokens import new_token, read_token, token_of
 from zfarm.errors import ConfigurationError
 
@@ -86,3 +93,21 @@ def test_half_a_line_is_no_token(broker: Path) -> None:
     line = new_token(broker)
     with pytest.raises(ConfigurationError, match="damaged"):
         read_token(line[: len(line) // 2])
+
+
+@pytest.mark.parametrize("name", [str, lambda text: "/tmp/" + text])
+def test_a_token_in_the_place_of_a_file_is_not_repeated(broker: Path, name: Callable[[str], str]) -> None:
+    line = new_token(broker)
+    for misused in (token_of, load_connection):
+        with pytest.raises(ConfigurationError, match="a token is a secret") as caught:
+            misused(name(line))
+        assert line[20:40] not in str(caught.value)
+
+
+def test_a_secret_in_the_place_of_an_address_is_not_repeated(broker: Path) -> None:
+    line, whole = new_token(broker), broker.read_text()
+    for secret in (line, whole):
+        with pytest.raises(ConfigurationError, match="is a secret, and belongs into a") as caught:
+            parse_address(secret)
+        assert line[20:40] not in str(caught.value)
+        assert load_connection(broker).keys["client"].secret not in str(caught.value)

@@ -27,6 +27,7 @@ from zfarm.edge.locks import Held, open_lock, take_lock
 from zfarm.errors import ConfigurationError
 
 __all__ = [
+    "TOKEN_PREFIX",
     "Claim",
     "FarmPlace",
     "LocalFarm",
@@ -37,12 +38,15 @@ __all__ = [
     "new_place",
     "private_directory",
     "read_private",
+    "refuse_secret",
     "runtime_directory",
     "store_directory",
     "sweep",
     "write_private",
 ]
 
+TOKEN_PREFIX: Final = "zfarm-join:"
+"""How the line begins with which a worker joins. It is a secret."""
 FILE_MAX: Final = 1024 * 1024
 """Bytes of a private file: keys and descriptions are small."""
 
@@ -127,6 +131,25 @@ def write_private(path: Path, data: bytes) -> None:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
 
 
+def refuse_secret(text: str) -> None:
+    """Of a token, or what is in a connection file, in the place of an address or a name, no word may reach a
+    log.
+
+    Raises:
+        ConfigurationError: it is one; and what to do.
+    """
+    if text.startswith(TOKEN_PREFIX):
+        what, remedy = "a token", "`zfarm worker --token-file FILE|-` reads it"
+    elif text.lstrip().startswith("{"):
+        what, remedy = "what is in a connection file", "give the file's name, with --connection"
+    else:
+        return
+    raise ConfigurationError(
+        f"{what} is a secret, and belongs into a private file: {remedy}. Others of this host may see "
+        "arguments and environment: take the key back with `zfarm key revoke`, and make a new one"
+    )
+
+
 def read_private(path: Path) -> bytes:
     """What is in a file that must be ours and closed to others.
 
@@ -136,6 +159,7 @@ def read_private(path: Path) -> bytes:
     Raises:
         ConfigurationError: there is none, or it is a link, not ours, or open to others; and the remedy.
     """
+    refuse_secret(path.name)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from zfarm.edge.places import private_directory, read_private, write_private
+from zfarm.edge.places import private_directory, read_private, refuse_secret, write_private
 from zfarm.errors import ConfigurationError
 from zfarm.messages import PROTOCOL
 
@@ -385,6 +385,7 @@ def parse_address(
     Raises:
         ConfigurationError: the address has no known form, or there are no keys for it; and what to do.
     """
+    refuse_secret(address)
     if address.startswith("ipc://"):
         return Access(address, notes_of(address))
     if address and "://" not in address:

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from zfarm.edge.places import TOKEN_PREFIX as PREFIX
 from zfarm.edge.places import read_private
 from zfarm.edge.principals import enrol, keys_path
 from zfarm.edge.security import WORKER, Access, KeyPair, load_connection, parse_tcp
@@ -21,7 +22,6 @@ from zfarm.errors import ConfigurationError
 
 __all__ = ["new_token", "read_token", "token_of"]
 
-PREFIX: Final = "zfarm-join:"
 TOKEN_MAX: Final = 4096
 """Characters of a token: some 300 are usual."""
 
