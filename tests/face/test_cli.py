@@ -244,3 +244,10 @@ def test_text_logs_on_a_terminal_are_rich(monkeypatch):
     logs.set_up("info", "text")
 
     assert [type(handler) for handler in logging.getLogger("zfarm").handlers] == [RichHandler]
+
+
+def test_every_command_is_named_in_a_group_of_the_help():
+    groups = cli.click.rich_click.COMMAND_GROUPS["zfarm"]
+    named = [name for group in groups for name in group["commands"]]
+
+    assert sorted(named) == sorted(cli.command.commands)

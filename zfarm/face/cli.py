@@ -36,7 +36,7 @@ click.rich_click.COMMAND_GROUPS = {
     "zfarm": [
         {"name": "Run a farm", "commands": ["broker", "worker"]},
         {"name": "Files that it keeps", "commands": ["put", "get", "ls", "rm"]},
-        {"name": "Look at it", "commands": ["status", "top", "doctor", "version"]},
+        {"name": "Look at it", "commands": ["status", "why", "top", "doctor", "version"]},
         {"name": "Let others in", "commands": ["key", "token"]},
         {"name": "Look after it", "commands": ["journal"]},
     ]
