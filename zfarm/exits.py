@@ -79,7 +79,9 @@ def _at_exit() -> None:
 def _say_given_up() -> None:
     """The exit code stays that of a program that has ended well: without a word nobody would know."""
     if sys.stderr is not None:
-        sys.stderr.write("zfarm: interrupted while the program ended: the calls still open are given up\n")
+        sys.stderr.write(
+            "zfarm: interrupted at the end: the calls still open are given up (those of a job go on)\n"
+        )
 
 
 def _after_fork() -> None:
