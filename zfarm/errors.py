@@ -118,7 +118,8 @@ class JobExists(FarmError, ValueError):
 
 
 class JobTakenOver(FarmError):
-    """Another program has attached to this job: its futures are there now, and the calls go on."""
+    """Another program has attached to this job: its futures are there now, and the calls go on. One of which
+    ``future.accepted`` is False may not have arrived, and is not among them then."""
 
 
 class JobUnknown(FarmError, LookupError):

@@ -135,7 +135,8 @@ def attach(name: str, address: str | os.PathLike[str] | None = None) -> Job:
     """Take over the job ``name`` of the farm at ``address``: its futures are in ``futures``.
 
     Outcomes that arrived at an earlier program, and were forgotten there, are not among them. If an earlier
-    program still has the job open, its futures fail with JobTakenOver, and the calls go on.
+    program still has the job open, its futures fail with JobTakenOver, and the calls go on, but for those of
+    which it had not heard yet that they were accepted and that had not arrived.
 
     Raises:
         JobUnknown: the farm has no such job (any more); the text says which there are.
