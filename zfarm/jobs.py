@@ -1,7 +1,8 @@
 """Jobs: named tasks that outlive the program that submitted them, to be taken over by another one.
 
 A job is kept by a broker with a journal. Its tasks go on when its program ends in whatever way; whoever
-attaches to it by name has its futures again, with the outcomes that have not arrived anywhere yet.
+attaches to it by name has its futures again, with the outcomes that have not arrived anywhere yet. Without
+a program it is kept for ``settings.job_kept_s``, a week.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ class Settings:
     """How long a broker that was started again grants nothing of what it had, so that workers come back
     with it."""
     job_kept_s: float = 7 * 24 * 3600.0
-    """How long the tasks and outcomes of a job are kept without its client."""
+    """How long the tasks and outcomes of a job are kept without its client; it counts anew from each start of
+    the broker, since no date decides anything."""
 
     # scheduling
     lookahead_us: int = 6000
