@@ -14,6 +14,8 @@ CASES = 80
 NAMED = re.compile(r"`(test_[a-z0-9_A-Z]+)`")
 FILES = re.compile(r"`(tests/[a-z0-9_/]+(?:\.py|/))`")
 
+CHECKED = re.compile(r"`([a-z_/]+\.py)`, `(\w+)`(?: and `(\w+)`)?")
+
 
 def existing_tests() -> set[str]:
     return {name.rpartition(".")[2] for source in sources("tests") for name, _ in source.functions()}
@@ -35,3 +37,16 @@ def test_no_fault_is_left_out() -> None:
     numbers = re.findall(r"^\| (\d+) \|", (ROOT / "docs/faults.md").read_text(), re.MULTILINE)
 
     assert [int(number) for number in numbers] == list(range(1, CASES + 1))
+
+
+def test_what_checks_an_invariant_is_in_the_file_that_is_named() -> None:
+    _, _, invariants = (ROOT / "docs/faults.md").read_text().partition("## Invariants of the simulator")
+    found = CHECKED.findall(invariants)
+    there = {
+        (source.path.name, name.rpartition(".")[2])
+        for source in sources("tests")
+        for name, _ in source.functions()
+    }
+
+    assert len(found) >= 3
+    assert not {(file, name) for file, *names in found for name in filter(None, names)} - there
