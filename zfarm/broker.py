@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zfarm.brokershell import BrokerShell, new_epoch, tune_collector
+from zfarm.core.machine import NOW
 from zfarm.edge.doors import EMITS_ASIDE, ITEMS_ASIDE, NOTES_ASIDE, beside, dialable, plan
 from zfarm.edge.gate import Gate, Unsafe
 from zfarm.edge.journal import Journal
@@ -37,6 +38,8 @@ log = logging.getLogger("zfarm.broker")
 
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
 EXIT_UNSAFE = 78
+LEAVE_S = 0.05
+"""How long a broker that was told to stop goes on: a turn, and the way of its last words."""
 
 
 class _Process:
@@ -98,6 +101,18 @@ class _Process:
         if roles != self.connection.keys:
             self.connection = replace(self.connection, keys=roles)
             write_connection(self.path, self.connection)
+
+    def leave(self) -> None:
+        """End soon. Workers are thanked before for what was taken from them: one that is stopped in the same
+        moment would wait for that, and for a broker."""
+        assert self._shell is not None, "it runs"
+        machine = self._shell.machine
+        for worker in machine.workers.values():
+            if worker.thanks:
+                worker.thank_now = True
+                machine.touch(worker)
+        machine.deadline = NOW
+        self.loop.call_later(self.loop.stop, LEAVE_S)
 
     def close(self) -> None:
         """Close the sockets first and the door last, so that nobody gets in unchecked."""
@@ -172,7 +187,7 @@ def main(
     keep_freed_memory()
     try:
         for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.on_signal(signum, loop.stop)
+            loop.on_signal(signum, process.leave)
         announce(process.connection)
         tune_collector()
         loop.run()

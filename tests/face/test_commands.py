@@ -83,6 +83,18 @@ def test_broker_and_workers_end_with_0_at_sigterm(farm: TcpFarm):
     assert broker.wait(SOON_S) == 0
 
 
+def test_a_worker_ends_that_is_stopped_in_one_moment_with_its_broker(farm: TcpFarm):
+    broker, worker = farm.start_broker(), farm.start_worker()
+    farm.wait_slots(2)
+    with zfarm.Executor(farm.connection) as executor:
+        assert executor.submit(pow, 2, 10).result(SOON_S) == 1024
+        broker.process.send_signal(signal.SIGTERM)
+        worker.process.send_signal(signal.SIGTERM)
+        executor.shutdown(wait=False)
+        assert worker.wait(SOON_S) == 0, "it owes nothing that the broker has not taken"
+    assert broker.wait(SOON_S) == 0
+
+
 def test_a_worker_may_be_there_before_the_broker(farm: TcpFarm):
     first = farm.start_broker()
     port = farm.port
