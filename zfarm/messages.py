@@ -656,6 +656,7 @@ class Picture(Message, tag="picture"):
     versions: Versions | None = None  # of the broker
     refusals: dict[str, int] = {}  # what was refused and how often, by the name of the limit or rule
     unmet: dict[str, int] = {}  # what no worker has, and how many tasks wait for it
+    first: dict[str, str] = {}  # function name of ``queue`` -> one of its tasks, as CLIENT/NUMBER
 
 
 # ---------------------------------------------------------------- worker -> broker
@@ -677,8 +678,7 @@ class Join(Message, tag="join"):
 
 
 class Beat(Message, tag="beat"):
-    """Worker -> broker: I am here, I have seen your Grants up to ``seen``, and these leases are all that I
-    hold or owe."""
+    """Worker -> broker: I am here, have seen your Grants up to ``seen``, and hold or owe these leases."""
 
     seen: int
     held: list[int]
@@ -1023,14 +1023,14 @@ FromChild: TypeAlias = Dones | Starts | Waits | Tunnel | Emits | Progress | Borr
 
 
 class FarmNote(Message, tag="farm"):
-    """Note: the farm in numbers, the tasks that run now, and what waits. ``number`` grows by one with each
-    FarmNote."""
+    """Note: the farm in numbers, what runs now, what waits. ``number`` grows by one with each FarmNote."""
 
     farm: FarmPicture
     running: list[TaskPicture]
     queue: dict[str, int]
     clients: list[ClientPicture]
     unmet: dict[str, int] = {}  # as in Picture
+    first: dict[str, str] = {}  # as in Picture
 
 
 class WorkersNote(Message, tag="workers"):

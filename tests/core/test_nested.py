@@ -64,6 +64,7 @@ def test_what_a_task_submits_is_its_clients_and_so_is_what_it_sees(rig: BrokerRi
     assert isinstance(picture, Picture)
     assert len(picture.clients) == 2
     assert picture.queue == {"f": 1}, "and not what bob has there"
+    assert picture.first == {"f": "inner/7"}
 
 
 @pytest.mark.parametrize("message", [NESTED, Look(), submit(1)[0], Pulse(1, 1)])

@@ -239,6 +239,7 @@ def test_a_client_is_told_once_that_nobody_can_run_its_calls() -> None:
     (picture,) = [m for m in sent(rig.say("M", Look()), "M") if isinstance(m, Picture)]
     assert picture.unmet == {"it takes gpu=1, and no worker has any": 1}
     assert picture.queue == {"f": 1}
+    assert picture.first == {"f": "c/1"}
 
 
 def test_a_client_asks_only_over_a_link_and_says_what_it_hears() -> None:

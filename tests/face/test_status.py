@@ -25,8 +25,9 @@ def keys(value: object, path: str = "") -> set[str]:
 FORMAT_1 = """
 format zfarm address brokers[].address brokers[].epoch brokers[].uptime_s slots.total slots.busy
 tasks.queued tasks.running tasks.values tasks.errors tasks.cancelled tasks.lost tasks.retried queue[].call
-queue[].tasks workers[].worker workers[].host workers[].pid workers[].state workers[].slots workers[].room
-workers[].running workers[].leased workers[].done workers[].failed workers[].deaths workers[].last_seen_s
+queue[].tasks queue[].first workers[].worker workers[].host workers[].pid workers[].state workers[].slots
+workers[].room workers[].running workers[].leased workers[].done workers[].failed workers[].deaths
+workers[].last_seen_s
 workers[].uptime_s workers[].vitals.cpu_percent workers[].vitals.load_1m workers[].vitals.cpus
 workers[].duct workers[].vitals.duct_refused
 workers[].vitals.memory_bytes workers[].vitals.memory_available_bytes workers[].vitals.swap_percent
@@ -51,7 +52,7 @@ def test_the_json_counts_what_waits_beside_a_busy_slot_as_queued():
     assert (got["tasks"]["queued"], got["tasks"]["running"]) == (12_045 + 9, 41)
     assert [worker["state"] for worker in got["workers"]] == ["idle", "draining", "silent", "full"]
     assert [worker["running"] for worker in got["workers"]] == [0, 9, 16, 16]
-    assert got["queue"][0] == {"call": "simulate", "tasks": 9012}
+    assert got["queue"][0] == {"call": "simulate", "tasks": 9012, "first": ""}
     assert got["running"][5]["attempt"] == 2
 
 

@@ -152,3 +152,17 @@ def test_the_command_tells_the_reason_of_any_task(
         assert farm.status()["unmet"] == {"it takes gpu=2, and no worker has more than 1": 1}
         assert "no worker has more than 1" in farm.run("status", *connection).stdout
         assert future.cancel()
+
+
+def test_of_what_waits_the_status_names_a_task_to_ask_for(farm: TcpFarm) -> None:
+    farm.start_broker()
+    with zfarm.Executor(farm.connection) as client:
+        waiting = [client.options(name="simmer").submit(abs, -n) for n in range(3)]
+        (queue,) = wait_until(lambda: farm.status()["queue"], "what waits")
+        assert (queue["call"], queue["tasks"]) == ("simmer", 3)
+        assert queue["first"] in farm.run("status", "--connection", str(farm.connection)).stdout
+        said = farm.run("why", queue["first"], "--connection", str(farm.connection))
+        assert said.returncode == 0
+        assert "(simmer): no worker is there" in said.stdout
+        for future in waiting:
+            future.cancel()

@@ -48,15 +48,17 @@ FAILED: Final = (ERROR, MIXED, BROKEN, TIMEOUT, MEMORY, MISSING, OVERSIZED)
 def picture(broker: Broker, now: float, tasks_max: int, principal: str = LOCAL) -> Picture:
     """All that there is to see for ``principal``: a client sees no other client and nothing of its tasks."""
     tasks_max = max(0, min(tasks_max, broker.limits.picture_tasks_max))
+    queue, first = _queue(broker, principal)
     return Picture(
         farm=_farm(broker, now),
         workers=_workers(broker, now),
         clients=_clients(broker, principal),
         running=_running(broker, now, tasks_max, principal),
-        queue=_queue(broker, principal),
+        queue=queue,
         versions=broker.versions,
         refusals=dict(broker.refusals),
         unmet=_unmet(broker, principal),
+        first=first,
     )
 
 
@@ -65,11 +67,10 @@ def notes(broker: Broker, now: float) -> list[Note]:
     broker.notes += 2
     farm = _farm(broker, now)
     running = _running(broker, now, broker.limits.picture_tasks_max)
+    queue, first = _queue(broker)
     return [
         WorkersNote(number=broker.notes - 1, workers=_workers(broker, now)),
-        FarmNote(
-            farm=farm, running=running, queue=_queue(broker), clients=_clients(broker), unmet=_unmet(broker)
-        ),
+        FarmNote(farm, running, queue, _clients(broker), _unmet(broker), first),
     ]
 
 
@@ -173,20 +174,24 @@ def _unmet(broker: Broker, principal: str = LOCAL) -> dict[str, int]:
     return dict(total.most_common(QUEUE_NAMES))
 
 
-def _queue(broker: Broker, principal: str = LOCAL) -> dict[str, int]:
+def _queue(broker: Broker, principal: str = LOCAL) -> tuple[dict[str, int], dict[str, str]]:
     """Names of the functions that wait, by how many of their tasks do; estimated from the head of each
-    queue."""
+    queue. And one task of each, to ask why."""
     total: Counter[str] = Counter()
+    first: dict[str, str] = {}
     for client in broker.clients.values():
         queued = _queued(client)
         if not queued or not sees(principal, client.session):
             continue
-        names = Counter(
-            task.function.name
-            for task in islice(chain(client.queue, *client.others.values(), *client.lines), QUEUE_SAMPLE)
-            if task.worker is None and task.outcome is None
-        )
+        names: Counter[str] = Counter()
+        for task in islice(chain(client.queue, *client.others.values(), *client.lines), QUEUE_SAMPLE):
+            if task.worker is None and task.outcome is None:
+                name = task.function.name
+                names[name] += 1
+                if name not in first:
+                    first[name] = f"{bare(client.session)[:8]}/{task.number}"
         looked_at = names.total() or 1
         for name, count in names.items():
             total[name] += round(count * queued / looked_at)
-    return dict(total.most_common(QUEUE_NAMES))
+    queue = dict(total.most_common(QUEUE_NAMES))
+    return queue, {name: first[name] for name in queue}

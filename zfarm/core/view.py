@@ -73,6 +73,8 @@ class View:
         self.clients: list[ClientPicture] = []
         self.running: list[TaskPicture] = []
         self.queue: dict[str, int] = {}
+        self.first: dict[str, str] = {}
+        """One task of each function that waits there, as CLIENT/NUMBER."""
         self.unmet: dict[str, int] = {}
         """What no worker has, and how many tasks wait for it."""
         self.texts: deque[Said] = deque(maxlen=TEXTS_MAX)
@@ -95,7 +97,7 @@ class View:
             self._show_workers(picture.workers, number)
         if number >= self._farm_number:
             self._show_farm(picture.farm, picture.running, picture.queue, picture.clients)
-            self.unmet = picture.unmet
+            self.unmet, self.first = picture.unmet, picture.first
         if number >= self._whole_from - 1:
             self.stale = False
             self._whole_from = min(self._whole_from, number)
@@ -117,7 +119,7 @@ class View:
         self._number = number
         if isinstance(note, FarmNote):
             self._show_farm(note.farm, note.running, note.queue, note.clients)
-            self.unmet = note.unmet
+            self.unmet, self.first = note.unmet, note.first
         elif isinstance(note, WorkersNote):
             self._show_workers(note.workers, number)
         self._seen_at = now

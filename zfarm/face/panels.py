@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Final
@@ -248,7 +248,7 @@ def _blocks(scene: Scene) -> list[Block]:
             "queue",
             f"{view.waiting_now:,}",
             lambda width: len(unmet) + len(queue),
-            lambda width, height: [*unmet, *_queue(queue, width, height - len(unmet))][:height],
+            lambda width, height: [*unmet, *_queue(queue, view.first, width, height - len(unmet))][:height],
         ),
         Block(
             "recent",
@@ -366,7 +366,8 @@ def _client_name(client: ClientPicture) -> str:
     return f"{clean(client.name)} {place}" if client.name else place
 
 
-def _queue(queue: Sequence[tuple[str, int]], width: int, height: int) -> list[Line]:
+def _queue(queue: Sequence[tuple[str, int]], first: Mapping[str, str], width: int, height: int) -> list[Line]:
+    """What waits, and one task of each function, for `zfarm why`."""
     if not queue:
         return [[(" nothing waits", "dim")]]
     if len(queue) > height:  # one line, as much as fits
@@ -378,7 +379,7 @@ def _queue(queue: Sequence[tuple[str, int]], width: int, height: int) -> list[Li
     lines: list[Line] = []
     for name, number in queue[:height]:
         full, empty = meter(number, queue[0][1], bar)
-        label = fit([(f" {clean(name)}", "bold")], width - bar - 12)
+        label = fit([(f" {clean(name)}", "bold"), (f"  {first.get(name, '')}", "dim")], width - bar - 12)
         lines.append([*label, (f"{count(number, 9):>9}  ", ""), (full, "cyan"), (" " * len(empty), "")])
     return lines
 

@@ -12,7 +12,7 @@ are in seconds, sizes in bytes, percentages 0 to 100; counters count since the b
     refusals   {name of the limit or rule: how often it was met}
     refusing   why no new task is taken now, as when the disk of the journal is full; empty: they are taken
     unmet      {what no worker has: how many tasks wait for it}
-    queue      [{call, tasks}]: the functions with the most queued tasks
+    queue      [{call, tasks, first}]: the functions with the most queued tasks; ``zfarm why`` takes ``first``
     workers    [{worker, host, pid, state, slots, room, running, leased, done, failed, deaths, last_seen_s,
                  uptime_s, aside_s, duct (where clients may dial it; empty: nowhere),
                  vitals: {cpu_percent, load_1m, cpus, memory_bytes, memory_available_bytes,
@@ -88,7 +88,9 @@ def snapshot(picture: Picture, address: str) -> dict[str, Any]:
         "refusals": dict(picture.refusals),
         "refusing": farm.refusing,
         "unmet": dict(picture.unmet),
-        "queue": [{"call": name, "tasks": number} for name, number in queue],
+        "queue": [
+            {"call": name, "tasks": number, "first": picture.first.get(name, "")} for name, number in queue
+        ],
         "workers": [_worker(worker) for worker in picture.workers],
         "clients": [_facts(client, *client.__struct_fields__) for client in picture.clients],
         "running": [
