@@ -12,6 +12,7 @@ import types
 from pathlib import Path
 
 import pytest
+import rich_click
 
 import zfarm
 from zfarm import errors
@@ -247,7 +248,7 @@ def test_text_logs_on_a_terminal_are_rich(monkeypatch):
 
 
 def test_every_command_is_named_in_a_group_of_the_help():
-    groups = cli.click.rich_click.COMMAND_GROUPS["zfarm"]
+    groups = rich_click.rich_click.COMMAND_GROUPS["zfarm"]
     named = [name for group in groups for name in group["commands"]]
 
     assert sorted(named) == sorted(cli.command.commands)
