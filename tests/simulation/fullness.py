@@ -131,6 +131,9 @@ class Fullness:
             if broker.stalled and session in broker.clients and session not in broker.dropped:
                 self._fresh |= {(peer, number) for _, number in numbers - self._submitted}
             self._submitted |= numbers
+        elif isinstance(message, m.Bye):  # who has left waits for no answer
+            self._asked = [(one, kind) for one, kind in self._asked if one != peer]
+            self._fresh = {(one, number) for one, number in self._fresh if one != peer}
 
     def within_room(self, records: list[tuple[Any, Any]]) -> None:
         """These are all the records of a turn: what is new among them has room on the disk."""
