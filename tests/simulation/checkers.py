@@ -403,7 +403,7 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
             for thanked in message.leases:
                 self._thanked(thanked)
         elif isinstance(message, m.Unknown | m.Refused):
-            self.farm.story.probe(type(message).__name__)
+            self.is_put_off(peer, message)
         elif isinstance(message, m.Revoke):
             self.farm.story.probe("revoke by force" if message.force else "revoke")
 

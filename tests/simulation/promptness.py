@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.simulation.placement import Placement
+from zfarm import messages as m
 
 if TYPE_CHECKING:
     from tests.simulation.farm import Farm
@@ -22,6 +23,8 @@ class Promptness(Placement):
     waiting: int
     busy: int
     pending: set[int]
+    by_peer: dict[Any, str]
+    numbers: dict[tuple[str, int], Task]
     _idle_since: float | None
     _asked_alone: Task | None
 
@@ -70,6 +73,14 @@ class Promptness(Placement):
     def goes_first(self, task: Task) -> bool:
         """It may run anywhere, and nothing that is submitted after it goes before it."""
         return task.demand is None and task.priority >= (PRIORITY_MAX if self.farm.mix.choosy_share else 0)
+
+    def is_put_off(self, peer: Any, message: m.Unknown | m.Refused) -> None:
+        """A client has to say something again: calls that are submitted meanwhile go first."""
+        self.farm.story.probe(type(message).__name__)
+        for number in message.tasks if isinstance(message, m.Unknown) else ():
+            task = self.numbers.get((self.by_peer.get(peer, ""), number))
+            if task is not None:
+                task.prompt = False
 
     def _prompt(self, what: str, task: Task) -> None:
         """Judge promptness: on an idle farm a call starts at once."""
