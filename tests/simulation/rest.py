@@ -85,6 +85,8 @@ RESTLESS = {
 """What a farm at rest has no reason to say."""
 _SLOTS: dict[type, tuple[str, ...]] = {}
 """Of a class and its bases: they stay the same, and are asked for often."""
+_OURS: dict[type, bool] = {}
+"""Whether a class is of the core and no mere message or setting: asked for as often."""
 
 
 def busy(farm: Farm) -> bool:
@@ -166,8 +168,10 @@ def _containers(thing: Any, path: str, seen: set[int]) -> Iterator[tuple[str, An
 
 
 def _ours(thing: Any) -> bool:
-    """An object of the core, and no mere message or setting."""
-    return type(thing).__module__.startswith("zfarm.core")
+    kind = type(thing)
+    if kind not in _OURS:
+        _OURS[kind] = kind.__module__.startswith("zfarm.core")
+    return _OURS[kind]
 
 
 def _slots(kind: type) -> tuple[str, ...]:

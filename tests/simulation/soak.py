@@ -23,6 +23,8 @@ FRESH_FROM = 1_000_000
 """Seeds below this are those of everyday runs; a soak takes its own, different ones each time."""
 TOLD_MAX = 3
 """Failures whose end is told in full; the seeds of the others are named, and tell it again."""
+TOLD_EVERY = 1000
+"""Seeds after which a log, which has no bar, gets a line: a soak that is cut short has done so many."""
 STORY_BYTES = 2000
 """What is kept of those others."""
 
@@ -62,7 +64,7 @@ def run_some(seeds: Sequence[int]) -> Tally:
 
 def soak(first: int, count: int, jobs: int, console: Console) -> Tally:
     """Run ``count`` seeds from ``first`` on in ``jobs`` processes."""
-    total = Tally()
+    total, told = Tally(), 0
     columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     end = first + count
     chunks = (range(start, min(start + CHUNK, end)) for start in range(first, end, CHUNK))
@@ -78,6 +80,9 @@ def soak(first: int, count: int, jobs: int, console: Console) -> Tally:
                 for seed, story in part.failures.items():
                     progress.console.print(f"seed {seed}: {story.strip().splitlines()[-1]}", markup=False)
             progress.update(bar, completed=total.seeds)
+            if not console.is_terminal and total.seeds >= told + TOLD_EVERY:
+                told = total.seeds
+                progress.console.print(f"{told} seeds done, {len(total.failures)} failed")
             running |= {pool.submit(run_some, chunk) for chunk in islice(chunks, len(done))}
     return total
 
