@@ -17,6 +17,7 @@ from typing import Final
 
 from zfarm.edge.parcels import Handed
 from zfarm.edge.scratch import scratch_root
+from zfarm.edge.writing import WRITING_BYTES, begin_writing
 from zfarm.errors import ConfigurationError
 
 __all__ = [
@@ -32,7 +33,7 @@ HANDED_FROM_BYTES: Final = 1024 * 1024
 """A smaller file is sent sooner than it is handed over."""
 _SCRATCH: Final = re.compile("[0-9a-f]{16}")
 _FICLONE: Final = 0x40049409
-_COPY_BYTES: Final = 64 * 1024 * 1024
+_COPY_BYTES: Final = 8 * 1024 * 1024
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -47,7 +48,7 @@ def snapshot(fd: int, path: str, size: int) -> None:
     """
     out = os.open(path, _NEW, 0o600)
     try:
-        if copy_content(fd, out, size) < size:
+        if copy_content(fd, out, size, kept=True) < size:
             raise OSError(errno.ENODATA, "it got shorter")
     except BaseException:
         os.unlink(path)
@@ -56,9 +57,9 @@ def snapshot(fd: int, path: str, size: int) -> None:
         os.close(out)
 
 
-def copy_content(source: int, target: int, most: int = 1 << 62) -> int:
+def copy_content(source: int, target: int, most: int = 1 << 62, kept: bool = False) -> int:
     """Copy a file, or at ``most`` so many bytes of it, into an empty one, by the kernel if it can; the bytes
-    copied. Raises OSError."""
+    copied. ``kept``: it will be synced, and the disk may begin with that. Raises OSError."""
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError:
@@ -67,9 +68,12 @@ def copy_content(source: int, target: int, most: int = 1 << 62) -> int:
         if os.fstat(target).st_size > most:
             os.ftruncate(target, most)
         return os.fstat(target).st_size
-    at = 0
+    at = begun = 0
     while got := copy_some(source, target, min(_COPY_BYTES, most - at), at):
         at += got
+        if kept and at >= begun + WRITING_BYTES:
+            begin_writing(target, begun, at - begun)
+            begun = at
     return at
 
 
@@ -166,7 +170,7 @@ class Givers:
 def _copied(fd: int, folder: int, name: str) -> int:
     target = os.open(name, _NEW, 0o600, dir_fd=folder)
     try:
-        copy_content(fd, target)
+        copy_content(fd, target, kept=True)
     except OSError:
         os.close(target)
         with suppress(OSError):

@@ -74,7 +74,7 @@ class _Part:
         self.fd = fd
         self.temporary = temporary
         self.at = 0
-        self.writing = Writing(fd)
+        self.writing = Writing(fd, head.size)
         self.digests = bytearray()
         self.digest = b""
         self.handed = False
@@ -242,6 +242,7 @@ class Landing:
             )
         if digest_of(chunk.data) != chunk.digest:
             raise DamagedFile(f"bytes {part.at} and on of {part.head.name!r} are not those that were sent")
+        part.writing.prepare(part.at)
         view, before = memoryview(chunk.data), thread_time()
         while view:
             written = os.pwrite(part.fd, view, part.at)
