@@ -246,6 +246,36 @@ def test_only_beats_of_those_that_hold_exclusive_calls_want_an_answer() -> None:
     assert not beat.answer
 
 
+@pytest.mark.parametrize("silence_s", [2.5, SILENCE_S])
+def test_an_exclusive_call_that_crosses_a_beat_asks_for_an_answer_if_the_next_one_is_late(
+    silence_s: float,
+) -> None:
+    rig = Rig()
+    rig.hear(Welcome(2, V, silence_us=int(silence_s * 1e6)))
+    rig.beat = rig.last_beat()
+    rig.turn(1.0)
+    (crossed,) = rig.sent(Beat)
+    assert isinstance(crossed, Beat)
+    assert not crossed.answer
+
+    rig.now = 1.01
+    rig.grant(7)  # by a broker that has not heard that beat
+    assert rig.worker.tether.deadline == silence_s * SHARE
+    asked = rig.sent(Beat)
+    if silence_s == SILENCE_S:
+        assert not asked, "there is time until the next one is answered"
+        return
+    (beat,) = asked
+    assert isinstance(beat, Beat)
+    assert beat.answer
+    rig.hear(Noted(beat.beat))
+    assert rig.worker.tether.deadline == 1.01 + silence_s * SHARE
+
+    rig.beat = beat.beat
+    rig.grant(8)
+    assert not rig.sent(Beat), "it has heard all"
+
+
 # ---------------------------------------------------------------- the broker
 
 

@@ -50,6 +50,12 @@ class Tether:
         """The broker moves the leases of whoever is silent for so long."""
         self._after_s = silence_s * SHARE
 
+    def take(self, duty: Duty, answered_at: float) -> bool:
+        """An exclusive call has come. Whether its broker had not heard what was said last, which may have
+        wanted no answer, and that to the next beat, at ``answered_at``, is too late."""
+        self.leases[duty.lease] = duty
+        return bool(self._sent) and self.deadline < answered_at
+
     def beat(self, now: float) -> int:
         """A number for what is said to the broker now."""
         self._number += 1

@@ -415,8 +415,8 @@ class Worker(Delivering):
             if lease.demand:
                 demand = message.demands[lease.demand - 1]
                 duty.takes, duty.expected_us = demand.resources, 0
-                if demand.exclusive:
-                    self.tether.leases[number] = duty
+                if demand.exclusive and self.tether.take(duty, self._beat_at + self._limits.beat_interval_s):
+                    self._beat_at = now
             duty.own = bool(own) and number in own
             leases[number] = duty
             if not lease.needs or self._has_all(duty, message.needs[lease.needs - 1]):
