@@ -53,6 +53,14 @@ def emit_what_cannot_travel() -> str:
     return "nothing"
 
 
+def emit_later(gate: str) -> Iterator[int]:
+    """Emit a number, and another one when there is a file."""
+    yield 1
+    while not os.path.exists(gate):
+        time.sleep(0.005)
+    yield 2
+
+
 def emit_and_change() -> None:
     """Emit a list, and change it afterwards."""
     values = [1]
@@ -210,6 +218,36 @@ def test_a_loop_of_asyncio_that_was_left_holds_nothing_back(farm: zfarm.Executor
         return numbers
 
     assert asyncio.run(read()) == list(range(1, 11))
+
+
+def test_a_loop_of_asyncio_that_ends_while_it_waits_harms_nobody(
+    farm: zfarm.Executor, tmp_path: Path
+) -> None:
+    """Found by a reader with a timeout: the next item met a closed event loop, and ended the farm."""
+    gate = tmp_path / "gate"
+    future = farm.submit(emit_later, str(gate))
+    stream = future.stream()
+    got: list[int] = []
+
+    async def read() -> None:
+        async for item in stream:
+            got.append(item.value)
+
+    async def read_for_a_while() -> None:
+        await asyncio.wait_for(read(), 0.2)
+
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            asyncio.run(read_for_a_while())
+    loop = asyncio.new_event_loop()
+    reading = loop.create_task(read())
+    loop.run_until_complete(asyncio.wait({reading}, timeout=0.2))
+    loop.close()  # with somebody in it who still waits
+    gate.touch()
+
+    assert future.result(DEADLINE_S) is None
+    assert got + [item.value for item in stream] == [1, 2]
+    reading._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 def test_streams_that_were_read_are_forgotten(farm: zfarm.Executor) -> None:

@@ -14,9 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from zfarm.errors import NotPortable, TooLarge
-from zfarm.streams import Buffer, Stream
+from zfarm.streams import Buffer, Stream, wake, woken
 
 if TYPE_CHECKING:
+    import asyncio
+
     from zfarm.api import Executor
     from zfarm.futures import Future
     from zfarm.link import Link
@@ -53,15 +55,13 @@ class _Queue:
     def __init__(self) -> None:
         self._ready: deque[_Source] = deque()
         self._changed = threading.Condition()
-        self._wakers: list[Callable[[], object]] = []
+        self._awaiting: list[asyncio.Future[None]] = []
 
     def put(self, source: _Source) -> None:
         with self._changed:
             self._ready.append(source)
             self._changed.notify()
-            wakers, self._wakers = self._wakers, []
-        for wake in wakers:
-            wake()
+            wake(self._awaiting)
 
     def get(self, link: Link) -> _Source:
         with self._changed:
@@ -74,16 +74,11 @@ class _Queue:
             return self._ready.popleft()
 
     async def get_async(self) -> _Source:
-        import asyncio
-
-        loop = asyncio.get_running_loop()
         while True:
-            woken = loop.create_future()
             with self._changed:
                 if self._ready:
                     return self._ready.popleft()
-                self._wakers.append(partial(loop.call_soon_threadsafe, _resolve, woken))
-            await woken
+            await woken(self._changed, self._awaiting, lambda: self._ready)
 
 
 class _Source(Buffer):
@@ -214,8 +209,3 @@ def _cancel(link: Link, futures: list[Future[Any]]) -> None:
             future._drop()
         else:
             link.cancel_task(future._task)
-
-
-def _resolve(woken: Any) -> None:
-    if not woken.done():
-        woken.set_result(None)

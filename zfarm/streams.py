@@ -11,7 +11,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
@@ -19,10 +18,24 @@ from zfarm.edge.ways import ITEM_MAX
 from zfarm.errors import StreamGap
 
 if TYPE_CHECKING:
+    import asyncio
+
     from zfarm.edge.inside import Inside
     from zfarm.futures import Future
 
-__all__ = ["Buffer", "Called", "Item", "Piece", "Progress", "Stream", "emit", "inside_task", "progress"]
+__all__ = [
+    "Buffer",
+    "Called",
+    "Item",
+    "Piece",
+    "Progress",
+    "Stream",
+    "emit",
+    "inside_task",
+    "progress",
+    "wake",
+    "woken",
+]
 
 T = TypeVar("T")
 
@@ -157,7 +170,7 @@ class Buffer:
         self.taken = (0, 0)
         """Attempt and number of the last item that was read."""
         self.changed = threading.Condition()
-        self.wakers: list[Callable[[], object]] = []
+        self.awaiting: list[asyncio.Future[None]] = []
 
     @property
     def unread(self) -> bool:
@@ -183,9 +196,43 @@ class Buffer:
 
     def _wake(self) -> None:
         self.changed.notify_all()
-        wakers, self.wakers = self.wakers, []
-        for wake in wakers:
-            wake()
+        wake(self.awaiting)
+
+
+def wake(awaiting: list[asyncio.Future[None]]) -> None:
+    """Resolve these, of whatever event loops; from any thread. It empties the list."""
+    for woken in awaiting:
+        loop = woken.get_loop()
+        try:
+            loop.call_soon_threadsafe(_resolve, woken)
+        except RuntimeError:
+            if not loop.is_closed():  # else who waited in it has gone with it
+                raise
+    awaiting.clear()
+
+
+def _resolve(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
+
+
+async def woken(
+    changed: threading.Condition, awaiting: list[asyncio.Future[None]], ready: Callable[[], object]
+) -> None:
+    """Wait in the event loop until the other thread calls ``wake``, unless it is ``ready``."""
+    from asyncio import get_running_loop
+
+    mine = get_running_loop().create_future()
+    with changed:
+        if ready():
+            return
+        awaiting.append(mine)
+    try:
+        await mine
+    finally:
+        with changed:
+            if mine in awaiting:  # it was cancelled
+                awaiting.remove(mine)
 
 
 class Called(Buffer):
@@ -286,15 +333,8 @@ class Stream(Generic[T]):
             self._sync()
 
     async def _wait_async(self) -> None:
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        woken = loop.create_future()
-        with self._buffer.changed:
-            if self._buffer.pieces or self._buffer.over:
-                return
-            self._buffer.wakers.append(partial(loop.call_soon_threadsafe, _resolve, woken))
-        await woken
+        buffer = self._buffer
+        await woken(buffer.changed, buffer.awaiting, lambda: buffer.pieces or buffer.over)
 
     def _wait(self) -> None:
         home, buffer = self._future._home, self._buffer
@@ -345,11 +385,6 @@ class _Items(Generic[T]):
                     stream._raise()
                     raise StopAsyncIteration
             self._ready = stream._ready()
-
-
-def _resolve(woken: Any) -> None:
-    if not woken.done():
-        woken.set_result(None)
 
 
 def _gap(piece: Piece) -> StreamGap:

@@ -163,6 +163,23 @@ def test_a_loop_of_asyncio_reads_it_too(farm: zfarm.Executor) -> None:
     assert sorted(asyncio.run(main())) == sorted((index, n * n) for index in range(5) for n in range(300))
 
 
+def test_a_loop_of_asyncio_that_ends_while_it_waits_harms_nobody(
+    farm: zfarm.Executor, tmp_path: Path
+) -> None:
+    merged = farm.stream_map(emit_and_wait, [str(tmp_path / "gate")])
+
+    async def read() -> None:
+        async with asyncio.timeout(0.5):
+            async for _ in merged:
+                pass
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(read())
+    (tmp_path / "gate").touch()
+
+    assert farm.submit(pow, 2, 5).result(30) == 32
+
+
 def test_terms_hold_for_its_calls(farm: zfarm.Executor, tmp_path: Path) -> None:
     merged = farm.options(timeout=0.2).stream_map(emit_and_wait, [str(tmp_path / "never")])
     with pytest.raises(zfarm.TaskTimeout):
