@@ -15,6 +15,7 @@ from rich.console import Console
 import zfarm
 from tests.face.processes import wait_until
 from zfarm.drawing import Bars, Pace
+from zfarm.loading import bar
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -88,6 +89,30 @@ def test_without_a_terminal_nothing_is_shown(capfd: pytest.CaptureFixture[str]) 
     with zfarm.Executor(max_workers=1) as farm:
         assert list(farm.map(abs, [-1, -2], progress=True)) == [1, 2]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_pipe_is_no_terminal_whatever_is_said_of_colours(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Found in a log of a CI, which sets FORCE_COLOR: it was full of bars."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert list(zfarm.track([1, 2])) == [1, 2]
+    with bar("file", 10) as moved:
+        moved(10)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_whoever_interrupts_the_loop_is_no_failed_call() -> None:
+    console = terminal()
+
+    def interrupted() -> Generator[int, None, None]:
+        yield 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(zfarm.track(interrupted(), 5, console=console))
+    assert "1/5" in last_bar(console)
+    assert "failed" not in screen(console)
 
 
 def test_a_map_has_a_bar_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

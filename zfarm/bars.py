@@ -4,6 +4,7 @@ looks, and shows nothing where nobody sees it."""
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future as StandardFuture
 from typing import TYPE_CHECKING, TypeVar
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["track"]
+__all__ = ["stderr_console", "track"]
 
 T = TypeVar("T")
 
@@ -31,14 +32,24 @@ def track(
     is a rich console to show it on. Ending the loop early closes ``iterable``, if it can be closed.
     """
     if console is None:
-        from rich.console import Console
-
-        console = Console(stderr=True)
+        console = stderr_console()
     if not (console.is_terminal or console.is_jupyter):
         return _closing(iterable)
     if total is None:
         total = operator.length_hint(iterable, -1)
     return _tracked(iterable, None if total < 0 else total, description, console)
+
+
+def stderr_console() -> Console:
+    """Standard error as a rich console, and a terminal only if it is one: rich takes a pipe for one, too,
+    where FORCE_COLOR is set, as on many a CI."""
+    from rich.console import Console
+
+    try:
+        terminal = sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is none, it is closed, or an object of the program's own
+        terminal = False
+    return Console(stderr=True, force_terminal=None if terminal else False)
 
 
 def _closing(iterable: Iterable[T]) -> Iterator[T]:
@@ -68,7 +79,7 @@ def _tracked(iterable: Iterable[T], total: int | None, description: str, console
                 if done == total:  # nobody looks any more
                     pace.see(bars.get_time(), done)
                 yield item
-        except GeneratorExit:
+        except (GeneratorExit, KeyboardInterrupt):  # whoever loops has had enough: no call has failed
             raise
         except BaseException:
             bars.update(bar, failed=failed + 1)

@@ -25,9 +25,9 @@ def bar(
     the block ends well it is full: what was there already had not to be moved.
     """
     if shown and console is None:
-        from rich.console import Console as RichConsole
+        from zfarm.bars import stderr_console
 
-        console = RichConsole(stderr=True)
+        console = stderr_console()
     if console is None or not (console.is_terminal or console.is_jupyter):
         yield lambda moved: None
         return
