@@ -116,6 +116,7 @@ class Beyond(concurrent.futures.Executor):
             TransferError: it is no directory, or something in it cannot be read or is no file; or this is a
                 job, whose calls outlive this program.
             UnsafeName: a name or link in it cannot travel.
+            TypeError, ValueError: ``exclude`` is no list of patterns.
             TooLarge: it has more than ``settings.sync_files_max`` files or ``settings.sync_bytes_max`` bytes.
         """
         from zfarm.syncing import sync

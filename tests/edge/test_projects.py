@@ -166,6 +166,44 @@ def test_rules_with_patterns_of_the_caller(tmp_path: Path) -> None:
     assert rules.ignore("__pycache__", str(tmp_path / "__pycache__"))
 
 
+ODD_LINES = {
+    "a mark before it": b"\xef\xbb\xbf*.log\n",
+    "of Windows": b"*.log\r\nfoo\r\n",
+    "nothing is taken back": b"!\n*.log\n",
+    "a last backslash": b"foo\\\n*.log\n",
+    "a class": b"[[:alpha:]_]*.log\n",
+    "no class": b"[:alpha:]*.log\n",
+    "another end of lines": b"a.log\x0cfoo\n",
+}
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is the judge")
+@pytest.mark.parametrize("lines", ODD_LINES.values(), ids=ODD_LINES)
+def test_odd_lines_are_what_they_are_to_git(tmp_path: Path, projects: Projects, lines: bytes) -> None:
+    """Found where a .gitignore of an editor that begins with a mark shipped what its first line names."""
+    write(tmp_path, "a.log", "1.log", "foo", "foo\\", "b/a.log")
+    (tmp_path / ".gitignore").write_bytes(lines)
+    git = ["git", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    listed = subprocess.run(
+        [*git, "ls-files", "-z", "-co", "--exclude-standard"], check=True, capture_output=True, text=True
+    ).stdout
+
+    assert names(projects, tmp_path) == set(listed.split("\0")) - {""}
+
+
+def test_a_pattern_that_is_none_is_told_with_its_place(tmp_path: Path, projects: Projects) -> None:
+    write(tmp_path, "a.py")
+    with pytest.raises(ValueError, match=r"exclude has '\[z-a\]', which is no pattern"):
+        projects.take(tmp_path, exclude=["[z-a]"])
+    with pytest.raises(TypeError, match=r"such as \['\*\.csv'\], not '\*\.py'"):
+        projects.take(tmp_path, exclude="*.py")  # else each of its characters is a pattern, and the * all
+    (tmp_path / ".gitignore").write_text("ok\n[z-a]\n")
+    with pytest.raises(TransferError, match=r"\.gitignore' has '\[z-a\]', .*; change that line"):
+        projects.take(tmp_path)
+    projects.close()
+
+
 @pytest.mark.parametrize("name", ["../evil.py", "/etc/evil.py", "a/../../evil.py", "nul\0", "", "a//b", "."])
 def test_a_list_of_files_with_malicious_names_is_refused(name: str) -> None:
     listed = pack_manifest(Manifest(0o755, [Entry(name, "f", 0o444, bytes(32), 1)]))

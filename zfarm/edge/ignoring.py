@@ -7,9 +7,10 @@ below a directory that is ignored can be had back. Those above the project count
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pathspec import GitIgnoreSpec
 
@@ -27,6 +28,13 @@ NEVER: Final = (
 """Unless a .gitignore says otherwise."""
 _MARK: Final = "ps_d"
 """The group with which pathspec's expressions tell that a directory was matched."""
+_BRACKETS: Final = re.compile(r"\[(?:\[:[a-z]+:\]|[^\]])+\]")
+_CLASSES: Final = {
+    "[:alnum:]": "a-zA-Z0-9", "[:alpha:]": "a-zA-Z", "[:blank:]": " \t", "[:digit:]": "0-9",
+    "[:lower:]": "a-z", "[:space:]": " \t\n\r\f\v", "[:upper:]": "A-Z", "[:xdigit:]": "0-9a-fA-F",
+}  # fmt: skip
+"""What stands in brackets for several characters, to git; pathspec does not know them."""
+_CLASS: Final = re.compile(r"\[:[a-z]+:\]")
 _REPOSITORY: Final = ".git"
 _ENVIRONMENT: Final = "pyvenv.cfg"
 
@@ -34,10 +42,10 @@ _ENVIRONMENT: Final = "pyvenv.cfg"
 class Rules:
     """The rules that hold in one directory of a project, and those above it."""
 
-    def __init__(self, base: str, spec: GitIgnoreSpec, above: Rules | None) -> None:
+    def __init__(self, base: str, patterns: Sequence[Any], above: Rules | None) -> None:
         """``base`` is the directory, relative to the outermost one, and empty or with a slash at its end."""
         self._base = base
-        self._spec = spec
+        self._patterns = patterns
         self._above = above
 
     @classmethod
@@ -45,14 +53,18 @@ class Rules:
         """The rules for the files at ``top``, and what to call it in them. ``more`` are patterns that hold
         for all, as the first lines of the outermost .gitignore would.
 
-        Raises TransferError: a .gitignore cannot be read.
+        Raises:
+            TransferError: a .gitignore cannot be read.
+            TypeError, ValueError: ``more`` are no patterns.
         """
         outer = top
         for folder in (top, *top.parents):
             if os.path.lexists(folder / ".git"):
                 outer = folder
                 break
-        rules = cls("", GitIgnoreSpec.from_lines([*NEVER, *more]), None)
+        if isinstance(more, (str, bytes)) or not all(isinstance(line, str) for line in more):
+            raise TypeError(f"exclude must be a list of patterns, such as ['*.csv'], not {more!r}")
+        rules = cls("", [*_patterns(NEVER, False, "exclude"), *_patterns(more, False, "exclude")], None)
         here = ""
         rules = rules.entered(here, outer)
         for part in top.relative_to(outer).parts:
@@ -64,13 +76,17 @@ class Rules:
         """The rules within ``folder``, which is called ``base``. Raises TransferError."""
         path = os.path.join(folder, GITIGNORE)
         try:
-            with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                lines = file.read(GITIGNORE_MAX).splitlines()
+            # without the mark at its beginning that some editors write
+            with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+                lines = file.read(GITIGNORE_MAX).split("\n")
         except FileNotFoundError:
             return self
         except OSError as error:
             raise TransferError(f"cannot read {path!r}: {error.strerror}", error.errno or 0) from None
-        return Rules(base, GitIgnoreSpec.from_lines(lines), self)
+        try:
+            return Rules(base, _patterns(lines, True, repr(path)), self)
+        except ValueError as error:
+            raise TransferError(f"{error}; change that line") from None
 
     def ignore(self, name: str, folder: str = "") -> bool:
         """Whether ``name``, relative to the outermost directory, stays behind; ``folder`` is where it lies,
@@ -94,7 +110,7 @@ class Rules:
         before we look into it, and a line about it says nothing of what is in it.
         """
         path = name + "/" if is_folder else name
-        for pattern in reversed(self._spec.patterns):
+        for pattern in reversed(self._patterns):
             if pattern.include is None or pattern.regex is None:
                 continue
             marked = _MARK in pattern.regex.groupindex
@@ -102,3 +118,19 @@ class Rules:
             if any(not marked or not one[_MARK] or one.end(_MARK) == len(path) for one in found):
                 return bool(pattern.include)
         return None
+
+
+def _patterns(lines: Iterable[str], lenient: bool, where: str) -> list[Any]:
+    """What these lines say. If ``lenient`` a line that is nothing to git says nothing. Raises ValueError."""
+    found: list[Any] = []
+    for line in lines:
+        try:
+            found += GitIgnoreSpec.from_lines([_BRACKETS.sub(_plain, line)]).patterns
+        except (ValueError, re.error) as error:
+            if not lenient or isinstance(error, re.error):
+                raise ValueError(f"{where} has {line!r}, which is no pattern: {error}") from None
+    return found
+
+
+def _plain(brackets: re.Match[str]) -> str:
+    return "[" + _CLASS.sub(lambda one: _CLASSES.get(one[0], one[0]), brackets[0][1:-1]) + "]"
