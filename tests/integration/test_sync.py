@@ -183,6 +183,23 @@ def test_on_one_host_it_is_a_snapshot_too_and_calls_write_elsewhere(project: Pat
         assert not list(Path(path).parents[1].rglob("__pycache__"))
 
 
+def test_a_module_that_was_left_behind_is_told_with_the_remedy(project: Path) -> None:
+    """Found by one who was told to sync what he had synced."""
+    (project / "shipped_parts" / "left.py").write_text("def run():\n    return 1\n")
+    (project / ".gitignore").write_text("left.py\n")
+    left = importlib.import_module("shipped_parts.left").run
+    with zfarm.Executor(max_workers=1) as farm:
+        farm.sync()
+        inside = farm.submit(importlib.import_module, "shipped_parts.left").exception(30)
+        assert isinstance(inside, ModuleNotFoundError)
+        with pytest.raises(zfarm.ModuleMissing) as caught:
+            farm.submit(left).result(30)
+
+    for text in (*inside.__notes__, str(caught.value)):
+        assert "not in what farm.sync() has shipped" in text
+        assert "see whether a .gitignore leaves it out" in text
+
+
 @pytest.mark.usefixtures("far")
 def test_a_checkup_tells_what_code_is_not_the_same_there(
     farm: TcpFarm, project: Path, tmp_path: Path

@@ -25,7 +25,6 @@ from zfarm.edge.hatch import Hatch
 from zfarm.edge.homes import PROTOCOL
 from zfarm.edge.inside import Inside, Pipe, TunnelPort, current
 from zfarm.edge.larder import LONG_S, Larder
-from zfarm.edge.missing import opened
 from zfarm.edge.outcomes import ATOMS, encode_error, encode_value, encode_values, forget_frames
 from zfarm.edge.page import ChildPage
 from zfarm.edge.pipe import PIPE_LOST, Frames
@@ -212,7 +211,7 @@ class Child:
                 enter(self._here, function.placing)
             args = _loads(body) if body[0] == _PICKLE_FIRST else self._hatch.arguments(body)
         except BaseException as error:
-            return self._failed(self._fence.judged(error) or opened(error, self._realm.host))
+            return self._failed(self._fence.judged(error) or self._realm.opened(error))
         del body
         self._here.emitter.muted = items > 0
         try:

@@ -10,28 +10,28 @@ from zfarm.errors import ModuleMissing
 __all__ = ["noted", "opened"]
 
 
-def opened(error: BaseException, host: str) -> BaseException:
-    """The error to report when opening a blob has raised this one on ``host``."""
+def opened(error: BaseException, host: str, shipped: bool = False) -> BaseException:
+    """The error to report when opening a blob has raised this one on ``host``, where only what the client has
+    ``shipped`` of its code is, if it has."""
     if type(error) is ModuleNotFoundError:
         name = error.name or ""
-        missing = ModuleMissing(f"{_what(error, name)} {_where(host)}: {_remedy(name)}", name, host)
+        missing = ModuleMissing(f"{_what(error, name)} {_where(host)}: {_remedy(name, shipped)}", name, host)
         return missing.with_traceback(error.__traceback__)
     if type(error) is ImportError:
-        error.msg = f"{error.msg or error}, {_where(host)}: {_remedy(error.name or '')}"
+        error.msg = f"{error.msg or error}, {_where(host)}: {_remedy(error.name or '', shipped)}"
         error.args = (error.msg,)
     elif type(error) is AttributeError and str(error).startswith("Can't get attribute"):
-        older = (
-            "its copy of that module is another one than the client's: install the same, or farm.sync('.')"
-        )
+        again = "farm.sync() again if it was edited" if shipped else "farm.sync('.')"
+        older = f"its copy of that module is another one than the client's: install the same, or {again}"
         error.args = (f"{error}, {_where(host)}: {older}",)
     return error
 
 
-def noted(error: BaseException, host: str) -> None:
+def noted(error: BaseException, host: str, shipped: bool = False) -> None:
     """Note the same on an error that a call has raised itself on ``host``, by an import within it: the error
     is its own, and stays what it is."""
     if type(error) is ModuleNotFoundError and not hasattr(error, "__notes__"):
-        error.add_note(f"{_where(host)}: {_remedy(error.name or '')}")
+        error.add_note(f"{_where(host)}: {_remedy(error.name or '', shipped)}")
 
 
 def _what(error: ModuleNotFoundError, name: str) -> str:
@@ -47,8 +47,13 @@ def _where(host: str) -> str:
     return f"on host {host} (Python {platform.python_version()} at {sys.prefix})"
 
 
-def _remedy(name: str) -> str:
+def _remedy(name: str, shipped: bool) -> str:
     top = name.partition(".")[0] or "the module"
+    if shipped:
+        return (
+            f"it is not in what farm.sync() has shipped: if {top!r} is your own, "
+            "see whether a .gitignore leaves it out, or farm.sync() again; else install it there"
+        )
     return (
         f"install {top!r} there, or send it along if it is your own: farm.sync('.'), "
         f"or cloudpickle.register_pickle_by_value({top})"

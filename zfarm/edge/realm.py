@@ -81,7 +81,7 @@ class Realm:
         try:
             function, args = open_blob(blob)
         except BaseException as error:
-            self._break(opened(error, self.host))
+            self._break(self.opened(error))
             return
         try:
             function(*args)
@@ -92,7 +92,11 @@ class Realm:
     def note(self, error: BaseException) -> None:
         """Code of the user's has raised this: say where, if a module is missing that the client may have."""
         if self._away:
-            noted(error, self.host)
+            noted(error, self.host, self._shipment is not None)
+
+    def opened(self, error: BaseException) -> BaseException:
+        """What to report when opening a blob has raised this."""
+        return opened(error, self.host, self._shipment is not None)
 
     def _break(self, error: BaseException) -> None:
         self.broken = encode_error(error, skip=1)
