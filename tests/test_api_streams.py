@@ -143,6 +143,20 @@ def test_outside_of_a_task_there_is_nobody_to_speak_for(say: Any) -> None:
         say()
 
 
+def say_too_early() -> None:
+    """Emit, tell and send where no task runs."""
+    for say in (lambda: zfarm.emit(1), lambda: zfarm.progress(1), lambda: zfarm.send_file(__file__)):
+        with pytest.raises(RuntimeError, match="an initializer is no task"):
+            say()
+
+
+def test_an_initializer_is_told_that_nobody_hears_it() -> None:
+    """Found by one who emitted in an initializer: it went nowhere, and nothing was said of that."""
+    with zfarm.Executor(max_workers=1, initializer=say_too_early) as farm:
+        future = farm.submit(learn, 2)
+        assert [item.value for item in future.stream()] == [0, 1]
+
+
 def wait_for(began: str, gate: str) -> int:
     """Wait until a file is there."""
     Path(began).touch()

@@ -125,9 +125,10 @@ def inside_task(what: str) -> Inside:
     """The child that this process is. Raises RuntimeError, which names ``what`` was called: it is none."""
     module = sys.modules.get("zfarm.edge.inside")
     inside: Inside | None = None if module is None else module.current()
-    if inside is None:
+    if inside is None or not inside.seq:
+        lack = "this process runs no task" if inside is None else "an initializer is no task"
         raise RuntimeError(
-            f"{what} speaks for the task that runs here, and this process runs no task: "
+            f"{what} speaks for the task that runs here, and {lack}: "
             "call it in a function that an Executor runs"
         )
     return inside
