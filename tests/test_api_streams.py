@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
@@ -270,6 +271,18 @@ def test_streams_that_were_read_are_forgotten(farm: zfarm.Executor) -> None:
     assert sum(item.number for item in farm.stream_map(learn, [3] * 20)) == 20 * 6
     list(farm.submit(learn, 3).stream())
     assert len(farm._link.streams._channels) <= 2  # the last ones, until another one is read
+
+
+def test_a_stream_that_was_read_keeps_no_result(farm: zfarm.Executor) -> None:
+    """Found by one who had opened all streams before it read them: all results stayed in memory."""
+    futures = [farm.submit(learn, 3) for _ in range(5)]
+    streams = [future.stream() for future in futures]
+    assert [len(list(stream)) for stream in streams] == [3] * 5
+    assert [future.result(DEADLINE_S) for future in futures] == ["learnt"] * 5
+    known = [weakref.ref(future) for future in futures]
+    del futures, streams
+
+    wait_until(lambda: not any(one() for one in known), "the futures to be gone")
 
 
 def emit_large(many: int) -> int:

@@ -50,8 +50,8 @@ class Channels:
         self._channels: dict[int, _Channel] = {}
         self._early: set[Buffer] = set()
         """Readers of calls that are not submitted yet, since they wait for their arguments."""
-        self._done: deque[tuple[Future[Any], Buffer]] = deque()
-        """Readers that have read all and are gone: to be forgotten, in no hurry."""
+        self._done: deque[tuple[int, Buffer]] = deque()
+        """Tasks, and readers that have read all of them and are gone: to be forgotten, in no hurry."""
 
     # ------------------------------------------------------------ from any thread
 
@@ -78,9 +78,9 @@ class Channels:
         if self._link.ended or (buffer.over and not buffer.lasting):
             return
         if buffer.over and not buffer.unread:
-            self._done.append((future, buffer))
+            self._done.append((future._task, buffer))
         else:
-            self._link.call(lambda: self._detach(future, buffer))
+            self._link.call(lambda: self._detach(future._task, buffer))
 
     # ------------------------------------------------------------ the link's thread
 
@@ -138,9 +138,9 @@ class Channels:
         while self._done:
             self._detach(*self._done.popleft())
 
-    def _detach(self, future: Future[Any], buffer: Buffer) -> None:
+    def _detach(self, task: int, buffer: Buffer) -> None:
         self._early.discard(buffer)
-        channel = self._channels.get(future._task)
+        channel = self._channels.get(task)
         if channel is None or buffer not in channel.readers:
             return
         channel.readers.remove(buffer)
