@@ -82,6 +82,20 @@ def test_it_shows_what_tasks_say_of_themselves(tmp_path: Path) -> None:
     assert "30/200" in screen(console).replace(" ", "")
 
 
+def test_a_task_may_have_told_something_before_it_is_looked_at(tmp_path: Path) -> None:
+    """Found in a terminal, where the loop began later than the calls: it ended with an error of rich."""
+    console = terminal()
+    gate = tmp_path / "gate"
+    with zfarm.Executor(max_workers=1) as farm:
+        future: zfarm.Future[Any] = farm.submit(tell_and_wait, str(gate))
+        wait_until(lambda: future.progress, "progress")
+        loop = zfarm.track(farm.as_completed([future]), console=console)
+        gate.touch()
+        assert list(loop) == [future]
+
+    assert "1/1" in last_bar(console)
+
+
 def test_without_a_terminal_nothing_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
     console = Console(file=io.StringIO())
     assert list(zfarm.track([1, 2], console=console)) == [1, 2]

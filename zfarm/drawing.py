@@ -99,7 +99,7 @@ class Bars(Progress):
 
     def __init__(self, futures: list[Any], console: Console) -> None:
         self._own: dict[int, TaskID] = {}
-        self._looking = False
+        self._looking = True  # rich draws already while it makes this
         self._waiting = deque(futures)
         super().__init__(
             TextColumn("{task.description}", markup=False),
@@ -112,6 +112,7 @@ class Bars(Progress):
             console=console,
             refresh_per_second=REFRESH_PER_S,
         )
+        self._looking = False
 
     def get_renderables(self) -> Iterable[Any]:
         """What is shown now; in the thread that refreshes."""
