@@ -96,6 +96,20 @@ def test_a_task_may_have_told_something_before_it_is_looked_at(tmp_path: Path) -
     assert "1/1" in last_bar(console)
 
 
+def test_a_long_note_leaves_room_for_the_count() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    future: Any = Future()
+    future._name, future.progress = "work", zfarm.Progress(1, 2, "one\ntwo\x1b[2J " + "three " * 100)
+    bars = Bars([future], console)
+    with bars:
+        bars.add_task("tasks", total=8, failed=0, pace=Pace())
+    lines = screen(console).splitlines()
+
+    assert any("  work one two[2J three thr… " in line and "1/2" in line for line in lines)
+    assert any("tasks " in line and "0/8" in line for line in lines)
+    assert not any("\x1b[2J" in line for line in lines)
+
+
 def test_without_a_terminal_nothing_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
     console = Console(file=io.StringIO())
     assert list(zfarm.track([1, 2], console=console)) == [1, 2]

@@ -25,6 +25,8 @@ __all__ = ["Bars", "Pace"]
 
 TASKS_MAX: Final = 8
 """Tasks with progress of their own that are shown at once."""
+LABEL_MIN: Final = 20
+"""Characters of a task's name and note that are shown in the narrowest terminal."""
 LOOKED_AT: Final = 1000
 """Futures that one refresh looks at, of those that have not ended."""
 REFRESH_PER_S: Final = 10
@@ -140,7 +142,14 @@ class Bars(Progress):
             told = getattr(future, "progress", None)
             if told is None or (key not in self._own and len(self._own) >= TASKS_MAX):
                 continue
-            name = f"  {getattr(future, '_name', '') or 'task'} {told.note}".rstrip()
+            name = "  " + _line(f"{getattr(future, '_name', '') or 'task'} {told.note}", self.console.width)
             if key not in self._own:
                 self._own[key] = self.add_task(name, total=told.total)
             self.update(self._own[key], description=name, completed=told.done, total=told.total)
+
+
+def _line(text: str, width: int) -> str:
+    """What is said in a note as one short line: the count and the time left need their room, too."""
+    line = "".join(one for one in " ".join(text.split()) if one.isprintable())
+    most = max(LABEL_MIN, width // 3)
+    return line if len(line) <= most else line[: most - 1] + "…"
