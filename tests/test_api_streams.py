@@ -144,6 +144,25 @@ def test_outside_of_a_task_there_is_nobody_to_speak_for(say: Any) -> None:
         say()
 
 
+def read_in_asyncio(rounds: int) -> int:
+    """Read streams of calls of its own farm, in an event loop."""
+
+    async def read() -> int:
+        farm = zfarm.current_farm()
+        stream: zfarm.Stream[int] = farm.submit(learn, rounds).stream()
+        items = [item.value async for item in stream]
+        items += [item.value async for item in farm.stream_map(learn, [rounds, rounds])]
+        return sum(items)
+
+    return asyncio.run(read())
+
+
+def test_an_event_loop_in_a_task_gives_its_slot_away_while_it_waits() -> None:
+    """Found by one whose loop waited for ever for a call that had no slot to run in."""
+    with zfarm.Executor(max_workers=1) as farm:
+        assert farm.submit(read_in_asyncio, 3).result(DEADLINE_S) == 15
+
+
 def say_too_early() -> None:
     """Emit, tell and send where no task runs."""
     for say in (lambda: zfarm.emit(1), lambda: zfarm.progress(1), lambda: zfarm.send_file(__file__)):

@@ -73,12 +73,14 @@ class _Queue:
                 self._changed.wait()
             return self._ready.popleft()
 
-    async def get_async(self) -> _Source:
+    async def get_async(self, link: Link) -> _Source:
         while True:
             with self._changed:
                 if self._ready:
                     return self._ready.popleft()
-            await woken(self._changed, self._awaiting, lambda: self._ready)
+            link.check_waiting()
+            with nullcontext() if link.waits is None else link.waits():
+                await woken(self._changed, self._awaiting, lambda: self._ready)
 
 
 class _Source(Buffer):
@@ -134,9 +136,10 @@ class Merged(Generic[T]):
 
     async def __aiter__(self) -> AsyncIterator[StreamItem[T]]:
         """The items from here on, without blocking the event loop."""
+        link = self._farm._link
         try:
             while self._submit():
-                for item in self._read(await self._queue.get_async()):
+                for item in self._read(await self._queue.get_async(link)):
                     yield item
         finally:
             self.close()

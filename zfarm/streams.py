@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
@@ -334,8 +335,11 @@ class Stream(Generic[T]):
             self._sync()
 
     async def _wait_async(self) -> None:
-        buffer = self._buffer
-        await woken(buffer.changed, buffer.awaiting, lambda: buffer.pieces or buffer.over)
+        home, buffer = self._future._home, self._buffer
+        if home is not None and not buffer.over:
+            home.check_waiting()
+        with nullcontext() if home is None or home.waits is None else home.waits():
+            await woken(buffer.changed, buffer.awaiting, lambda: buffer.pieces or buffer.over)
 
     def _wait(self) -> None:
         home, buffer = self._future._home, self._buffer
