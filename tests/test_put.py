@@ -6,10 +6,14 @@ import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import zfarm
+from zfarm import fetching
+from zfarm.edge.beside import PARTS
+from zfarm.edge.landing import Landing
 from zfarm.edge.scratch import scratch_root
 from zfarm.handles import FileHandle
 
@@ -114,6 +118,38 @@ def test_what_was_put_is_written_elsewhere_whole_or_not_at_all(
     with pytest.raises(zfarm.TransferError, match="has changed since it was put"):
         farm.get(handle, tmp_path / "b")
     assert sorted(os.listdir(tmp_path)) == ["a", "data.csv", "folder"]
+
+
+@pytest.mark.parametrize("what", ["copy_content", "build_tree"])
+def test_files_that_arrive_beside_what_is_written_do_not_disturb_it(
+    farm: zfarm.Executor, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    home = tmp_path / "home"
+    write = getattr(fetching, what)
+
+    def disturbed(*args: Any, **options: Any) -> Any:
+        Landing(home).finish()  # which removes what nobody is at
+        assert [path.is_dir() for path in home.iterdir()] == [True], "a killed program's could not be told"
+        return write(*args, **options)
+
+    monkeypatch.setattr(fetching, what, disturbed)
+    (tmp_path / "folder").mkdir(mode=0o555)
+    farm.get(farm.put(data if what == "copy_content" else tmp_path / "folder"), home / "copy")
+
+    assert os.listdir(home) == ["copy"]
+    assert home.joinpath("copy").stat().st_mode & 0o777 == (0o644 if what == "copy_content" else 0o555)
+
+
+def test_what_a_killed_program_had_half_written_goes_and_what_it_had_fetched_stays(
+    farm: zfarm.Executor, data: Path, tmp_path: Path
+) -> None:
+    half, fetched = (tmp_path / "home" / (PARTS + digits) for digits in ("01" * 8, "01" * 12))
+    for folder in (half, fetched):
+        folder.mkdir(parents=True)
+        (folder / "whole").write_bytes(b"half")
+    farm.get(farm.put(data), half.parent / "copy")
+
+    assert sorted(os.listdir(half.parent)) == [fetched.name, "copy"]
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../x", "", "nul\0"])

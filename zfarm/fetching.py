@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -16,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from zfarm.arguments import name_of
 from zfarm.edge.bales import Bale
+from zfarm.edge.beside import beside
 from zfarm.edge.disk import sync_directory
 from zfarm.edge.handover import copy_content
 from zfarm.edge.holdings import FileHolding, Holding, TreeHolding, hold
 from zfarm.edge.landing import sync_files
 from zfarm.edge.names import Names
 from zfarm.edge.parcels import digest_of_file
-from zfarm.edge.removal import remove_tree
 from zfarm.edge.trees import build_tree
 from zfarm.errors import DamagedFile, FarmError, TransferError
 from zfarm.handles import FileHandle, collected, holding_of
@@ -123,26 +121,35 @@ def get(farm: Executor, handle: FileHandle, path: str | os.PathLike[str], progre
     check_target(target, handle)
     if handle._holding is None and handle._need.archived:
         return _bring_kept(farm, handle, target, progress)
-    beside = target.parent / f".zfarm-parts-{secrets.token_hex(8)}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if handle._holding is not None:
-            _write(handle._holding, beside)
-        else:
-            _bring(farm, handle, beside)
-        if handle.is_directory:
-            with suppress(FileNotFoundError):
-                os.rmdir(target)
-        os.rename(beside, target)
+        with beside(target.parent) as folder:
+            if handle._holding is not None:
+                whole = _write(handle._holding, folder / "whole")
+            else:
+                whole = _bring(farm, handle, folder)
+            _put_in_place(whole, target)
         sync_directory(target.parent)
     except OSError as error:
         if isinstance(error, TransferError):
             raise
         text = f"cannot write {handle.name!r} to {str(target)!r}: {error.strerror}"
         raise TransferError(text, error.errno or 0) from None
-    finally:
-        remove_tree(beside)
     return target
+
+
+def _put_in_place(whole: Path, target: Path) -> None:
+    """Rename what is complete. A directory that its owner must not write to cannot be moved to another one:
+    it may be, for that moment."""
+    mode = stat.S_IMODE(os.lstat(whole).st_mode)
+    directory = whole.is_dir()
+    if directory:
+        with suppress(FileNotFoundError):
+            os.rmdir(target)
+        os.chmod(whole, mode | 0o700)
+    os.rename(whole, target)
+    if directory:
+        os.chmod(target, mode)
 
 
 def _bring_kept(farm: Executor, handle: FileHandle, target: Path, progress: bool) -> Path:
@@ -176,21 +183,21 @@ def check_target(target: Path, handle: FileHandle) -> None:
         raise TransferError(text, errno.EEXIST)
 
 
-def _write(held: Holding, beside: Path) -> None:
-    """Copy what this process has, verified and synced."""
+def _write(held: Holding, whole: Path) -> Path:
+    """Copy what this process has, verified and synced, to ``whole``, and return that."""
     if isinstance(held, TreeHolding):
-        os.mkdir(beside, 0o700)
-        top = os.open(beside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.mkdir(whole, 0o700)
+        top = os.open(whole, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             build_tree(held.manifest, top, lambda need: _opened(held, need), -1, writable=True)
             sync_files(top, [], len(held.manifest.entries) + 100)
             os.fchmod(top, held.manifest.mode)
         finally:
             os.close(top)
-        return
+        return whole
     source = held.open()
     try:
-        target = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        target = os.open(whole, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             copy_content(source, target)
             if digest_of_file(target, held.need.size, held.path.name) != held.need.digest:
@@ -201,6 +208,7 @@ def _write(held: Holding, beside: Path) -> None:
             os.close(target)
     finally:
         os.close(source)
+    return whole
 
 
 def _opened(held: TreeHolding, need: Need) -> tuple[int, str]:
@@ -209,17 +217,16 @@ def _opened(held: TreeHolding, need: Need) -> tuple[int, str]:
     return found.open(), ""
 
 
-def _bring(farm: Executor, handle: FileHandle, beside: Path) -> None:
-    """Have a worker send it that has it in its store."""
-    with tempfile.TemporaryDirectory(prefix=".zfarm-parts-", dir=beside.parent) as folder:
-        future = farm.submit(_send, handle)
-        future.files.into(folder)
-        try:
-            future.result()
-            future.files.wait()
-        except TransferError as error:
-            raise TransferError(f"{handle.name!r} cannot be had: {error}", error.errno or 0) from error
-        os.rename(Path(folder) / "got", beside)
+def _bring(farm: Executor, handle: FileHandle, folder: Path) -> Path:
+    """Have a worker send it that has it in its store, into ``folder``; where it is then."""
+    future = farm.submit(_send, handle)
+    future.files.into(folder)
+    try:
+        future.result()
+        future.files.wait()
+    except TransferError as error:
+        raise TransferError(f"{handle.name!r} cannot be had: {error}", error.errno or 0) from error
+    return folder / "got"
 
 
 def _send(handle: FileHandle) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -16,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from zfarm.courier import Courier, Moved
+from zfarm.edge.beside import PARTS, beside
 from zfarm.edge.catalogue import check_archived_name
 from zfarm.edge.disk import sync_directory
 from zfarm.edge.holdings import TreeHolding
 from zfarm.edge.landing import sync_files
-from zfarm.edge.names import OURS
 from zfarm.edge.removal import remove_tree
 from zfarm.edge.shelf import Gathering
 from zfarm.edge.store import name_of
@@ -117,7 +116,7 @@ def fetch(courier: Courier, handle: FileHandle, target: Path, moved: Moved) -> N
 def _place(parent: Path, handle: FileHandle) -> Iterator[tuple[Path, Callable[[], None]]]:
     """A directory to gather in: that of a program that has died in the middle of the same, unless another
     one is at it; and how to remove it."""
-    folder = parent / f"{OURS}parts-{handle.digest[:DIGITS]}"
+    folder = parent / f"{PARTS}{handle.digest[:DIGITS]}"
     folder.mkdir(mode=0o700, exist_ok=True)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -128,29 +127,30 @@ def _place(parent: Path, handle: FileHandle) -> Iterator[tuple[Path, Callable[[]
             ours = ours and not status.st_mode & 0o077
         except OSError:
             ours = False
-        if not ours:
-            folder = parent / f"{OURS}parts-{secrets.token_hex(DIGITS // 2)}"
-            folder.mkdir(mode=0o700)
-        yield folder, lambda: remove_tree(folder)
+        if ours:
+            yield folder, lambda: remove_tree(folder)
+        else:
+            with beside(parent) as folder:
+                yield folder, lambda: remove_tree(folder)
     finally:
         os.close(fd)
 
 
 def _move(store: Gathering, handle: FileHandle, folder: Path, target: Path) -> None:
     need = Need(handle._need.digest, handle._need.size, handle._need.tree)
-    beside = folder / "whole"
+    whole = folder / "whole"
     if need.tree:
-        remove_tree(beside)  # of a program that has died
-        os.mkdir(beside, 0o700)
+        remove_tree(whole)  # of a program that has died
+        os.mkdir(whole, 0o700)
         manifest = store.manifest(need)
-        top = os.open(beside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        top = os.open(whole, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             store.spend(manifest, top)
             sync_files(top, [], len(manifest.entries) + 100)
             os.fchmod(top, manifest.mode | 0o700)
             with suppress(FileNotFoundError):
                 os.rmdir(target)
-            os.rename(beside, target)
+            os.rename(whole, target)
             os.fchmod(top, manifest.mode)
         finally:
             os.close(top)

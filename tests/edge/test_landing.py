@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from zfarm.edge import landing as landing_module
 from zfarm.edge import parcels, writing
+from zfarm.edge.beside import PARTS
 from zfarm.edge.handover import Givers, take_back
-from zfarm.edge.landing import PARTS, Landed, Landing, Lost
+from zfarm.edge.landing import Landed, Landing, Lost
 from zfarm.edge.parcels import Handed, Head, directory_item, file_items, handed_item, refusal_item, tail_item
 from zfarm.edge.scratch import Scratch, scratch_root
 from zfarm.errors import DamagedFile, TransferError, UnsafeName

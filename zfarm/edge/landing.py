@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
-import secrets
 import stat
 import threading
 from contextlib import suppress
@@ -19,8 +17,9 @@ from pathlib import Path
 from time import thread_time
 from typing import Final, NamedTuple
 
+from zfarm.edge.beside import make_parts, sweep_parts
 from zfarm.edge.handover import Givers
-from zfarm.edge.names import OURS, Names, fold
+from zfarm.edge.names import Names
 from zfarm.edge.parcels import (
     CHUNK_BYTES,
     Chunk,
@@ -34,7 +33,6 @@ from zfarm.edge.parcels import (
     read_item,
     whole_digest,
 )
-from zfarm.edge.removal import remove_tree
 from zfarm.edge.writing import WRITING_BYTES, Writing, linux_function
 from zfarm.errors import DamagedFile, TransferError, UnsafeName
 from zfarm.messages import Blob
@@ -42,7 +40,6 @@ from zfarm.settings import settings
 
 __all__ = ["Landed", "Landing", "Lost", "sync_files"]
 
-PARTS: Final = OURS + "parts-"
 PENDING_MAX: Final = 2048
 """Complete files that are synced and renamed together, at most."""
 _SYNC_ALL_FROM: Final = 8
@@ -101,24 +98,13 @@ class Landing:
         try:
             os.makedirs(directory, exist_ok=True)
             self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            _sweep(self._root)
-            while not self._make_beside():  # somebody has swept it away before it was locked
-                os.close(self._parts)
+            sweep_parts(self._root)
+            self._beside, self._parts = make_parts(self._root)
         except OSError as error:
             self.close()
             raise TransferError(
                 f"files cannot be written to {directory}: {error.strerror}", error.errno or 0
             ) from None
-
-    def _make_beside(self) -> bool:
-        self._beside = PARTS + secrets.token_hex(8)
-        os.mkdir(self._beside, 0o700, dir_fd=self._root)
-        self._parts = os.open(self._beside, _DIRECTORY, dir_fd=self._root)
-        try:
-            fcntl.flock(self._parts, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return os.fstat(self._parts).st_nlink > 0
 
     # ------------------------------------------------------------ what comes
 
@@ -413,22 +399,3 @@ def sync_files(folder: int, fds: list[int], count: int) -> None:
         return
     for fd in fds:
         os.fsync(fd)
-
-
-def _sweep(root: int) -> None:
-    """Remove what receivers that were killed have left half-written."""
-    for name in os.listdir(root):
-        if not fold(name).startswith(PARTS):
-            continue
-        try:
-            fd = os.open(name, _DIRECTORY, dir_fd=root)
-        except OSError:
-            continue  # a link or a file of somebody, or gone meanwhile
-        try:
-            if os.fstat(fd).st_uid == os.geteuid():
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_tree(name, root)
-        except BlockingIOError:
-            continue  # in use
-        finally:
-            os.close(fd)
