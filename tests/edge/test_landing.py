@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,16 @@ def test_only_numbered_files_of_scratch_directories_are_ever_touched(
 
     assert secret.read_bytes() == b"secret"
     assert not (tmp_path / "got").exists()
+
+
+def test_to_look_for_what_lies_on_another_host_leaves_nothing_on_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    givers = Givers()
+
+    assert givers.take(Handed(Head("x", 6), "0" * 16, 1), -1, "got") is None
+    assert not os.listdir(tmp_path)
 
 
 def test_either_side_gets_it_and_never_both(scratch: Scratch, tmp_path: Path) -> None:

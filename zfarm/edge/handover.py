@@ -154,7 +154,7 @@ class Givers:
         if not _SCRATCH.fullmatch(scratch):
             return False
         try:
-            self._fd = os.open(scratch_root() / scratch, _DIRECTORY)
+            self._fd = os.open(scratch_root(create=False) / scratch, _DIRECTORY)
         except (OSError, ConfigurationError):
             return False
         self._name = scratch

@@ -27,9 +27,9 @@ __all__ = [
 ]
 
 
-def scratch_root() -> Path:
-    """The directory of all of them. Raises ConfigurationError: it is not ours alone."""
-    return private_directory(_root(), create=True)
+def scratch_root(create: bool = True) -> Path:
+    """The directory of all of them. Raises ConfigurationError: it is not ours alone, or not there."""
+    return private_directory(_root(), create)
 
 
 def _root() -> Path:
