@@ -120,6 +120,25 @@ def test_what_was_put_is_written_elsewhere_whole_or_not_at_all(
     assert sorted(os.listdir(tmp_path)) == ["a", "data.csv", "folder"]
 
 
+@pytest.mark.parametrize(("path", "why"), [("", "empty"), ("a\0b", "NUL"), ("a\ud800", "not valid Unicode")])
+def test_what_can_be_no_path_is_refused_by_name(
+    farm: zfarm.Executor, data: Path, path: str, why: str
+) -> None:
+    with pytest.raises(zfarm.UnsafeName, match=why):
+        farm.put(path)
+    with pytest.raises(zfarm.UnsafeName, match=why):
+        farm.get(farm.put(data), path)
+    with pytest.raises(zfarm.UnsafeName, match=why):
+        farm.options(files={"data": path})
+    files = farm.submit(zfarm.send_file, str(data)).files
+    with pytest.raises(zfarm.UnsafeName, match=why):
+        files.into(path)
+
+    assert [file.name for file in files.wait(60)] == ["data.csv"], "as if it had not been said"
+    with pytest.raises(TypeError, match="fsdecode"):
+        farm.put(os.fsencode(data))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("what", ["copy_content", "build_tree"])
 def test_files_that_arrive_beside_what_is_written_do_not_disturb_it(
     farm: zfarm.Executor, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str

@@ -144,7 +144,8 @@ class Beyond(concurrent.futures.Executor):
         Raises:
             TransferError: it cannot be read, is a device or the like, or is larger than
                 ``settings.file_bytes_max``; or the broker cannot keep it, since it is full, say.
-            UnsafeName: a name or link in the directory cannot travel, or nothing can be kept under ``name``.
+            UnsafeName: it can be no path, a name or link in the directory cannot travel, or nothing can be
+                kept under ``name``.
             LimitExceeded: this key has ``settings.archive_names_max`` names.
             BrokerUnreachable, AccessDenied, FarmClosed: with a ``name``.
             ConfigurationError: this farm keeps no files, or this is a task.
@@ -193,6 +194,7 @@ class Beyond(concurrent.futures.Executor):
 
         Raises:
             TransferError: it cannot be had any more, or cannot be written.
+            UnsafeName: it can be no path.
             Others: as ``submit``.
         """
         from zfarm.fetching import get

@@ -19,7 +19,7 @@ from zfarm.edge.disk import sync_directory
 from zfarm.edge.handover import copy_content
 from zfarm.edge.holdings import FileHolding, Holding, TreeHolding, hold
 from zfarm.edge.landing import sync_files
-from zfarm.edge.names import Names
+from zfarm.edge.names import Names, check_path
 from zfarm.edge.parcels import digest_of_file
 from zfarm.edge.trees import build_tree
 from zfarm.errors import DamagedFile, FarmError, TransferError
@@ -117,7 +117,7 @@ def get(farm: Executor, handle: FileHandle, path: str | os.PathLike[str], progre
     """See Beyond.get."""
     if not isinstance(handle, FileHandle):
         raise TypeError(f"get() takes a handle of farm.put(), not {type(handle).__name__}")
-    target = Path(os.path.abspath(path))
+    target = Path(os.path.abspath(check_path(path)))
     check_target(target, handle)
     if handle._holding is None and handle._need.archived:
         return _bring_kept(farm, handle, target, progress)

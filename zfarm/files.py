@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zfarm.arguments import end_of
 from zfarm.edge.landing import Landed, Landing, Lost
+from zfarm.edge.names import check_path
 from zfarm.edge.parcels import directory_item, file_items, open_regular
 from zfarm.edge.scratch import Scratch
 from zfarm.errors import FarmError, TransferError
@@ -87,8 +88,10 @@ class Files:
         ``on_file`` is called with each File, and with a TransferError for each that cannot be had;
         ``on_progress`` with the state, at most every ``settings.progress_interval_s`` seconds. Both in the
         thread that writes files; what they raise is logged.
+
+        Raises UnsafeName: this can be no path.
         """
-        target = Path(os.path.abspath(directory))
+        target = Path(os.path.abspath(check_path(directory)))
         with self._changed:
             self._moves += 1
         self._arrivals.put(self, Redirect(target, on_file, on_progress))
@@ -275,7 +278,8 @@ class Files:
         if self._over:
             return
         if self._landing is not None:
-            self._tell(self._landing.interrupted("nothing more came of it" if error is None else str(error)))
+            why = "nothing more came of it" if error is None else str(error)
+            self._tell(self._landing.interrupted(why))
             self._tell(self._landing.finish())
             self._landing = None
         elif self._target is not None:

@@ -187,6 +187,7 @@ def test_a_mistake_has_an_exit_code_of_its_own(farm: TcpFarm, tmp_path: Path) ->
     expected = {
         ("put", str(tmp_path / "none")): 66,
         ("put", str(path / "below")): 66,
+        ("put", ""): 65,  # not the working directory
         ("put", str(top)): 65,
         ("put", str(path), "--name", "a/b"): 65,
         ("get", "none"): 66,

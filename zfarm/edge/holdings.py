@@ -12,6 +12,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from zfarm.edge.names import check_path
 from zfarm.edge.parcels import digest_of, digest_of_file, head_of, open_regular, whole_digest
 from zfarm.edge.trees import FILE, Manifest, pack_manifest, read_manifest, walk_tree
 from zfarm.errors import TransferError
@@ -131,9 +132,9 @@ def hold(path: str | os.PathLike[str]) -> Holding:
 
     Raises:
         TransferError: it is no file or directory, cannot be read, or has in it what cannot travel.
-        UnsafeName: a name in it cannot travel.
+        UnsafeName: this can be no path, or a name in it cannot travel.
     """
-    top = Path(os.path.realpath(path))
+    top = Path(os.path.realpath(check_path(path)))
     if top.is_dir():
         return _hold_tree(top)
     fd = open_regular(top)

@@ -6,13 +6,14 @@ again where it arrives, since the sender may be anybody.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from typing import Final
 
 from zfarm.errors import UnsafeName
 
-__all__ = ["OURS", "Names", "check_name", "file_name", "fold"]
+__all__ = ["OURS", "Names", "check_name", "check_path", "file_name", "fold"]
 
 NAME_BYTES_MAX: Final = 2048
 """Of a whole name: with the directory that it comes to it must stay below what a system takes (4096)."""
@@ -55,6 +56,28 @@ def check_name(name: object) -> str:
         if fold(part).startswith(OURS):
             raise _unsafe(shown, f"has a part that begins with {OURS}, as zfarm's own files do")
     return name
+
+
+def check_path(path: str | os.PathLike[str]) -> str:
+    """The path, if there can be such a one.
+
+    Raises:
+        UnsafeName: it is empty, which elsewhere means the working directory, or no system takes it.
+        TypeError: it is no path.
+    """
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise TypeError(f"a path must be a string, not {type(text).__name__}: os.fsdecode() makes one of it")
+    if not text:
+        raise UnsafeName("the path is empty: '.' is the working directory")
+    shown = text if len(text) <= 200 else text[:200] + "..."
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise UnsafeName(f"the path {shown!a} is not valid Unicode") from None
+    if "\0" in text:
+        raise UnsafeName(f"the path {shown!a} has a NUL")
+    return text
 
 
 def _unsafe(name: str, why: str) -> UnsafeName:

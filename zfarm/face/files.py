@@ -70,12 +70,12 @@ def _courier(address: str | None, connection: Path | None, admin: bool = False) 
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path())
 @click.option("--name", help="What to call it.  [default: the last part of PATH]")
 @_farm
 @_connection
 @_quiet
-def put(path: Path, name: str | None, address: str | None, connection: Path | None, quiet: bool) -> int:
+def put(path: str, name: str | None, address: str | None, connection: Path | None, quiet: bool) -> int:
     """Have the farm keep the file or directory PATH, for any program: farm.handle(NAME).
 
     Prints its name and digest once it is safe on the broker's disk. What is there already is not sent again;
