@@ -278,7 +278,7 @@ class Files:
         if self._over:
             return
         if self._landing is not None:
-            why = "nothing more came of it" if error is None else str(error)
+            why = "the call ended before all of it was sent" if error is None else str(error)
             self._tell(self._landing.interrupted(why))
             self._tell(self._landing.finish())
             self._landing = None

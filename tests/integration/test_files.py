@@ -137,6 +137,9 @@ def test_a_killed_child_leaves_nothing_half_written(farm: TcpFarm, tmp_path: Pat
         with pytest.raises(zfarm.TaskLost):
             future.result(60)
         wait_until(lambda: files._over, "the end of the files")
+        if not near:
+            with pytest.raises(zfarm.TransferError, match="'big' cannot be had: the call ended before all"):
+                files.wait(1)
 
         assert all(file.size == BIG and same(file.path, BIG) for file in files._files.values())
         assert set(os.listdir(tmp_path / "home")) == set(files._files)
