@@ -84,6 +84,27 @@ def test_it_goes_with_its_handle_and_outlives_its_farm(farm: zfarm.Executor) -> 
     assert one.get().sum() == SIZE
 
 
+@pytest.mark.skipif(not segments.POSSIBLE, reason="no memfd and /proc here")
+def test_what_is_kept_beyond_the_limit_is_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZFARM_SHARED_BYTES_MAX", "4000000")
+    with zfarm.Executor(max_workers=1) as farm:
+        assert farm.submit(abs, -1).result(DEADLINE_S) == 1
+        before = len(memory_files())
+        keeping = farm.options(keep=True)
+        for _ in range(2):
+            kept = [keeping.submit(make, SIZE, float(n)).result(DEADLINE_S) for n in range(10)]
+            assert len(memory_files()) - before <= 4_000_000 // (8 * SIZE)
+            assert [one.get().sum() / SIZE for one in kept] == list(range(10))
+            assert [farm.submit(total, one).result(DEADLINE_S) / SIZE for one in kept] == list(range(10))
+            kept.clear()
+
+        def has_room() -> bool:
+            one = keeping.submit(make, SIZE).result(DEADLINE_S)
+            return len(memory_files()) > before and one.nbytes > SIZE
+
+        wait_until(has_room, "the room of what is gone")
+
+
 def test_errors_come_as_ever(farm: zfarm.Executor) -> None:
     error = farm.options(keep=True).submit(total, 1).exception(DEADLINE_S)
 

@@ -15,7 +15,7 @@ from zfarm.edge.bales import Bale, Bales
 from zfarm.edge.cargo import CARGO, Cargo
 from zfarm.edge.outcomes import encode_error
 from zfarm.edge.stored import Stored
-from zfarm.edge.stowage import UNSHARE, Hold, Stowage
+from zfarm.edge.stowage import DROP, UNSHARE, Hold, Stowage
 from zfarm.errors import FarmError
 from zfarm.messages import ERROR, MIXED, VALUE, Blob, Ended, Outcome, Payload, Stranger
 from zfarm.settings import settings
@@ -131,6 +131,12 @@ class Harbour:
         if not self._link.ended:
             for one in stored:
                 self._link.machine.let_go(one.at, one.digest, one.size)
+
+    def dropped(self, tokens: Sequence[bytes]) -> None:
+        """What was kept in shared memory under these tokens is not any more. In the link's thread, or when
+        that has ended, and the farm with it."""
+        if not self._link.ended:
+            self._link.road.tell_notes(b"".join(DROP + token for token in tokens))
 
     def close(self) -> None:
         """No task is open any more, and none comes. From any thread, several at once too."""

@@ -16,7 +16,7 @@ from zfarm.edge.cargo import Cargo, Part, is_cargo, pack, stored_of, unpacked
 from zfarm.edge.segments import Ref, Slice, open_ref
 from zfarm.edge.shared import open_kept
 from zfarm.edge.stored import Stored
-from zfarm.edge.stowage import DROP
+from zfarm.edge.stowage import KEEP
 from zfarm.errors import FarmClosed
 from zfarm.handles import note
 from zfarm.messages import Blob
@@ -31,7 +31,9 @@ __all__ = ["Arrived", "Kept"]
 class Kept:
     """Stands for the result of a call: as an argument of another call of its farm it becomes the result."""
 
-    def __init__(self, blob: bytes, descriptors: list[int], nbytes: int, link: Link) -> None:
+    def __init__(
+        self, blob: bytes, descriptors: list[int], nbytes: int, link: Link, tokens: list[bytes]
+    ) -> None:
         """Only executors make these: ``farm.options(keep=True)``."""
         self.nbytes = nbytes
         """Bytes of the result's pickle."""
@@ -41,7 +43,7 @@ class Kept:
         self._farm = link.executor
         if stored and link.harbour is not None:
             link.harbour.hold(stored)
-        weakref.finalize(self, _retire, weakref.ref(link), descriptors, stored).atexit = False
+        weakref.finalize(self, _retire, weakref.ref(link), descriptors, stored, tokens).atexit = False
 
     def get(self) -> Any:
         """The result: a private copy, of which nothing is copied before it is written to; over TCP it comes
@@ -83,15 +85,15 @@ class Arrived(Cargo):
         """``hold`` has the segments of its call. Raises OSError: what the blob names cannot be opened."""
         made = super().__new__(cls, b"")
         descriptors: list[int] = []
-        notes: list[bytes] = []
+        tokens: list[bytes] = []
         try:
-            whole, made.kept, made.weight = _own(blob, descriptors, notes, partial(_ours, link, hold))
+            whole, made.kept, made.weight = _own(blob, descriptors, tokens, partial(_ours, link, hold))
         except BaseException:
             _close(descriptors)
             raise
-        made._handle = Kept(whole, descriptors, made.weight, link)
-        if notes:
-            link.road.tell_notes(b"".join(notes))
+        made._handle = Kept(whole, descriptors, made.weight, link, tokens)
+        if tokens:
+            link.road.tell_notes(b"".join(KEEP + token for token in tokens))
         return made
 
     def load(self, loads: Any = None) -> Any:
@@ -106,18 +108,18 @@ def _ours(link: Link, hold: Hold | None, ref: Ref) -> int:
 
 
 def _own(
-    blob: Blob, descriptors: list[int], notes: list[bytes], ours: Callable[[Ref], int]
+    blob: Blob, descriptors: list[int], tokens: list[bytes], ours: Callable[[Ref], int]
 ) -> tuple[bytes, Any, int]:
     """The same blob with references to descriptors of this process; what its sender had mapped; its size."""
     if not is_cargo(blob):
         return bytes(blob), (), len(blob)
     kept, parts, data = unpacked(blob)
-    mine = [_reopened(part, descriptors, notes, ours) for part in (*parts, data)]
+    mine = [_reopened(part, descriptors, tokens, ours) for part in (*parts, data)]
     size = sum(len(part) if isinstance(part, bytes) else part.size for part in mine)
     return pack(mine[:-1], mine[-1]), kept, size
 
 
-def _reopened(part: Part, descriptors: list[int], notes: list[bytes], ours: Callable[[Ref], int]) -> Part:
+def _reopened(part: Part, descriptors: list[int], tokens: list[bytes], ours: Callable[[Ref], int]) -> Part:
     if isinstance(part, Slice):
         fd = ours(part.ref)
         descriptors.append(fd)
@@ -126,11 +128,13 @@ def _reopened(part: Part, descriptors: list[int], notes: list[bytes], ours: Call
         return part
     fd = open_ref(part)
     descriptors.append(fd)
-    notes.append(DROP + part.token)
+    tokens.append(part.token)
     return part._replace(pid=os.getpid(), fd=fd)
 
 
-def _retire(link: weakref.ref[Link], descriptors: list[int], stored: list[Stored]) -> None:
+def _retire(
+    link: weakref.ref[Link], descriptors: list[int], stored: list[Stored], tokens: list[bytes]
+) -> None:
     there = link()
     if there is None or there.harbour is None:
         _close(descriptors)
@@ -141,6 +145,8 @@ def _retire(link: weakref.ref[Link], descriptors: list[int], stored: list[Stored
         _close(descriptors)
         if stored:
             harbour.let_go(stored)
+        if tokens:
+            harbour.dropped(tokens)
 
     harbour.retire(gone)
 

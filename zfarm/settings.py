@@ -234,9 +234,9 @@ class Settings:
     """Arrays and pickles of at least this size go through shared memory on an embedded farm; smaller ones
     are sooner sent than mapped."""
     shared_bytes_max: int = 4096 * MIB
-    """Shared memory of one process (a client for arguments, a worker for results), and never more than a
-    quarter of the host's memory. What is beyond goes to files without a name in the directory for temporary
-    files."""
+    """Shared memory of one process (a client for arguments, a worker for results, those that are kept
+    included), and never more than a quarter of the host's memory. What is beyond goes to files without a name
+    in the directory for temporary files."""
     shared_spill_max: int = 16 * 1024 * MIB
     """Bytes of such files of one process. What is beyond travels in messages."""
     shared_warm_bytes: int = 1024 * MIB

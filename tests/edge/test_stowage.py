@@ -16,8 +16,8 @@ from zfarm.edge import segments
 from zfarm.edge.callables import Portable
 from zfarm.edge.cargo import Cargo, Mapped, is_cargo, opened_cargo, pack, tokens_of, weigh
 from zfarm.edge.lender import ENABLE, Lender
-from zfarm.edge.segments import Ref, write_ref
-from zfarm.edge.stowage import DROP, RECYCLE, Stowage
+from zfarm.edge.segments import Ref, open_ref, write_ref
+from zfarm.edge.stowage import DROP, KEEP, RECYCLE, Stowage
 from zfarm.messages import Lent, Memory
 
 pytestmark = pytest.mark.skipif(not segments.POSSIBLE, reason="no memfd and /proc here")
@@ -365,6 +365,27 @@ def test_what_a_forked_process_may_see_is_not_recycled(lender: Lender) -> None:
     lender.hear(notes)
 
     assert notes == DROP + ref.token
+    assert lender.bytes == 0
+
+
+def test_what_a_client_keeps_counts_until_it_is_gone(lender: Lender) -> None:
+    blob, ref = lend(lender, 1, b"x" * 300_000)
+    lender.reported(1, [blob])
+    lender.hear(KEEP + ref.token)
+
+    assert lender.bytes == 300_000
+    with pytest.raises(OSError):
+        os.close(open_ref(ref))  # it is the client's alone
+    lender.hear(DROP + ref.token)
+    lender.hear(DROP + ref.token)
+    assert lender.bytes == 0
+
+
+def test_what_a_client_in_a_child_keeps_never_counts(lender: Lender) -> None:
+    blob, ref = lend(lender, 1, b"x" * 300_000)
+    lender.reported(1, [blob])
+    lender.note(KEEP + ref.token)
+
     assert lender.bytes == 0
 
 

@@ -2,8 +2,9 @@
 
 A segment belongs to the worker, so that a child may die as soon as it has reported. It is lent to a child; it
 is then part of a report, as long as there is such a report; and then the client's, who says when it has
-unmapped it. What the client never came for, since the call was cancelled meanwhile, or had no outcome, is
-dropped when others are waiting for room. Dropping is always safe: who maps it keeps it.
+unmapped it. What the client keeps is its own, and counts here until it says that it is gone. What the client
+never came for, since the call was cancelled meanwhile, or had no outcome, is dropped when others are waiting
+for room. Dropping is always safe: who maps it keeps it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final
 from zfarm.edge.cargo import Cargo, tokens_of
 from zfarm.edge.heap import share_bytes
 from zfarm.edge.segments import POSSIBLE, TOKEN_BYTES, Pool, Ref, Segment, open_ref
-from zfarm.edge.stowage import DROP, RECYCLE, UNSHARE
+from zfarm.edge.stowage import DROP, KEEP, RECYCLE, UNSHARE
 from zfarm.messages import Blob, Lent, Memory
 from zfarm.settings import Settings, settings
 
@@ -42,6 +43,7 @@ class Lender:
         self._lent: dict[int, dict[bytes, Segment]] = {}  # by child
         self._reported: dict[bytes, Segment] = {}
         self._away: OrderedDict[bytes, Segment] = OrderedDict()  # in no report any more: the client's
+        self._kept: dict[bytes, Segment] = {}  # closed here, and open at the client
         self._gone: deque[Sequence[bytes]] = deque()  # reports that are no more
         self._probe: Segment | None = None
         self._rest = b""
@@ -127,22 +129,32 @@ class Lender:
         data = self._rest + data
         whole = len(data) - len(data) % NOTE_BYTES
         self._rest = data[whole:]
-        self.note(data[:whole])
+        self._take(data[:whole])
 
     def note(self, notes: bytes) -> None:
-        """Whole notes of a client."""
+        """Whole notes of a client in a child. It may die before it says what it keeps no more: that never
+        counts."""
+        self._take(notes, mortal=True)
+
+    def _take(self, notes: bytes, mortal: bool = False) -> None:
         self._sweep()
         for at in range(0, len(notes), NOTE_BYTES):
-            self._note(notes[at : at + 1], notes[at + 1 : at + NOTE_BYTES])
+            verb = notes[at : at + 1]
+            self._note(DROP if verb == KEEP and mortal else verb, notes[at + 1 : at + NOTE_BYTES])
 
     def _note(self, verb: bytes, token: bytes) -> None:
         if verb == ENABLE:
             self.on = POSSIBLE
         elif verb == UNSHARE:
             self.unshare(token)
-        elif verb in (RECYCLE, DROP):
+        elif verb == DROP and token in self._kept:
+            self._pool.handed_over_went(self._kept.pop(token))
+        elif verb in (RECYCLE, DROP, KEEP):
             segment = self._away.pop(token, None) or self._reported.pop(token, None)
-            if segment is not None:
+            if segment is not None and verb == KEEP:
+                self._kept[token] = segment
+                self._pool.hand_over(segment)
+            elif segment is not None:
                 (self._pool.give if verb == RECYCLE else self._pool.drop)(segment)
 
     def _sweep(self) -> None:

@@ -415,13 +415,21 @@ class Pool:
 
     def drop(self, segment: Segment) -> None:
         """A segment is not needed any more."""
+        self.hand_over(segment)
+        self.handed_over_went(segment)
+
+    def hand_over(self, segment: Segment) -> None:
+        """A segment is another process's from now on, which has it open: what it takes counts as before."""
         self._forget(segment)
         self.count -= 1
+        segment.close()
+
+    def handed_over_went(self, segment: Segment) -> None:
+        """Nobody has it any more."""
         if segment.spilled:
             self.spilled -= segment.touched
         else:
             self.bytes -= segment.touched
-        segment.close()
 
     def cool(self) -> None:
         """Give back what has been free since this was last called."""

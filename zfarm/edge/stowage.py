@@ -24,12 +24,14 @@ from zfarm.edge.segments import POSSIBLE, Pool, Ref, Segment, leases_tell, open_
 from zfarm.messages import Blob
 from zfarm.settings import Settings, settings
 
-__all__ = ["DROP", "RECYCLE", "UNSHARE", "Hold", "Stowage"]
+__all__ = ["DROP", "KEEP", "RECYCLE", "UNSHARE", "Hold", "Stowage"]
 
 RECYCLE: Final = b"R"
 """Before the token of a result that nobody here maps any more."""
 DROP: Final = b"D"
 """The same, where a process that was forked may map it."""
+KEEP: Final = b"K"
+"""Before the token of a result that is kept here: it counts until it is dropped."""
 UNSHARE: Final = b"U"
 """Before the key of a shared object that nobody here refers to any more, or the token of a segment of it."""
 _SAMPLES: Final = 16
