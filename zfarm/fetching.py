@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from zfarm.arguments import name_of
 from zfarm.edge.bales import Bale
@@ -19,9 +18,9 @@ from zfarm.edge.disk import sync_directory
 from zfarm.edge.handover import copy_content
 from zfarm.edge.holdings import FileHolding, Holding, TreeHolding, hold
 from zfarm.edge.landing import sync_files
-from zfarm.edge.names import Names, check_path
+from zfarm.edge.names import Names, check_path, file_name
 from zfarm.edge.parcels import digest_of_file
-from zfarm.edge.trees import build_tree
+from zfarm.edge.trees import Manifest, build_tree, read_manifest
 from zfarm.errors import DamagedFile, FarmError, TransferError
 from zfarm.handles import FileHandle, collected, holding_of
 from zfarm.messages import Need
@@ -33,6 +32,9 @@ if TYPE_CHECKING:
     from zfarm.terms import Terms
 
 __all__ = ["bytes_of", "check_target", "get", "needed", "placed", "put"]
+
+_GOT: Final = "got"
+"""What a worker calls the file that it sends, or the list of the directory."""
 
 
 def put(
@@ -186,15 +188,7 @@ def check_target(target: Path, handle: FileHandle) -> None:
 def _write(held: Holding, whole: Path) -> Path:
     """Copy what this process has, verified and synced, to ``whole``, and return that."""
     if isinstance(held, TreeHolding):
-        os.mkdir(whole, 0o700)
-        top = os.open(whole, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            build_tree(held.manifest, top, lambda need: _opened(held, need), -1, writable=True)
-            sync_files(top, [], len(held.manifest.entries) + 100)
-            os.fchmod(top, held.manifest.mode)
-        finally:
-            os.close(top)
-        return whole
+        return _build(held.manifest, whole, lambda need: _opened(held, need))
     source = held.open()
     try:
         target = os.open(whole, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -211,6 +205,22 @@ def _write(held: Holding, whole: Path) -> Path:
     return whole
 
 
+def _build(
+    manifest: Manifest, whole: Path, open_blob: Callable[[Need], tuple[int, str]], blobs: int = -1
+) -> Path:
+    """Make a directory at ``whole``, synced, and return that; of files in ``blobs``, if there are such, which
+    are not there any more then."""
+    os.mkdir(whole, 0o700)
+    top = os.open(whole, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        build_tree(manifest, top, open_blob, blobs, writable=True, spend=blobs >= 0)
+        sync_files(top, [], len(manifest.entries) + 100)
+        os.fchmod(top, manifest.mode)
+    finally:
+        os.close(top)
+    return whole
+
+
 def _opened(held: TreeHolding, need: Need) -> tuple[int, str]:
     found = held.blob(need.digest)
     assert isinstance(found, FileHolding), "a directory has all files that it lists"
@@ -218,23 +228,46 @@ def _opened(held: TreeHolding, need: Need) -> tuple[int, str]:
 
 
 def _bring(farm: Executor, handle: FileHandle, folder: Path) -> Path:
-    """Have a worker send it that has it in its store, into ``folder``; where it is then."""
+    """Have a worker send it that has it in its store, into ``folder``; where it is then, verified."""
     future = farm.submit(_send, handle)
     future.files.into(folder)
     try:
         future.result()
-        future.files.wait()
+        came = {file.name: file.digest for file in future.files.wait()}
     except TransferError as error:
         raise TransferError(f"{handle.name!r} cannot be had: {error}", error.errno or 0) from error
-    return folder / "got"
+    if came.get(_GOT) != handle.digest:
+        raise DamagedFile(f"{handle.name!r} is not what the worker has sent")
+    if not handle.is_directory:
+        os.chmod(folder / _GOT, handle.mode)
+        return folder / _GOT
+    manifest = read_manifest((folder / _GOT).read_bytes())
+
+    def blob(need: Need) -> tuple[int, str]:
+        name = file_name(need.digest, need.size)
+        if came.get(name) != need.digest.hex():
+            raise DamagedFile(f"a file of {handle.name!r} is not what the worker has sent")
+        return os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), name
+
+    blobs = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _build(manifest, folder / "whole", blob, blobs)
+    finally:
+        os.close(blobs)
 
 
 def _send(handle: FileHandle) -> None:
-    """In a task: send this home."""
-    from zfarm.transfer import outdir, send_file
+    """In a task: send this home; of a directory its list, and each different file once, by its digest."""
+    from zfarm.transfer import scratch, send_file
 
-    if not handle.is_directory:
-        send_file(handle, "got")
+    held = holding_of(handle)
+    if not isinstance(held, TreeHolding):
+        send_file(handle, _GOT)
         return
-    copy: Callable[..., Any] = shutil.copyfile
-    shutil.copytree(handle, outdir() / "got", copy_function=copy)
+    listed = scratch() / _GOT
+    listed.write_bytes(held.packed)
+    send_file(listed, _GOT)
+    for need in {entry.need: None for entry in held.manifest.entries if entry.digest}:
+        found = held.blob(need.digest)
+        assert isinstance(found, FileHolding), "a directory has all files that it lists"
+        send_file(found.path, file_name(need.digest, need.size))

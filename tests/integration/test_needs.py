@@ -190,6 +190,37 @@ def test_a_handle_that_was_not_put_here_is_fetched_from_a_worker(farm: TcpFarm, 
             os.fspath(back)
 
 
+def test_a_directory_that_was_not_put_here_is_fetched_from_a_worker_as_it_was(
+    farm: TcpFarm, tmp_path: Path
+) -> None:
+    farm.start_worker(1, *FAR)
+    top = tmp_path / "top"
+    (top / "empty").mkdir(parents=True)
+    (top / "run.sh").write_text("echo\n")
+    (top / "run.sh").chmod(0o750)
+    (top / "again").write_text("echo\n")
+    (top / "latest").symlink_to("run.sh")
+    (top / "nowhere").symlink_to("not/there")
+    (top / "empty").chmod(0o500)
+    top.chmod(0o711)
+
+    def seen(path: Path) -> list[tuple[str, int, str]]:
+        return sorted(
+            (one.name, one.lstat().st_mode, os.readlink(one) if one.is_symlink() else "")
+            for one in (*path.iterdir(), path / "empty" / "..")
+        )
+
+    with zfarm.Executor(farm.connection) as client:
+        back = client.submit(needing.same, client.put(top)).result(60)
+        copy = client.get(back, tmp_path / "copy")
+        one = client.submit(needing.same, client.put(top / "run.sh")).result(60)
+
+        assert seen(copy) == seen(top)
+        assert (copy / "run.sh").read_text() == (copy / "again").read_text() == "echo\n"
+        assert client.get(one, tmp_path / "one").stat().st_mode & 0o777 == 0o750
+        assert not [name for name in os.listdir(tmp_path) if name.startswith(".zfarm")]
+
+
 def test_files_are_placed_in_a_directory_of_the_call_which_goes_with_it(
     farm: TcpFarm, tmp_path: Path
 ) -> None:
