@@ -73,7 +73,8 @@ def emit(value: object, *, latest: bool = False) -> None:
     ``settings.stream_grace_s``. After that the oldest items make room for new ones, and who reads later is
     told what is missing. In a function that ``map`` calls it does nothing more than to check the value: a map
     has no streams, ``stream_map`` has. Any thread may call it, and speaks for the call that runs then: one
-    that outlives its call speaks for the next one in this child.
+    that outlives its call speaks for the next one in this child. Of a call that dies what it has emitted in
+    its last moment may be missing: what came of it is all up to some item.
 
     Raises:
         NotPortable: it cannot be pickled; the text says why.

@@ -64,7 +64,7 @@ class Store(Storeroom):
     """One worker's hands on a store. One thread."""
 
     whose = "the worker"
-    elsewhere = "start it with --store DIR on another disk"
+    elsewhere = "start it with --store DIR on another disk (on an embedded farm: set TMPDIR)"
 
     def __init__(self, root: Path, bytes_max: int, lasting: bool, answer: Answer) -> None:
         """Open the store in ``root``, which is made if need be. One that is ``lasting`` is synced. ``answer``

@@ -91,7 +91,8 @@ class Storekeeper:
             store = self.store or self._open()
         except (OSError, FarmError) as error:
             if not isinstance(action, DropBlob | PinBlobs):
-                text = f"the worker has no store for files: {error}; start it with --store DIR"
+                text = f"the worker has no store for files: {error}; "
+                text += "start it with --store DIR on another disk (on an embedded farm: set TMPDIR)"
                 self._answer("blob_failed", action.errand, text, _FINAL)
             return
         if isinstance(action, PinBlobs):
