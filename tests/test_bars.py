@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import sys
 import time
+import warnings
 from collections.abc import Generator
 from concurrent.futures import Future
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -210,3 +213,40 @@ def test_the_time_left_follows_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert "0.1/s" in screen(console)
     assert "2:46:20" in screen(console)
+
+
+@pytest.mark.parametrize("widgets", [True, False])
+def test_a_notebook_keeps_how_it_has_ended(monkeypatch: pytest.MonkeyPatch, widgets: bool) -> None:
+    drawn: list[str] = []
+
+    class Output:
+        def __enter__(self) -> None:
+            return None
+
+        def __exit__(self, *exc_info: object) -> None:
+            return None
+
+        def clear_output(self, wait: bool) -> None:
+            drawn.clear()
+
+    def display(shown: Any) -> None:
+        if not isinstance(shown, Output):
+            drawn.append(shown.text)
+
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", fake := ModuleType("IPython.display"))
+    monkeypatch.setattr(fake, "display", display, raising=False)
+    monkeypatch.setitem(sys.modules, "ipywidgets", ModuleType("ipywidgets") if widgets else None)
+    if widgets:
+        monkeypatch.setattr(sys.modules["ipywidgets"], "Output", Output, raising=False)
+    console = Console(force_jupyter=True, color_system=None)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", 'install "ipywidgets"')
+        assert len(list(zfarm.track(range(7), console=console))) == 7
+        assert "7/7" in "".join(drawn)
+
+        drawn.clear()
+        with bar("data", 2000, console=console) as moved:
+            moved(1000)
+        assert "2.0/2.0 kB" in "".join(drawn)

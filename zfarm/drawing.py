@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["Bars", "Pace"]
+__all__ = ["Bars", "Display", "Pace"]
 
 TASKS_MAX: Final = 8
 """Tasks with progress of their own that are shown at once."""
@@ -96,7 +96,21 @@ class Failures(ProgressColumn):
         return Text(f"{failed:,} failed", style="red") if failed else Text("")
 
 
-class Bars(Progress):
+class Display(Progress):
+    """Bars that a notebook shows to their end, too: there rich leaves what it has drawn last, and nothing at
+    all where ipywidgets is not installed, which it says."""
+
+    def stop(self) -> None:
+        """Show how it has ended. Harmless when done before."""
+        in_notebook = self.console.is_jupyter and self.live.is_started
+        if in_notebook:
+            self.refresh()
+        super().stop()
+        if in_notebook and self.live.ipy_widget is None:
+            self.console.print(self.get_renderable())
+
+
+class Bars(Display):
     """One bar for the loop, and one for each task that says how far it is."""
 
     def __init__(self, futures: list[Any], console: Console) -> None:

@@ -31,14 +31,9 @@ def bar(
     if console is None or not (console.is_terminal or console.is_jupyter):
         yield lambda moved: None
         return
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from zfarm.drawing import Display
 
     label = name if len(name) <= NAME_MAX else name[: NAME_MAX - 1] + "…"
     columns = (
@@ -48,7 +43,7 @@ def bar(
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Display(*columns, console=console) as progress:
         task = progress.add_task(label, total=total)
         last = 0
 
