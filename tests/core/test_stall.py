@@ -10,6 +10,7 @@ import pytest
 from msgspec import structs
 
 from tests.core.test_durable import SETUP, V, hello, restored, submit
+from zfarm.core.books import ANY_LEASE
 from zfarm.core.broker import Broker
 from zfarm.messages import (
     REFUSED,
@@ -407,3 +408,20 @@ def test_a_start_that_must_be_written_is_written_last() -> None:
     picked = [record for record, _ in rig.broker.stall.pick(6000)]
     assert picked == [Settled("client", VALUED)]
     assert [record for record, _ in rig.broker.records] == [Begun("client", 2, 7)]
+
+
+def test_that_a_call_may_have_begun_is_written_with_it_or_not_at_all() -> None:
+    rig = Rig()
+    rig.running()
+    accepted = [Accepted("client", n, "f", max_attempts=1) for n in (3, 4, 5)]
+    doubts = [Begun("client", n, ANY_LEASE) for n in (3, 4, 5)]
+    body = [b"function", b"setup", b"body"]
+    pairs: list[Any] = []
+    for call, doubt in zip(accepted, doubts, strict=True):
+        pairs += [(call, body), (doubt, [])]
+    rig.broker.stall.begin([Append([*pairs, (Begun("client", 4, 7), ())])], FULL)
+    costs = [rig.broker.headroom.price_of(*pair) for pair in pairs]
+
+    picked = [record for record, _ in rig.broker.stall.pick(sum(costs[:5]))]
+    assert picked == [accepted[0], doubts[0], accepted[1], doubts[1]], "room for the third call alone is none"
+    assert [record for record, _ in rig.broker.records] == [accepted[2], doubts[2], Begun("client", 4, 7)]

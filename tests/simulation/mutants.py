@@ -416,6 +416,7 @@ MUTANTS = [
     Mutant("who drains has room for all", "_room", "Room(0, ", "Room(room, "),
     # what fresh seeds have found
     Mutant("what is put back was never counted", "pick", "self.count()", "pass"),
+    Mutant("a doubt is written later than its call", "pick", "and record.lease != ANY_LEASE", ""),
     Mutant("a worker is blamed for our interrupts", "child_died", "duty.grace_us > 0", "False"),
     Mutant(
         "a child speaks for whoever found it idle",

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from zfarm.core import outbox
-from zfarm.core.books import ClientRecord, WorkerRecord
+from zfarm.core.books import ANY_LEASE, ClientRecord, WorkerRecord
 from zfarm.core.headroom import RECORD_BYTES
 from zfarm.core.machine import NOW
 from zfarm.messages import (
     REFUSED,
+    Accepted,
     Action,
     Append,
     Attached,
@@ -182,7 +183,8 @@ class Stall:
         who speaks for a client: whoever takes a job over gives room back next. The order of the records of a
         task stays, and that of a client's beginnings and ends; nothing overtakes those, and an end overtakes
         nothing. What may begin once only is recorded last: who is killed before the grant is said must take
-        it for begun. After this, ``wrote`` or ``put_back`` has to follow.
+        it for begun. That it may have begun earlier is written with the call itself or not at all: who is
+        killed between the two would have it run again. After this, ``wrote`` or ``put_back`` has to follow.
         """
         broker = self._broker
         self.count()  # what this turn has recorded may be put back as well
@@ -190,6 +192,12 @@ class Stall:
         if sum(costs) <= room - spare:
             picked, broker.records = broker.records, []
             return picked
+        doubts = {
+            (pair[0].client, pair[0].task): cost
+            for pair, cost in zip(broker.records, costs, strict=True)
+            if isinstance(pair[0], Begun) and pair[0].lease == ANY_LEASE
+        }
+        paid: set[tuple[str, int]] = set()  # doubts of calls that were picked
         picked, kept = [], []
         behind: set[str] = set()  # clients of which some records wait on
         over: set[str] = set()  # those whose beginning or end waits on, and all that comes after it
@@ -198,12 +206,16 @@ class Stall:
             record = pair[0]
             client, tasks = record.client, _tasks(record)
             least = 0 if isinstance(record, Forgotten | Dropped) else spare
+            begins = isinstance(record, Begun) and record.lease != ANY_LEASE
+            doubt = isinstance(record, Begun) and (client, record.task) in paid
+            if isinstance(record, Accepted):
+                cost += doubts.get((client, record.task), 0)
             if isinstance(record, Enrolled):
                 least = spare / 2
                 waits = False
             else:
                 waits = any((client, task) in held for task in tasks) if tasks else client in behind
-            if waits or client in over or isinstance(record, Begun) or cost > room - least:
+            if waits or client in over or begins or (cost > room - least and not doubt):
                 kept.append(pair)
                 behind.add(client)
                 held.update((client, task) for task in tasks)
@@ -211,7 +223,9 @@ class Stall:
                     over.add(client)
             else:
                 picked.append(pair)
-                room -= cost
+                room -= 0 if doubt else cost
+                if isinstance(record, Accepted):
+                    paid.add((client, record.task))
         broker.records = kept
         return picked
 
