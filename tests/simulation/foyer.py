@@ -67,11 +67,23 @@ class Foyer:
         self._turn_us += us
         self._process.stirs()
         self._largest_us = max(self._largest_us, us)
+        self._charge(peer, us)
+        hear(message, payload, clock)
+
+    def gone(self, peer: Any, clock: float, hear: Hear) -> None:
+        """The link of this peer is dead: where that is heard in its turn it costs what a message does."""
+        foyer = self._process.machine.foyer
+        foyer.gone(peer, clock, partial(self._hear_end, peer, hear) if peer in foyer else hear)
+
+    def _hear_end(self, peer: Any, hear: Hear, message: None, payload: Payload, clock: float) -> None:
+        self._charge(peer, price_us(message, payload))
+        hear(message, payload, clock)
+
+    def _charge(self, peer: Any, us: float) -> None:
         record = self._process.machine.peers.get(peer)
         name = record.account.name if hasattr(record, "account") else ""  # else it is heard for nothing
         if name in self._since:
             self._since[name] += us
-        hear(message, payload, clock)
 
     def turned(self, clock: float) -> None:
         """A turn is over: those who waited all the while were heard alike."""

@@ -110,7 +110,7 @@ class BrokerProcess(Process):
 
     def end(self, peer: Any, clock: float) -> None:
         """The link of this peer, or its tunnel, is dead."""
-        self.machine.foyer.gone(peer, clock, partial(self._hear_end, peer))
+        self.foyer.gone(peer, clock, partial(self._hear_end, peer))
 
     def _hear_end(self, peer: Any, message: None, payload: m.Payload, clock: float) -> None:
         self.farm.books.gone(peer)
