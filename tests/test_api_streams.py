@@ -17,6 +17,7 @@ import pytest
 import zfarm
 from tests.conformance.support import DEADLINE_S
 from tests.face.processes import wait_until
+from zfarm.streams import wake
 
 
 @pytest.fixture
@@ -359,3 +360,30 @@ def test_what_is_no_stream_is_told_with_the_remedy(farm: zfarm.Executor) -> None
     for function in (answer, answers):
         with pytest.raises(zfarm.NotPortable, match=r"asyncio\.run"):
             farm.submit(function).result(DEADLINE_S)
+
+
+class Collecting(asyncio.Future[None]):
+    """A reader that waits; as it is woken, the one before it is collected."""
+
+    def __init__(self, awaiting: list[asyncio.Future[None]], before: asyncio.Future[None]) -> None:
+        super().__init__()
+        self._awaiting = awaiting
+        self._before = before
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        if self._before in self._awaiting:  # as ``woken`` does
+            self._awaiting.remove(self._before)
+        return super().get_loop()
+
+
+def test_readers_are_woken_while_others_go() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        awaiting: list[asyncio.Future[None]] = []
+        first, last = loop.create_future(), loop.create_future()
+        awaiting += [first, Collecting(awaiting, first), last]
+        wake(awaiting)
+        await asyncio.wait_for(last, DEADLINE_S)
+        assert not awaiting
+
+    asyncio.run(main())

@@ -204,14 +204,14 @@ class Buffer:
 
 def wake(awaiting: list[asyncio.Future[None]]) -> None:
     """Resolve these, of whatever event loops; from any thread. It empties the list."""
-    for woken in awaiting:
+    while awaiting:  # not a loop over it: a coroutine that is collected meanwhile takes its own away
+        woken = awaiting.pop(0)
         loop = woken.get_loop()
         try:
             loop.call_soon_threadsafe(_resolve, woken)
         except RuntimeError:
             if not loop.is_closed():  # else who waited in it has gone with it
                 raise
-    awaiting.clear()
 
 
 def _resolve(woken: asyncio.Future[None]) -> None:

@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -24,19 +25,33 @@ __all__ = ["Inside", "TunnelPort", "current"]
 
 
 class Pipe:
-    """A child's side of its pipe: any thread may send, the main thread receives."""
+    """A child's side of its pipe: any thread may send, the main thread receives.
+
+    So may what runs when garbage is collected, in between anywhere, also while this very thread sends: that
+    goes after.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._reader = Reader()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._sending = False
+        self._next: deque[Sequence[Blob]] = deque()
         self._poll: select.poll | None = None
 
     def send(self, message: Message, payload: Sequence[Blob] = ()) -> None:
         """Write one message, waiting for the worker to take it. Raises OSError."""
         frames = wire.encode(message, payload)
         with self._lock:
-            send_all(self._sock, frames)
+            self._next.append(frames)
+            if self._sending:
+                return
+            self._sending = True
+            try:
+                while self._next:
+                    send_all(self._sock, self._next.popleft())
+            finally:
+                self._sending = False
 
     def is_quiet(self, seconds: float) -> bool:
         """Whether nothing comes within so many seconds. Raises OSError."""
@@ -114,7 +129,7 @@ class Inside:
         """The call that runs is one of a map's batches."""
         self._pipe = pipe
         self._page = page
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiting = 0
 
     @property
@@ -149,7 +164,7 @@ class Inside:
             self._count(-1)
 
     def _count(self, step: int) -> None:
-        with self._lock:
+        with self._lock:  # reentrant: the wait of a coroutine may end when that is collected, in here
             before, self._waiting = self._waiting, self._waiting + step
             if bool(before) != bool(self._waiting):
                 self._pipe.send(Waits(bool(self._waiting)))
