@@ -12,7 +12,7 @@ import pytest
 
 import zfarm
 from zfarm import fetching
-from zfarm.edge.beside import PARTS
+from zfarm.edge.beside import parts_name
 from zfarm.edge.landing import Landing
 from zfarm.edge.scratch import scratch_root
 from zfarm.handles import FileHandle
@@ -162,7 +162,7 @@ def test_files_that_arrive_beside_what_is_written_do_not_disturb_it(
 def test_what_a_killed_program_had_half_written_goes_and_what_it_had_fetched_stays(
     farm: zfarm.Executor, data: Path, tmp_path: Path
 ) -> None:
-    half, fetched = (tmp_path / "home" / (PARTS + digits) for digits in ("01" * 8, "01" * 12))
+    half, fetched = (tmp_path / "home" / parts_name(digits) for digits in ("01" * 8, "01" * 12))
     for folder in (half, fetched):
         folder.mkdir(parents=True)
         (folder / "whole").write_bytes(b"half")

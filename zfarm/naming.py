@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from zfarm.courier import Courier, Moved
-from zfarm.edge.beside import PARTS, beside
+from zfarm.edge.beside import beside, parts_name
 from zfarm.edge.catalogue import check_archived_name
 from zfarm.edge.disk import sync_directory
 from zfarm.edge.holdings import TreeHolding
@@ -116,7 +116,7 @@ def fetch(courier: Courier, handle: FileHandle, target: Path, moved: Moved) -> N
 def _place(parent: Path, handle: FileHandle) -> Iterator[tuple[Path, Callable[[], None]]]:
     """A directory to gather in: that of a program that has died in the middle of the same, unless another
     one is at it; and how to remove it."""
-    folder = parent / f"{PARTS}{handle.digest[:DIGITS]}"
+    folder = parent / parts_name(handle.digest[:DIGITS])
     folder.mkdir(mode=0o700, exist_ok=True)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

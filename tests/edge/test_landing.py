@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import platform
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from zfarm.edge import landing as landing_module
 from zfarm.edge import parcels, writing
-from zfarm.edge.beside import PARTS
+from zfarm.edge.beside import PARTS, parts_name
 from zfarm.edge.handover import Givers, take_back
 from zfarm.edge.landing import Landed, Landing, Lost
 from zfarm.edge.parcels import Handed, Head, directory_item, file_items, handed_item, refusal_item, tail_item
@@ -250,14 +252,45 @@ def test_what_a_killed_receiver_left_is_swept_up_and_what_is_in_use_is_not(
     using = Landing(home)
     for item in items_of(bytes(3_000_000), "big", tmp_path)[:-1]:
         using.take(item)
-    (home / f"{PARTS}0123").mkdir()
-    (home / f"{PARTS}0123" / "0").write_bytes(b"half")
+    dead = home / parts_name("0123")
+    dead.mkdir()
+    (dead / "0").write_bytes(b"half")
     pour(Landing(home), [])
 
     assert len(os.listdir(home)) == 1
     assert not using.take(items_of(bytes(3_000_000), "big", tmp_path)[-1])
     assert [one.name for one in using.finish()] == ["big"]
     assert os.listdir(home) == ["big"]
+
+
+def test_what_another_host_has_half_written_is_let_be(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.mkdir()
+    with monkeypatch.context() as there:
+        there.setattr(platform, "node", lambda: "there")
+        theirs = home / parts_name("01" * 8)
+        theirs.mkdir()
+    said = pour(Landing(home), items_of(b"data", "first", tmp_path))
+
+    assert [one.name for one in said] == ["first"]
+    assert sorted(os.listdir(home)) == [theirs.name, "first"]
+
+
+def test_files_land_where_the_file_system_has_no_locks(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    home.mkdir()
+    dead = home / parts_name("01" * 8)
+    dead.mkdir()
+    said = pour(Landing(home), items_of(b"data", "first", tmp_path))
+
+    assert [one.name for one in said] == ["first"]
+    assert sorted(os.listdir(home)) == [dead.name, "first"]  # who knows who is at it
 
 
 def test_refusals_end_what_was_begun(home: Path, tmp_path: Path) -> None:
