@@ -204,6 +204,14 @@ def test_a_pattern_that_is_none_is_told_with_its_place(tmp_path: Path, projects:
     projects.close()
 
 
+def test_a_line_that_is_too_long_for_any_path_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("ok\n" + "[" * 1_000_000)
+    with pytest.raises(
+        TransferError, match=r"\.gitignore' has a line of 1,000,000 characters, .*; change that"
+    ):
+        Rules.of_project(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["../evil.py", "/etc/evil.py", "a/../../evil.py", "nul\0", "", "a//b", "."])
 def test_a_list_of_files_with_malicious_names_is_refused(name: str) -> None:
     listed = pack_manifest(Manifest(0o755, [Entry(name, "f", 0o444, bytes(32), 1)]))

@@ -20,6 +20,8 @@ __all__ = ["NEVER", "Rules"]
 
 GITIGNORE: Final = ".gitignore"
 GITIGNORE_MAX: Final = 1024 * 1024
+LINE_MAX: Final = 4096
+"""Characters of one pattern, as many as a path has at most: some take a time that grows with their square."""
 NEVER: Final = (
     "__pycache__/", "*.pyc", "*.pyo", ".hg/", ".svn/", ".venv/", "venv/", ".tox/", ".nox/", ".eggs/",
     "*.egg-info/", ".mypy_cache/", ".pytest_cache/", ".ruff_cache/", ".hypothesis/", ".ipynb_checkpoints/",
@@ -124,6 +126,11 @@ def _patterns(lines: Iterable[str], lenient: bool, where: str) -> list[Any]:
     """What these lines say. If ``lenient`` a line that is nothing to git says nothing. Raises ValueError."""
     found: list[Any] = []
     for line in lines:
+        if len(line) > LINE_MAX:
+            raise ValueError(
+                f"{where} has a line of {len(line):,} characters, {line[:40]!r} and so on: a pattern may "
+                f"have {LINE_MAX:,}"
+            )
         try:
             found += GitIgnoreSpec.from_lines([_BRACKETS.sub(_plain, line)]).patterns
         except (ValueError, re.error) as error:
