@@ -146,6 +146,17 @@ def test_whoever_interrupts_the_loop_is_no_failed_call() -> None:
     assert "failed" not in screen(console)
 
 
+def test_whoever_waits_no_longer_has_seen_no_call_fail() -> None:
+    console = terminal()
+    with zfarm.Executor(max_workers=1) as farm:
+        future = farm.submit(time.sleep, 600)
+        with pytest.raises(TimeoutError):
+            list(zfarm.track(farm.as_completed([future], timeout=0.01), console=console))
+        future.cancel(force=True)
+    assert "0/1" in screen(console)
+    assert "failed" not in screen(console)
+
+
 def test_a_map_has_a_bar_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     console = terminal()
     monkeypatch.setattr("rich.console.Console", lambda **_options: console)

@@ -82,5 +82,6 @@ def _tracked(iterable: Iterable[T], total: int | None, description: str, console
         except (GeneratorExit, KeyboardInterrupt):  # whoever loops has had enough: no call has failed
             raise
         except BaseException:
-            bars.update(bar, failed=failed + 1)
+            if futures is None:  # else it is no call that has failed, but the wait for them
+                bars.update(bar, failed=failed + 1)
             raise
