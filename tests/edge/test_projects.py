@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zfarm import settings as settings_module
+from zfarm.edge.handover import copy_content
 from zfarm.edge.holdings import FileHolding
 from zfarm.edge.ignoring import Rules
 from zfarm.edge.projects import Projects
@@ -200,6 +201,21 @@ def test_a_pattern_that_is_none_is_told_with_its_place(tmp_path: Path, projects:
         projects.take(tmp_path, exclude="*.py")  # else each of its characters is a pattern, and the * all
     (tmp_path / ".gitignore").write_text("ok\n[z-a]\n")
     with pytest.raises(TransferError, match=r"\.gitignore' has '\[z-a\]', .*; change that line"):
+        projects.take(tmp_path)
+    projects.close()
+
+
+def test_a_file_that_somebody_writes_is_named_with_what_can_be_done(
+    tmp_path: Path, projects: Projects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "a.log")
+
+    def copy_and_write(source: int, target: int) -> None:
+        copy_content(source, target)
+        (tmp_path / "a.log").write_text("more than before")
+
+    monkeypatch.setattr("zfarm.edge.projects.copy_content", copy_and_write)
+    with pytest.raises(TransferError, match=r"a.log' was changed while it was read: .* in \.gitignore"):
         projects.take(tmp_path)
     projects.close()
 

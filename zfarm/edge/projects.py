@@ -84,7 +84,10 @@ class Projects:
                 return held
             held = self._copy(source, str(path))
             if mark_of(source) != mark:
-                raise TransferError(f"{str(path)!r} was changed while it was read")
+                raise TransferError(
+                    f"{str(path)!r} was changed while it was read: sync when nobody writes it, or name it in "
+                    ".gitignore"
+                )
         finally:
             os.close(source)
         self._known[str(path)] = mark, held
