@@ -96,6 +96,7 @@ def test_a_killed_broker_lets_it_go_on_from_where_it_was(farm: TcpFarm, tmp_path
         some(files)
         broker.process.kill()
         broker.process.wait()
+        farm.variables["ZFARM_RESTART_HOLD_S"] = "90"  # the worker may be slow to come back
         farm.start_broker(port=port)
 
         assert same(files.wait(90)[0].path, BIG)
