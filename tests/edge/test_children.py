@@ -398,9 +398,8 @@ def test_many_children_at_once(rig):
         rig.send((os.getpid,), child=child)
     pids = {rig.outcome(1, child=child)[0] for child in range(1, 21)}
     assert len(pids) == 20
-    rig.until(
-        lambda: set(rig.children.pids().values()) == pids
-    )  # the nursery may tell of one after its outcome
+    # the nursery may tell of one after its outcome
+    rig.until(lambda: set(rig.children.pids().values()) == pids)
 
 
 def mark(path, seq, wait_s):
