@@ -3,7 +3,7 @@ paid least has the next turn."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from tests.simulation.elsewhere import Elsewhere
@@ -51,16 +51,20 @@ class Charges(Elsewhere):
         super().judge_aside()
         broker = self.farm.broker.machine
         least = self.farm.mix.settings.charge_least_us
-        accounts = {client.account for client in broker.clients.values()}
-        held: Counter[Account] = Counter()
-        new: Counter[Account] = Counter()
+        paid = {client.account: client.account.served_us for client in broker.clients.values()}
+        new: dict[Account, float] = {}
+        last_lease, epoch = self._last_lease, broker.epoch
+        highest = last_lease
         for worker in broker.workers.values():
             for lease, task in worker.leases.items():
+                account = task.client.account
                 charged_us = max(task.expected_us, least)
-                held[task.client.account] += charged_us
-                if lease > self._last_lease and lease >> 32 == broker.epoch:
-                    new[task.client.account] += charged_us
-        paid = {account: account.served_us - held[account] for account in accounts}
+                if account in paid:  # else it outlived its client, which others judge
+                    paid[account] -= charged_us
+                if lease > last_lease:
+                    highest = max(highest, lease)
+                    if lease >> 32 == epoch:
+                        new[account] = new.get(account, 0.0) + charged_us
         for account, now_us in paid.items():
             before = self._paid.get(account)
             if before is not None:
@@ -69,10 +73,10 @@ class Charges(Elsewhere):
         self._judge_turns(new)
         self._paid = paid
         self._least.clear()
-        self._last_lease = max([self._last_lease, *(n for w in broker.workers.values() for n in w.leases)])
+        self._last_lease = highest
         self._were_ready = set(broker.ready)
 
-    def _judge_turns(self, new: Counter[Account]) -> None:
+    def _judge_turns(self, new: dict[Account, float]) -> None:
         """Nobody was granted a call while somebody who had paid less had one that could run there too."""
         broker, mix = self.farm.broker.machine, self.farm.mix
         if mix.choosy_share or mix.needs_share or mix.exclusive_share or broker.leaving:

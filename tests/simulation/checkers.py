@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from tests.simulation.farm import Farm
     from tests.simulation.processes import ClientProcess, WorkerProcess
 
+NEWCOMERS = (m.Join, m.Hello)
+"""What somebody says who comes in, or comes again. A tuple: a union would be made anew each time."""
+
 
 class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charges, Readers, Promptness):
     """Every task, run and lease of a farm as an onlooker sees them."""
@@ -217,15 +220,15 @@ class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charge
         if isinstance(message, m.Attach):
             self.attaches(message, principal)
             return
-        key = book_key(principal, message.session) if isinstance(message, m.Join | m.Hello) else ""
-        if isinstance(message, m.Join | m.Hello) and self.comes_late(key, message):
-            return
-        if isinstance(message, m.Hello) and not self.may_speak(key, message.life):
-            return
-        if isinstance(message, m.Join) and self.must_wait(key):
-            self.farm.story.probe("a worker waits until another one of its key is lost")
-            return
-        if isinstance(message, m.Join | m.Hello):
+        if isinstance(message, NEWCOMERS):
+            key = book_key(principal, message.session)
+            if self.comes_late(key, message):
+                return
+            if isinstance(message, m.Hello) and not self.may_speak(key, message.life):
+                return
+            if isinstance(message, m.Join) and self.must_wait(key):
+                self.farm.story.probe("a worker waits until another one of its key is lost")
+                return
             known = self.known.get(key)
             if known is None:
                 known = self.known[key] = Known(peer, clock)

@@ -148,6 +148,8 @@ class Fullness:
 
     def must_answer(self, actions: list[m.Action]) -> None:
         """The broker does this after its turn."""
+        if not self._asked and not self._fresh:
+            return
         said = [(action.peer, action.message) for action in actions if isinstance(action, m.Send)]
         kinds = {(peer, type(message)) for peer, message in said}
         asked, self._asked = self._asked, []

@@ -126,7 +126,9 @@ class Process:
             self._wake_up(self.stopped_until)
             return
         most = self.farm.mix.turn_messages
-        inbox, self._inbox = self._inbox[:most], self._inbox[most:]
+        inbox, self._inbox = self._inbox, []
+        if len(inbox) > most:
+            inbox, self._inbox = inbox[:most], inbox[most:]
         clock = self.clock
         for entry in inbox:
             self.take(entry, clock)

@@ -14,6 +14,7 @@ from tests.simulation.revocation import remains
 
 if TYPE_CHECKING:
     from tests.simulation.farm import Farm
+    from tests.simulation.process import Process
     from tests.simulation.processes import ClientProcess
 
 KEPT = {
@@ -83,6 +84,7 @@ RESTLESS = {
     "Pinned",
 }
 """What a farm at rest has no reason to say."""
+CONTAINERS = (dict, list, deque, set)
 _SLOTS: dict[type, tuple[str, ...]] = {}
 """Of a class and its bases: they stay the same, and are asked for often."""
 _OURS: dict[type, bool] = {}
@@ -92,6 +94,25 @@ _OURS: dict[type, bool] = {}
 def busy(farm: Farm) -> bool:
     """Something is still to come: a farm of which that is true is not at rest, and need not be looked at."""
     return bool(farm.books.pending or farm.books.unread) or farm.plans_until >= farm.now
+
+
+class Rest:
+    """Whether a farm is at rest, for who asks again and again until it is."""
+
+    def __init__(self, farm: Farm) -> None:
+        self._farm = farm
+        self._restless: Process | None = None
+        """Who held something when last asked: so it mostly does still, and nobody else need be seen."""
+
+    def reached(self) -> bool:
+        """Nothing is to come, and there is no unrest."""
+        if busy(self._farm):
+            return False
+        processes = [*_processes(self._farm)]
+        if self._restless in processes and next(_holds(self._restless), None):
+            return False
+        self._restless = next((one for one in processes if next(_holds(one), None)), None)
+        return self._restless is None and not unrest(self._farm)
 
 
 def unrest(farm: Farm) -> list[str]:
@@ -123,11 +144,8 @@ def unrest(farm: Farm) -> list[str]:
     if found:
         return found
     for process in (farm.broker, *workers, *clients):
-        machine = process.machine
-        machine.check()
-        for path, container in _containers(machine, type(machine).__name__, set()):
-            if container and path not in KEPT and "handlers" not in path and "_from_" not in path:
-                found.append(f"{process.name} holds {path} = {str(container)[:200]}")
+        process.machine.check()
+        found += _holds(process)
     found += remains(farm)
     found += farm.books.kept_in_vain()
     found += farm.ducts.unrest()
@@ -150,6 +168,18 @@ def _clients(farm: Farm) -> Iterator[ClientProcess]:
                 yield child.client  # else it has nobody to speak for, and keeps silent
 
 
+def _processes(farm: Farm) -> Iterator[Process]:
+    return (one for one in (farm.broker, *farm.all_workers(), *_clients(farm)) if one.alive)
+
+
+def _holds(process: Process) -> Iterator[str]:
+    """What its machine may not hold at rest, one line each."""
+    machine = process.machine
+    for path, container in _containers(machine, type(machine).__name__, set()):
+        if container and path not in KEPT and "handlers" not in path and "_from_" not in path:
+            yield f"{process.name} holds {path} = {str(container)[:200]}"
+
+
 def _containers(thing: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     """Every container that hangs on a machine, with the attributes that lead to it."""
     if id(thing) in seen:
@@ -158,7 +188,7 @@ def _containers(thing: Any, path: str, seen: set[int]) -> Iterator[tuple[str, An
     slots = _slots(type(thing))
     for name in (*vars(thing), *slots) if hasattr(thing, "__dict__") else slots:
         value = getattr(thing, name, None)
-        if isinstance(value, dict | list | deque | set):
+        if isinstance(value, CONTAINERS):
             yield f"{path}.{name}", value
             for part in value.values() if isinstance(value, dict) else value:
                 if _ours(part):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tests.simulation.farm import Farm
 from tests.simulation.faults import heal, let_faults_happen, mix_of
 from tests.simulation.people import Person
-from tests.simulation.rest import RESTLESS, busy, unrest
+from tests.simulation.rest import RESTLESS, Rest, unrest
 
 REST_S = 3000.0
 """Virtual seconds after the last fault, or the last task that ended, within which a farm must be at rest."""
@@ -72,9 +72,9 @@ def _live(farm: Farm) -> None:
     heal(farm)
     farm.ducts.heal()
     healed_at = farm.now
-    left = [""]
+    left, rest = [""], Rest(farm)
     while left and farm.now < (end := max(healed_at, farm.books.ended_at) + REST_S):
-        farm.run(end, lambda: not busy(farm) and not unrest(farm))
+        farm.run(end, rest.reached)
         farm.run(farm.now + SETTLE_S)  # what is in flight arrives
         left = unrest(farm)
     assert not left, f"{REST_S} s after the last event there is no rest:\n  " + "\n  ".join(left)
