@@ -1,8 +1,7 @@
 """What must hold in a simulated farm: facts noted as they happen, and judged at once or at the end.
 
-The books here are kept from what passes between processes and what children do, never from what a machine
-believes; only whether the broker counts a worker or client as lost is asked of the broker, and checked
-against its silence.
+They are kept from what passes between processes and what children do, never from what a machine believes;
+only whether the broker counts somebody as lost is asked of the broker, and checked against its silence.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
     from tests.simulation.farm import Farm
     from tests.simulation.processes import ClientProcess, WorkerProcess
 
-NEWCOMERS = (m.Join, m.Hello)
-"""What somebody says who comes in, or comes again. A tuple: a union would be made anew each time."""
+NEWCOMERS = (m.Join, m.Hello)  # a tuple: a union would be made anew each time
 
 
 class Books(Exclusion, Needs, Fullness, Inheritance, Revocation, Leaving, Charges, Readers, Promptness):

@@ -1,114 +1,122 @@
-"""Runs many seeds on all cores, and names those that fail: python -m tests.simulation.soak --count 100000."""
+"""Runs many seeds on all cores, and names those that fail: python -m tests.simulation.soak --count 100000.
+
+It goes on where one of the same code was ended: what is done stands in a file, and a change of what is
+simulated begins another one.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import secrets
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tests.simulation.logbook import TOLD_MAX, Logbook, Tally, state_of
 from tests.simulation.run import simulate, spare_the_collector
 
-CHUNK = 50
+CHUNK = 20
 FRESH_FROM = 1_000_000
 """Seeds below this are those of everyday runs; a soak takes its own, different ones each time."""
-TOLD_MAX = 3
-"""Failures whose end is told in full; the seeds of the others are named, and tell it again."""
 TOLD_EVERY = 1000
-"""Seeds after which a log, which has no bar, gets a line: a soak that is cut short has done so many."""
-STORY_BYTES = 2000
-"""What is kept of those others."""
-
-
-@dataclass
-class Tally:
-    """What some seeds came to."""
-
-    seeds: int = 0
-    events: int = 0
-    virtual_s: float = 0.0
-    longest_s: float = 0.0
-    probes: Counter[str] = field(default_factory=Counter)
-    failures: dict[int, str] = field(default_factory=dict)
-
-    def add(self, other: Tally) -> None:
-        """Count those of ``other``, too."""
-        self.seeds += other.seeds
-        self.events += other.events
-        self.virtual_s += other.virtual_s
-        self.longest_s = max(self.longest_s, other.longest_s)
-        self.probes += other.probes
-        for seed, story in other.failures.items():
-            self.failures[seed] = story if len(self.failures) < TOLD_MAX else story[-STORY_BYTES:]
+"""Seeds after which a log, which has no bar, gets a line."""
+BOOKS = Path(".soak")
+"""Where it is written down what was done."""
 
 
 def run_some(seeds: Sequence[int]) -> Tally:
     """All of these seeds, also after one that fails."""
     tally = Tally()
     for seed in seeds:
+        began = time.process_time()
         result = simulate(seed, keep=200)
-        virtual_s = result.virtual_s
+        took_s, virtual_s = time.process_time() - began, result.virtual_s
         failures = {seed: result.report()} if result.failure else {}
-        tally.add(Tally(1, result.events, virtual_s, virtual_s, Counter(result.probes), failures))
+        probes = Counter(result.probes)
+        tally.add(Tally(1, result.events, virtual_s, virtual_s, took_s, probes, failures))
     return tally
 
 
-def soak(first: int, count: int, jobs: int, console: Console) -> Tally:
-    """Run ``count`` seeds from ``first`` on in ``jobs`` processes."""
-    total, told = Tally(), 0
+def soak(book: Logbook, first: int, count: int, jobs: int, console: Console) -> None:
+    """Run what ``book`` lacks of the ``count`` seeds from ``first`` on, in ``jobs`` processes."""
+    total = book.total
+    told = total.seeds
     columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    end = first + count
-    chunks = (range(start, min(start + CHUNK, end)) for start in range(first, end, CHUNK))
-    pool = ProcessPoolExecutor(jobs, initializer=spare_the_collector)
+    chunks = book.left(first, count, CHUNK)
+    pool = ProcessPoolExecutor(jobs, initializer=_begin)
+    running: dict[Future[Tally], int] = {}
     with Progress(*columns, console=console) as progress, pool:
-        bar = progress.add_task("", total=count)
-        running: set[Future[Tally]] = {pool.submit(run_some, chunk) for chunk in islice(chunks, 2 * jobs)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                part = future.result()
-                total.add(part)
-                for seed, story in part.failures.items():
-                    progress.console.print(f"seed {seed}: {story.strip().splitlines()[-1]}", markup=False)
-            progress.update(bar, completed=total.seeds)
-            if not console.is_terminal and total.seeds >= told + TOLD_EVERY:
-                told = total.seeds
-                progress.console.print(f"{told} seeds done, {len(total.failures)} failed")
-            running |= {pool.submit(run_some, chunk) for chunk in islice(chunks, len(done))}
-    return total
+        bar = progress.add_task("", total=count, completed=total.seeds)
+        try:
+            while True:
+                for chunk in islice(chunks, 2 * jobs - len(running)):
+                    running[pool.submit(run_some, chunk)] = chunk.start
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    part = future.result()
+                    book.enter(running.pop(future), part)
+                    for seed, story in part.failures.items():
+                        progress.console.print(f"seed {seed}: {story.strip().splitlines()[-1]}", markup=False)
+                progress.update(bar, completed=total.seeds)
+                if not console.is_terminal and total.seeds >= told + TOLD_EVERY:
+                    told = total.seeds
+                    progress.console.print(f"{told} seeds done, {len(total.failures)} failed")
+        except KeyboardInterrupt:
+            progress.console.print("ends with the seeds that are at work")
+            at_work = [future for future in running if not future.cancel()]
+            for future in wait(at_work).done:
+                book.enter(running[future], future.result())
+            raise
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this process ends it
+    spare_the_collector()
+
+
+def _tell(total: Tally) -> None:
+    for kind, number in sorted(total.probes.items()):
+        print(f"{number:10} {kind}")
+    print(
+        f"{total.seeds} seeds ({total.seeds / max(total.took_s, 1e-9):.1f} a processor second, "
+        f"{total.events} events, {total.virtual_s / 3600:.1f} virtual hours)"
+    )
+    for story in [*total.failures.values()][:TOLD_MAX]:
+        print(story)
+    print(f"failed: {sorted(total.failures)}" if total.failures else "none failed")
 
 
 def main() -> int:
     """The command line; the exit code says whether every seed passed."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.soak", description=__doc__)
     parser.add_argument("--count", type=int, default=100_000, help="how many seeds (100000)")
-    parser.add_argument("--first", type=int, help="the first one (a random one)")
+    parser.add_argument("--first", type=int, help="the first one (of what is to go on, or random)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (one a core)")
     asked = parser.parse_args()
-    first = FRESH_FROM + secrets.randbelow(10**9) if asked.first is None else asked.first
+    books = BOOKS / state_of()
+    earlier = sorted(int(path.stem) for path in books.glob("*.jsonl"))
+    fresh = FRESH_FROM + secrets.randbelow(10**9)
+    first = asked.first if asked.first is not None else earlier[0] if earlier else fresh
+    book = Logbook(books / f"{first}.jsonl")
     console = Console(stderr=True)
-    began = time.perf_counter()
-    total = soak(first, asked.count, asked.jobs, console)
-    took = time.perf_counter() - began
-    for kind, number in sorted(total.probes.items()):
-        print(f"{number:10} {kind}")
-    print(
-        f"{total.seeds} seeds from {first} on in {took:.0f} s ({total.seeds / took:.1f} seeds/s, "
-        f"{total.events} events, {total.virtual_s / 3600:.1f} virtual hours)"
-    )
-    for story in [*total.failures.values()][:TOLD_MAX]:
-        print(story)
-    print(f"failed: {sorted(total.failures)}" if total.failures else "none failed")
-    return bool(total.failures)
+    print(f"seeds of {books.name} from {first} on, of which {book.total.seeds} are done", flush=True)
+    try:
+        soak(book, first, asked.count, asked.jobs, console)
+    except KeyboardInterrupt:
+        print(f"ended after {book.total.seeds} seeds; the same command goes on", file=sys.stderr)
+        return 130
+    _tell(book.total)
+    return bool(book.total.failures)
 
 
 if __name__ == "__main__":

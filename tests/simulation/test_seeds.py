@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.logbook import Tally
 from tests.simulation.run import GIVEN_UP_S, simulate
-from tests.simulation.soak import Tally, run_some
+from tests.simulation.soak import run_some
 
 pytestmark = pytest.mark.timeout(600)  # whichever test comes first has the seeds run
 
