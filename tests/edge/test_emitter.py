@@ -9,7 +9,7 @@ from time import monotonic
 import pytest
 
 from zfarm.edge import emitter
-from zfarm.edge.emitter import BYTES_MAX, ITEMS_MAX, PIECES_BYTES_MAX, Emitter
+from zfarm.edge.emitter import BYTES_MAX, ITEMS_MAX, PIECES_BYTES_MAX, SMALL_MAX, Emitter
 from zfarm.link import _see_off
 from zfarm.messages import CHUNK_BYTES, Blob, Emits, Message
 
@@ -125,3 +125,66 @@ def test_who_emits_waits_while_nothing_is_taken(out: Emitter, taken: Taken) -> N
     thread.join()
     out.flush()
     assert len(taken.items) == 3 * ITEMS_MAX
+
+
+def test_large_ones_among_small_ones_keep_their_order_and_fill_messages(out: Emitter, taken: Taken) -> None:
+    blobs = [bytes([n % 256]) * (1 if n % 7 else SMALL_MAX * (n % 500)) for n in range(4 * ITEMS_MAX)]
+    for blob in blobs:
+        out.emit(1, blob)
+    out.flush()
+    assert taken.items == blobs
+    assert max(sum(map(len, payload)) for _, payload in taken.messages) < BYTES_MAX + 500 * SMALL_MAX
+
+
+def test_the_latest_stands_between_those_before_and_after_it(
+    out: Emitter, taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emitter, "GATHER_S", 3600.0)
+    out._sent_at = monotonic()
+    out.emit(1, b"1")
+    out.emit_latest(1, b"replaced")
+    out.emit_latest(1, b"2")
+    out.emit(1, b"3")
+    out.emit_latest(1, b"4")
+    out.flush()
+    assert taken.items == [b"1", b"2", b"3", b"4"]
+    out.emit(1, b"5")
+    out.flush()
+    assert taken.items[4:] == [b"5"]
+
+
+def test_threads_that_emit_at_once_lose_nothing(out: Emitter, taken: Taken) -> None:
+    """Each wakes the thread that sends, or knows that it is awake: else some items would wait for ever."""
+
+    def emit(name: int) -> None:
+        for n in range(3000):
+            out.emit(1, b"%d %d" % (name, n))
+
+    threads = [threading.Thread(target=emit, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    out.flush()
+    for name in range(4):
+        own = [blob for blob in taken.items if bytes(blob).startswith(b"%d " % name)]
+        assert own == [b"%d %d" % (name, n) for n in range(3000)]
+
+
+def test_one_item_alone_goes_without_anybody_waiting_for_it(out: Emitter, taken: Taken) -> None:
+    for n in range(200):
+        taken.began.clear()
+        out.emit(1, b"%d" % n)
+        assert taken.began.wait(60)
+
+
+def test_whoever_emits_is_told_that_the_worker_is_gone(taken: Taken) -> None:
+    out = Emitter(taken)
+    taken.gone = True
+    out.emit(1, b"x")
+    out.flush()
+    assert out._thread is not None
+    out._thread.join()
+    with pytest.raises(BrokenPipeError):
+        out.emit(1, b"x")
+    _see_off(out._thread)

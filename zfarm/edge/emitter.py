@@ -22,13 +22,20 @@ BYTES_MAX: Final = 256 * 1024
 PIECES_BYTES_MAX: Final = 3 * CHUNK_BYTES
 """In one message of large pieces of files or results: three share what each message costs worker, relay and
 client beside its bytes. Two such messages of a result fit into its window, and five of files."""
+SMALL_MAX: Final = BYTES_MAX // ITEMS_MAX
+"""Bytes of an item of which a message may have as many as it may have items at all."""
+NEVER: Final = 1 << 62
 GATHER_S: Final = 0.003
 """From one message of items to the next, unless it is full or the call has ended: a turn of worker, relay and
 client each is worth many items, and must not be had by each of them. What comes after a rest goes at once."""
 
 
 class Emitter:
-    """The items of one child's calls, one call after the other."""
+    """The items of one child's calls, one call after the other.
+
+    A small item takes no lock: it is appended to a list of which the thread takes all at once, and either is
+    one step of the interpreter.
+    """
 
     def __init__(self, send: Callable[[Message, Sequence[Blob]], None], files: bool = False) -> None:
         """``send`` writes one message to the worker, waiting for it to be taken. ``files``: what is emitted
@@ -43,9 +50,11 @@ class Emitter:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._seq = 0
-        self._items: list[bytes] = []
-        self._bytes = 0
-        self._full = False  # of items
+        self._quick = 0  # the call whose small items need no lock; 0: none
+        self._items: list[bytes] = []  # always the same one
+        self._wake_at = NEVER  # the thread sleeps until there are so many
+        self._bytes = 0  # of the items, unless all are quick
+        self._full = False  # of bytes
         self._latest: bytes | None = None  # comes after the items; replaced while it waits
         self._progress: Progress | None = None
         self._progress_at = 0.0
@@ -57,26 +66,25 @@ class Emitter:
 
     def emit(self, seq: int, blob: bytes) -> None:
         """Send an item of call ``seq``; waits while there is no room. Raises OSError: the worker is gone."""
+        items = self._items
+        if seq == self._quick and len(blob) <= SMALL_MAX and len(items) < ITEMS_MAX:
+            items.append(blob)
+            if len(items) >= self._wake_at:
+                with self._lock:
+                    self._wake()
+            return
         with self._lock:
             if seq != self._seq:
                 self._begin(seq)
-            while self._full:
+            while (self._full or len(items) >= ITEMS_MAX) and self._broken is None:
+                self._wake()
                 self._changed.wait()
-                if self._broken is not None:
-                    raise self._broken
+            if self._broken is not None:
+                raise self._broken
             if self._latest is not None:
-                self._items.append(self._latest)
-                self._bytes += len(self._latest)
+                self._add(self._latest)
                 self._latest = None
-            items = self._items
-            items.append(blob)
-            self._bytes += len(blob)
-            most = self._large_max if len(blob) >= BYTES_MAX else BYTES_MAX
-            if len(items) >= ITEMS_MAX or self._bytes >= most:
-                self._full = True
-                self._changed.notify_all()
-            elif len(items) <= 2:
-                self._changed.notify_all()
+            self._add(blob)
 
     def emit_latest(self, seq: int, blob: bytes) -> None:
         """Send an item of call ``seq`` soon, or the next such one in its place. Raises as ``emit``."""
@@ -85,8 +93,9 @@ class Emitter:
                 self._begin(seq)
             if self._broken is not None:
                 raise self._broken
+            self._slow_down()
             self._latest = blob
-            self._changed.notify_all()
+            self._wake()
 
     def tell(self, progress: Progress) -> None:
         """Send this progress soon, or the next one in its place."""
@@ -94,7 +103,7 @@ class Emitter:
             if progress.number != self._seq:
                 self._begin(progress.number)
             self._progress = progress
-            self._changed.notify_all()
+            self._wake()
 
     def flush(self) -> None:
         """Wait until all has been sent. Free when nothing was ever emitted."""
@@ -103,16 +112,37 @@ class Emitter:
         with self._lock:
             while (self._items or self._latest or self._progress or self._sending) and self._broken is None:
                 self._hurry = True
-                self._changed.notify_all()
+                self._wake()
                 self._changed.wait()
             self._hurry = False
+
+    def _wake(self) -> None:
+        self._wake_at = NEVER
+        self._changed.notify_all()
+
+    def _slow_down(self) -> None:
+        """Until what there is has been taken items need the lock: it is to be known how large they are."""
+        if self._quick:
+            self._quick = 0
+            self._bytes = sum(map(len, self._items))
+
+    def _add(self, blob: bytes) -> None:
+        if len(blob) > SMALL_MAX:
+            self._slow_down()
+        self._items.append(blob)
+        if not self._quick:
+            self._bytes += len(blob)
+            self._full |= self._bytes >= (self._large_max if len(blob) >= BYTES_MAX else BYTES_MAX)
+        if self._full or len(self._items) >= self._wake_at:
+            self._wake()
 
     def _begin(self, seq: int) -> None:
         """A call emits for the first time; what the last one emitted was flushed at its end."""
         if self._broken is not None:
             raise self._broken
-        self._seq = seq
-        self._items, self._bytes, self._latest, self._progress = [], 0, None, None
+        self._seq = self._quick = seq
+        self._items.clear()
+        self._latest, self._progress = None, None
         self._full = False
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="zfarm-emitter", daemon=True)
@@ -131,6 +161,7 @@ class Emitter:
         except OSError as error:
             with self._lock:
                 self._broken = error
+                self._quick = 0
                 self._changed.notify_all()
 
     def _next(self) -> tuple[int, list[bytes], bytes | None, Progress | None]:
@@ -138,28 +169,38 @@ class Emitter:
             self._sending = False
             if self._hurry:
                 self._changed.notify_all()
-            while True:
-                wait_s = None
-                progress = self._progress
-                if progress is not None:
-                    wait_s = 0.0 if self._hurry else self._progress_at - monotonic()
-                    if wait_s <= 0:
-                        self._progress = None
-                        self._progress_at = monotonic() + settings.progress_interval_s
-                    else:
-                        progress = None
-                if progress is not None or self._full:
-                    break
-                if self._items or self._latest is not None:
-                    gather_s = self._sent_at + GATHER_S - monotonic()
-                    if gather_s <= 0 or self._hurry:
-                        break
-                    wait_s = gather_s if wait_s is None else min(wait_s, gather_s)
-                self._changed.wait(wait_s)
-            if self._items:
+            progress = self._wait()
+            self._wake_at = NEVER
+            items = self._items[:]
+            del self._items[: len(items)]
+            if items:
                 self._sent_at = monotonic()
-            items, self._items, self._bytes, self._full = self._items, [], 0, False
+            self._quick, self._full = self._seq, False
             latest, self._latest = self._latest, None
             self._sending = True
             self._changed.notify_all()
             return self._seq, items, latest, progress
+
+    def _wait(self) -> Progress | None:
+        """Wait until something is to be sent; a progress that is."""
+        while True:
+            wait_s = None
+            progress = self._progress
+            if progress is not None:
+                wait_s = 0.0 if self._hurry else self._progress_at - monotonic()
+                if wait_s <= 0:
+                    self._progress = None
+                    self._progress_at = monotonic() + settings.progress_interval_s
+                    return progress
+            gather_s = 0.0 if self._hurry else self._sent_at + GATHER_S - monotonic()
+            # said before the look at what there is: else one that comes between them would wake nobody
+            self._wake_at = ITEMS_MAX if gather_s > 0 else 1
+            if (
+                self._full
+                or len(self._items) >= self._wake_at
+                or (self._latest is not None and gather_s <= 0)
+            ):
+                return None
+            if gather_s > 0:
+                wait_s = gather_s if wait_s is None else min(wait_s, gather_s)
+            self._changed.wait(wait_s)
