@@ -7,16 +7,20 @@ puts what arrives into their buffers; a Stream unpickles in the thread that iter
 from __future__ import annotations
 
 import pickle
+import struct
 import sys
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import count, repeat
+from operator import length_hint
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from zfarm.edge.ways import ITEM_MAX
 from zfarm.errors import StreamGap
+from zfarm.packed import Packed
 
 if TYPE_CHECKING:
     import asyncio
@@ -88,12 +92,13 @@ def emit(value: object, *, latest: bool = False) -> None:
         from zfarm.edge.delivery import check_item
 
         check_item(blob, 0 if inside.setup is None else inside.setup.results, inside.blob_max)
-    if inside.emitter.muted:
+    emitter = inside.emitter
+    if emitter.muted:
         return
     if latest:
-        inside.emitter.emit_latest(inside.seq, blob)
+        emitter.emit_latest(inside.page.entered, blob)
     else:
-        inside.emitter.emit(inside.seq, blob)
+        emitter.emit(inside.page.entered, blob)
 
 
 def progress(done: float, total: float | None = None, note: str = "") -> None:
@@ -127,7 +132,7 @@ def inside_task(what: str) -> Inside:
     """The child that this process is. Raises RuntimeError, which names ``what`` was called: it is none."""
     module = sys.modules.get("zfarm.edge.inside")
     inside: Inside | None = None if module is None else module.current()
-    if inside is None or not inside.seq:
+    if inside is None or not inside.page.entered:
         lack = "this process runs no task" if inside is None else "an initializer is no task"
         raise RuntimeError(
             f"{what} speaks for the task that runs here, and {lack}: "
@@ -145,7 +150,6 @@ BREATH_S: Final = 50e-6
 interpreter's lock for up to 5 ms each time that the link or another thread of the program wakes up."""
 LOOK_EACH: Final = 128
 """Items after which it looks at the clock."""
-ALL: Final = 1 << 62
 
 
 class Piece(NamedTuple):
@@ -155,6 +159,16 @@ class Piece(NamedTuple):
     first: int
     last: int
     blobs: Any
+
+
+class Reading(NamedTuple):
+    """A piece that is being read: its next ``items``, each unpickled when it is asked for, the ``blobs`` of
+    those that were not yet, and up to which of the piece they go."""
+
+    piece: Piece
+    items: Iterator[Any]
+    blobs: Iterator[bytes]
+    upto: int
 
 
 class Buffer:
@@ -167,13 +181,22 @@ class Buffer:
         self.pieces: deque[Piece] = deque()
         self.over = False
         self.error: StreamGap | None = None
-        self.piece = Piece(0, 1, 0, ())
-        """What is being read, and how many items of it were."""
-        self.at = 0
+        self.reading = Reading(Piece(0, 1, 0, ()), iter(()), iter(()), 0)
+        """What is being read. Replaced as a whole: a KeyboardInterrupt may come between any two steps."""
         self.taken = (0, 0)
         """Attempt and number of the last item that was read."""
         self.changed = threading.Condition()
         self.awaiting: list[asyncio.Future[None]] = []
+
+    @property
+    def piece(self) -> Piece:
+        """What is being read."""
+        return self.reading.piece
+
+    @property
+    def at(self) -> int:
+        """How many items of it were read."""
+        return self.reading.upto - length_hint(self.reading.blobs)
 
     @property
     def unread(self) -> bool:
@@ -182,9 +205,9 @@ class Buffer:
 
     def rest(self) -> deque[Piece]:
         """What was not read, by a reader that is gone."""
-        rest, piece = self.pieces, self.piece
-        if self.at < len(piece.blobs):
-            rest.appendleft(piece._replace(first=piece.first + self.at, blobs=piece.blobs[self.at :]))
+        rest, piece, at = self.pieces, self.piece, self.at
+        if at < len(piece.blobs):
+            rest.appendleft(piece._replace(first=piece.first + at, blobs=piece.blobs[at:]))
         return rest
 
     def put(self, piece: Piece) -> None:
@@ -285,12 +308,19 @@ class Stream(Generic[T]):
         """The items from here on."""
         buffer, began = self._buffer, monotonic()
         while True:
-            yield from self._ready(LOOK_EACH)
+            try:
+                yield from buffer.reading.items
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                raise self._unreadable(error) from error
             more = buffer.at < len(buffer.piece.blobs)
             if (more or buffer.pieces) and monotonic() - began > BUSY_S:
                 sleep(BREATH_S)
                 began = monotonic()
-            if not (more or self._next()):
+            if more:
+                self._go_on()
+            elif not self._next():
                 self._wait()
                 began = monotonic()
                 if not self._next():
@@ -301,19 +331,37 @@ class Stream(Generic[T]):
         """The items from here on, without blocking the event loop."""
         return _Items(self)
 
-    def _ready(self, most: int = ALL) -> Iterator[Item[T]]:
-        """The next items of this piece, at ``most`` so many."""
-        buffer, loads, make = self._buffer, pickle.loads, tuple.__new__
-        attempt, first, _, blobs = buffer.piece
-        end = min(buffer.at + most, len(blobs))
-        while buffer.at < end:
-            at = buffer.at
-            buffer.at = at + 1
+    def _ready(self) -> Iterator[Item[T]]:
+        """The items of this piece that were not read."""
+        buffer = self._buffer
+        while buffer.at < len(buffer.piece.blobs):
+            self._go_on()
             try:
-                value = loads(blobs[at])
+                yield from buffer.reading.items
+            except GeneratorExit:
+                raise
             except BaseException as error:
-                raise _unreadable(blobs[at], error) from error
-            yield make(Item, (value, first + at, attempt))  # as Item() does, in half the time
+                raise self._unreadable(error) from error
+
+    def _go_on(self) -> None:
+        """Have the next items of this piece ready to be read, in one chain that runs no code for each."""
+        buffer = self._buffer
+        if length_hint(buffer.reading.blobs):  # another loop over this stream, or an earlier one, has them
+            return
+        piece, at = buffer.piece, buffer.at
+        blobs = cut(piece.blobs[at : at + LOOK_EACH])
+        left = iter(blobs)
+        values = zip(map(pickle.loads, left), count(piece.first + at), repeat(piece.attempt))
+        items = map(tuple.__new__, repeat(Item), values)  # as Item() does, in half the time
+        buffer.reading = Reading(piece, items, left, at + len(blobs))
+
+    def _unreadable(self, error: BaseException) -> BaseException:
+        """What to raise in place of the item that has raised this; those behind it can be read on."""
+        buffer = self._buffer
+        piece, at = buffer.piece, buffer.at
+        buffer.reading = Reading(piece, iter(()), iter(()), at)
+        # it need not be of an item: a KeyboardInterrupt may come before the first
+        return _unreadable(piece.blobs[at - 1], error) if at else error
 
     def _next(self) -> bool:
         """Go to the next piece; False: there is none (yet)."""
@@ -322,8 +370,7 @@ class Stream(Generic[T]):
         if not buffer.pieces:
             return False
         piece = buffer.pieces.popleft()
-        buffer.piece = piece._replace(blobs=list(piece.blobs or ()))
-        buffer.at = 0
+        buffer.reading = Reading(piece._replace(blobs=piece.blobs or ()), iter(()), iter(()), 0)
         if piece.blobs is None:
             raise _gap(piece)
         return True
@@ -391,6 +438,16 @@ class _Items(Generic[T]):
                     stream._raise()
                     raise StopAsyncIteration
             self._ready = stream._ready()
+
+
+_FORMATS: Final = [f"{size}s" for size in range(1024)]
+
+
+def cut(blobs: Sequence[bytes]) -> Sequence[bytes]:
+    """The same blobs; small ones that are packed as objects, in a third of the time of one by one."""
+    if isinstance(blobs, Packed) and max(blobs.sizes, default=0) < len(_FORMATS):
+        return struct.Struct("".join(map(_FORMATS.__getitem__, blobs.sizes))).unpack(blobs.data)
+    return blobs
 
 
 def _gap(piece: Piece) -> StreamGap:

@@ -112,6 +112,7 @@ class Inside:
     def __init__(self, pipe: Pipe, tunnel: TunnelPort, page: ChildPage) -> None:
         self.pid = os.getpid()
         self.setup: Setup | None = None
+        self.page = page
         self.tunnel = tunnel
         self.emitter = Emitter(pipe.send)
         self.filer = Emitter(pipe.send, files=True)
@@ -128,7 +129,6 @@ class Inside:
         self.batch = False
         """The call that runs is one of a map's batches."""
         self._pipe = pipe
-        self._page = page
         self._lock = threading.RLock()
         self._waiting = 0
 
@@ -140,7 +140,7 @@ class Inside:
     @property
     def seq(self) -> int:
         """The number of the call that runs."""
-        return self._page.entered
+        return self.page.entered
 
     def finish(self) -> None:
         """The running call has ended: see to it that what it has emitted and sent is on its way."""
