@@ -68,11 +68,13 @@ def round_trips(farm: zfarm.Executor, seconds: float) -> list[tuple[float, float
 def cpu_of(pids: dict[int, str]) -> Counter[str]:
     """CPU seconds by thread of these processes."""
     used: Counter[str] = Counter()
+    ours = {thread.native_id: thread.name for thread in threading.enumerate()}
     for pid, what in pids.items():
         for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
             name, _, rest = thread.read_text().partition(") ")
             fields = rest.split()
-            label = "main" if int(name.split()[0]) == pid else name.split("(")[1]
+            number, _, command = name.partition(" (")
+            label = ours.get(int(number)) or ("main" if int(number) == pid else command)
             used[f"{what}/{label}"] += (int(fields[11]) + int(fields[12])) / TICKS
     return used
 
@@ -152,7 +154,7 @@ def measure(farm: zfarm.Executor, elsewhere: Elsewhere | None, rate: int, second
             counted: list[int] = []
             if busy:
                 stream = farm.submit(emit_items, rate, seconds + 0.4).stream()
-                reader = threading.Thread(target=read, args=(stream, counted))
+                reader = threading.Thread(target=read, args=(stream, counted), name="reader")
                 reader.start()
                 time.sleep(0.2)
             pids = {os.getpid(): "program"} | {pid: str(pid) for pid in descendants(os.getpid())}
