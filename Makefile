@@ -29,7 +29,8 @@ test: lint
 again: $(VENV)/.dev
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(PYTEST)
 
-# A hundred thousand fresh seeds of the simulator: four and a half hours of one core, shared by all there are.
+# A hundred thousand fresh seeds of the simulator: four to nine hours of one core, shared by all there are. What was
+# ended goes on where it was, while what is simulated stays the same: .soak/ says what is done.
 # Those that fail are named; `python -m tests.simulation --seed N --trace` tells the story of one.
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.simulation.soak --count 100000
