@@ -15,6 +15,7 @@ import zmq
 
 from zfarm.edge import wire
 from zfarm.edge.frames import FRAMES_MAX, receive_rest
+from zfarm.edge.highest import Highest
 from zfarm.edge.items import ITEM_FRAME_MAX, ITEMS_HELD, stream_address, topic_frame
 from zfarm.edge.loop import Loop
 from zfarm.edge.redial import UNKNOWN
@@ -132,6 +133,7 @@ class DuctReader:
         self.leases: set[int] = set()
         """The streams that are had here."""
         self._on_end = on_end
+        self._highest = Highest()
         self.socket: Socket = new_socket(context, zmq.SUB, self.address, ITEM_FRAME_MAX, held=ITEMS_HELD)
         try:
             self.monitor: Socket = self.socket.get_monitor_socket(_WATCHED)
@@ -165,6 +167,8 @@ class DuctReader:
             frames = receive_rest(self.socket, part, FRAMES_MAX)
             if frames is not None and len(frames) > 1:
                 got.append((part.bytes, frames[1:]))
+                for frame in frames:
+                    self._highest.note(frame)
         return got
 
     def watch_link(self) -> None:
